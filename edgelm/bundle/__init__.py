@@ -1,0 +1,1 @@
+"""Reads and checks bundles, and keeps the store of them."""

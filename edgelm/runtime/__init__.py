@@ -1,0 +1,1 @@
+"""Runs graphs on ONNX Runtime: sessions, memory, KV cache, decoder."""

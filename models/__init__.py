@@ -1,0 +1,1 @@
+"""The catalog of models that have a short name."""

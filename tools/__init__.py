@@ -1,0 +1,1 @@
+"""Turns checkpoints into bundles. Needs the extra ``edgelm[tools]``; no torch."""

@@ -1,0 +1,1 @@
+"""One file a model family: configuration and checkpoint in, graph out."""

@@ -1,0 +1,1 @@
+"""Checkpoint readers: safetensors and GGUF, memory-mapped, tensor by tensor, without torch."""
