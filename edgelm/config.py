@@ -56,9 +56,7 @@ class GenerationConfig:
         _check_float("min_p", self.min_p, least=0.0, most=1.0)
         _check_float("repetition_penalty", self.repetition_penalty, above=0.0)
         if self.min_new_tokens > self.max_new_tokens:
-            raise ConfigError(
-                f"min_new_tokens ({self.min_new_tokens}) is above max_new_tokens ({self.max_new_tokens})"
-            )
+            raise ConfigError(f"min_new_tokens ({self.min_new_tokens}) is above max_new_tokens ({self.max_new_tokens})")
         _check_stops(self.stop_strings)
 
     @classmethod
@@ -88,9 +86,7 @@ class GenerationConfig:
         """
         unknown = sorted(set(changes) - set(self.field_names()))
         if unknown:
-            raise ConfigError(
-                f"unknown generation setting {unknown[0]!r}; known are: {', '.join(self.field_names())}"
-            )
+            raise ConfigError(f"unknown generation setting {unknown[0]!r}; known are: {', '.join(self.field_names())}")
         return dataclasses.replace(self, **changes)
 
 
