@@ -1,0 +1,125 @@
+"""Small file operations that the store and the downloads share: durable, and with errors that name the path."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import stat
+import sys
+from pathlib import Path
+
+from edgelm.errors import StorageError
+
+CHUNK_BYTES = 1 << 20
+
+_STORAGE_ERRNOS = frozenset(
+    (
+        errno.EACCES,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EIO,
+        errno.ENAMETOOLONG,
+        errno.ENOSPC,
+        errno.EPERM,
+        errno.EROFS,
+    )
+)
+_NO_SYNC_ERRNOS = (errno.EINVAL, errno.ENOTSUP, errno.EROFS)
+
+
+def is_storage_error(error: OSError) -> bool:
+    """Whether it is the disk's doing: full, read-only, not permitted, failing."""
+    return error.errno in _STORAGE_ERRNOS
+
+
+def storage_error(error: OSError, path: Path) -> StorageError:
+    """The typed error for a failed write; names the file the system named, else ``path``."""
+    named = error.filename if isinstance(error.filename, str) else path
+    return StorageError(f"{named}: {error.strerror or error}")
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it, usable by their owner whatever the umask.
+
+    Raises:
+        OSError: as the system says.
+    """
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    _grant_owner(path, stat.S_IRWXU)
+
+
+def remove_tree(path: Path) -> None:
+    """Removes a folder, a file or a link (never what it points to), as far as the system lets it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):  # what is left is hidden, and the next writer of the same target tries again
+        path.unlink(missing_ok=True)
+
+
+def tree_size(path: Path) -> int:
+    """Bytes of all files in a folder; links count as themselves, what vanishes meanwhile as nothing."""
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            try:
+                total += (Path(folder) / name).lstat().st_size
+            except OSError:
+                continue
+    return total
+
+
+def sync_tree(root: Path) -> None:
+    """Brings a folder with all its files to the disk, and makes them readable by their owner whatever the umask.
+
+    Raises:
+        OSError: as the system says; a full disk may show only here.
+    """
+    for folder, _, names in os.walk(root, topdown=False):
+        for name in names:
+            path = Path(folder) / name
+            if path.is_file() and not path.is_symlink():
+                _grant_owner(path, stat.S_IRUSR | stat.S_IWUSR)
+                sync_file(path)
+        sync_folder(Path(folder))
+
+
+def sync_file(path: Path) -> None:
+    """Brings a file's content to the disk."""
+    # Windows flushes only what is open for writing.
+    _sync(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
+
+
+def sync_folder(path: Path) -> None:
+    """Brings a folder's names to the disk, where the system can (Windows cannot, and need not)."""
+    if sys.platform != "win32":
+        _sync(path, os.O_RDONLY)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC_ERRNOS:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _grant_owner(path: Path, bits: int) -> None:
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & bits != bits:
+        path.chmod(mode | bits)
