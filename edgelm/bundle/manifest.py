@@ -5,11 +5,36 @@ The manifest is read before anything native sees a byte of the bundle. It knows 
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgelm.bundle.fields import Fields, shown
+from edgelm.bundle.names import name_fault, name_key
+from edgelm.bundle.strict_json import load_json
+from edgelm.errors import ManifestError
+
 FORMAT_VERSION = 1
 MANIFEST_NAME = "edgelm.json"
+MAX_MANIFEST_BYTES = 1 << 20
+
+# Graph roles that a bundle of each family must have; it may have others beside them.
+FAMILY_ROLES = {"decoder": ("decoder",), "encoder": ("encoder",), "encoder-decoder": ("encoder", "decoder")}
+KV_DTYPE_BYTES = {"float32": 4, "int8": 1}
+QUANTIZATION_SCHEMES = ("int8", "int4", "dynamic-int8", "fp32")
+
+MAX_CONTEXT = 10**8
+MAX_VOCAB = 10**7
+MAX_LAYERS = 1024
+MAX_HEADS = 1024
+MAX_HEAD_SIZE = 4096
+MAX_FILE_BYTES = 1 << 45
+MAX_TASKS = 64
+MAX_EOS_TOKENS = 256
+
+_ROLE = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +56,7 @@ class KVGeometry:
 
     def bytes_per_token(self) -> int:
         """Bytes that one token takes in the whole cache."""
-        width = {"float32": 4, "int8": 1}[self.dtype]
-        return 2 * self.layers * self.kv_heads * self.head_size * width
+        return 2 * self.layers * self.kv_heads * self.head_size * KV_DTYPE_BYTES[self.dtype]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,3 +107,126 @@ class Manifest:
     tool_versions: dict[str, str] = field(default_factory=dict)
     quality: dict[str, float] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> bytes:
+        """The manifest as it is written: UTF-8, keys in order; ``parse_manifest`` reads the same manifest back.
+
+        Raises:
+            ManifestError: a value cannot be written as JSON, such as a NaN in ``quality``.
+        """
+        try:
+            text = json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+            return f"{text}\n".encode()
+        except (TypeError, ValueError) as error:
+            raise ManifestError(f"{MANIFEST_NAME}: cannot be written: {error}") from error
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Reads ``edgelm.json`` and checks every rule that needs no other file.
+
+    Fields that this version does not know are ignored; another ``format_version`` is refused.
+
+    Raises:
+        ManifestError: not strict JSON, or a field breaks its rule; names the field, its value and what is allowed.
+    """
+    fields = Fields(load_json(data, what=MANIFEST_NAME, limit=MAX_MANIFEST_BYTES), document=MANIFEST_NAME)
+    version = fields.value("format_version")
+    if version != FORMAT_VERSION or isinstance(version, (bool, float)):
+        raise fields.fault("format_version", f"is {shown(version)}; this EdgeLM reads version {FORMAT_VERSION}")
+    family = fields.choice("family", FAMILY_ROLES)
+    vocab_size = fields.integer("vocab_size", 1, MAX_VOCAB)
+    files = _files(fields.object("files"))
+    return Manifest(
+        name=fields.text("name"),
+        architecture=fields.text("architecture"),
+        family=family,
+        tasks=fields.texts("tasks", most=MAX_TASKS),
+        graphs=_graphs(fields.object("graphs"), family, files),
+        context_length=fields.integer("context_length", 1, MAX_CONTEXT),
+        vocab_size=vocab_size,
+        kv=_kv(fields, family),
+        bos_token_id=fields.integer("bos_token_id", 0, vocab_size - 1) if fields.has("bos_token_id") else None,
+        eos_token_id=fields.integers("eos_token_id", 0, vocab_size - 1, most=MAX_EOS_TOKENS),
+        quantization=_quantization(fields),
+        files=files,
+        source=_source(fields.object("source")),
+        tool_versions=_texts_by_name(fields, "tool_versions"),
+        quality=_quality(fields),
+    )
+
+
+def _files(fields: Fields) -> dict[str, FileEntry]:
+    files: dict[str, FileEntry] = {}
+    names: dict[str, str] = {name_key(MANIFEST_NAME): MANIFEST_NAME}
+    for name in fields:
+        fault = name_fault(name)
+        if fault:
+            raise fields.fault(name, f"is not a safe file name: it {fault}")
+        if name == MANIFEST_NAME:
+            raise fields.fault(name, "is the manifest itself")
+        other = names.setdefault(name_key(name), name)
+        if other != name:
+            raise fields.fault(name, f"is the same file as {other} on some systems")
+        entry = fields.object(name)
+        files[name] = FileEntry(size=entry.integer("size", 0, MAX_FILE_BYTES), sha256=entry.digest("sha256"))
+    return files
+
+
+def _graphs(fields: Fields, family: str, files: dict[str, FileEntry]) -> dict[str, str]:
+    graphs: dict[str, str] = {}
+    for role in fields:
+        if not _ROLE.fullmatch(role):
+            raise fields.fault(role, "is not a role: 1 to 64 of a-z, 0-9, - and _, a letter first")
+        graphs[role] = fields.text(role)
+        if graphs[role] not in files:
+            raise fields.fault(role, f"names {shown(graphs[role])}, which is not in files")
+    for role in FAMILY_ROLES[family]:
+        if role not in graphs:
+            raise fields.fault(role, f"is missing; family {family} needs it")
+    return graphs
+
+
+def _kv(fields: Fields, family: str) -> KVGeometry | None:
+    if family == "encoder":
+        if fields.has("kv"):
+            raise fields.fault("kv", "must be null: family encoder has no cache")
+        return None
+    # A decoder of an encoder-decoder may keep a recurrent state in place of keys and values.
+    if not fields.has("kv") and family == "encoder-decoder":
+        return None
+    kv = fields.object("kv")
+    return KVGeometry(
+        layers=kv.integer("layers", 1, MAX_LAYERS),
+        kv_heads=kv.integer("kv_heads", 1, MAX_HEADS),
+        head_size=kv.integer("head_size", 1, MAX_HEAD_SIZE),
+        dtype=kv.choice("dtype", KV_DTYPE_BYTES),
+    )
+
+
+def _quantization(fields: Fields) -> dict[str, Any]:
+    quantization = fields.object("quantization")
+    quantization.choice("scheme", QUANTIZATION_SCHEMES)
+    return {name: quantization.value(name) for name in quantization}
+
+
+def _source(fields: Fields) -> Source:
+    return Source(
+        uri=fields.text("uri"),
+        license=fields.text("license"),
+        revision=fields.text("revision") if fields.has("revision") else None,
+        sha256=fields.digest("sha256") if fields.has("sha256") else None,
+    )
+
+
+def _texts_by_name(fields: Fields, name: str) -> dict[str, str]:
+    if not fields.has(name):
+        return {}
+    inner = fields.object(name)
+    return {key: inner.text(key) for key in inner}
+
+
+def _quality(fields: Fields) -> dict[str, float]:
+    if not fields.has("quality"):
+        return {}
+    quality = fields.object("quality")
+    return {key: quality.number(key) for key in quality}

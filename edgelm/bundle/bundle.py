@@ -1,0 +1,115 @@
+"""Opens a bundle: the one way from a folder to files that may be trusted.
+
+What leaves this module has been checked: the manifest by its rules, every listed file by size and hash, every graph
+by its operators, weights, inputs and outputs.
+"""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgelm.bundle.graph_check import GraphInfo, check_graph
+from edgelm.bundle.integrity import verify_files
+from edgelm.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from edgelm.bundle.regular_file import read_file
+from edgelm.bundle.strict_json import load_json
+from edgelm.config import GenerationConfig
+from edgelm.errors import ConfigError, ModelError, ModelNotFoundError
+
+GENERATION_CONFIG_NAME = "generation_config.json"
+MAX_JSON_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An open, checked bundle. ``graphs``: role → what is known of its graph, as in the manifest."""
+
+    folder: Path
+    manifest: Manifest
+    graphs: dict[str, GraphInfo]
+
+    def has(self, name: str) -> bool:
+        """Whether the manifest lists the file."""
+        return name in self.manifest.files
+
+    def path(self, name: str) -> Path:
+        """Path of a file that the manifest lists.
+
+        Raises:
+            ModelError: it lists no such file.
+        """
+        if not self.has(name):
+            raise ModelError(f"bundle {self.manifest.name} has no {name[:80]!a}")
+        return self.folder / name
+
+    def read_text(self, name: str, limit: int) -> str:
+        """A file's content, which must be UTF-8 and have at most ``limit`` bytes.
+
+        Raises:
+            ModelError: no such file, too large, or not UTF-8.
+        """
+        try:
+            return self._read(name, limit).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ModelError(f"{name}: not UTF-8 at byte {error.start}") from None
+
+    def read_json(self, name: str) -> Any:
+        """A file's value, which must be strict JSON of at most ``MAX_JSON_BYTES``.
+
+        Raises:
+            ModelError: no such file, too large, or not strict JSON.
+        """
+        return load_json(self._read(name, MAX_JSON_BYTES), what=name, limit=MAX_JSON_BYTES)
+
+    def generation_defaults(self) -> GenerationConfig:
+        """How the model's authors would generate: ``generation_config.json``, or the defaults where it is absent.
+
+        Raises:
+            ModelError: the file is no JSON object, or a value is out of range.
+        """
+        if not self.has(GENERATION_CONFIG_NAME):
+            return GenerationConfig()
+        values = self.read_json(GENERATION_CONFIG_NAME)
+        if not isinstance(values, dict):
+            raise ModelError(f"{GENERATION_CONFIG_NAME}: must be a JSON object")
+        try:
+            return GenerationConfig.from_file_values(values)
+        except (ConfigError, TypeError, OverflowError) as error:  # the last two: no list, or no float holds it
+            raise ModelError(f"{GENERATION_CONFIG_NAME}: {str(error)[:300]}") from error
+
+    def _read(self, name: str, limit: int) -> bytes:
+        return read_file(self.path(name).parent, name, limit=limit)
+
+
+def open_bundle(folder: Path, *, stamps: Path | None = None) -> Bundle:
+    """Opens a bundle and checks all of it; nothing in it is executed.
+
+    Args:
+        folder: the bundle's folder.
+        stamps: where to remember which files were hashed already (see ``integrity``); None: hash at every open.
+
+    Raises:
+        ModelNotFoundError: there is no such folder.
+        ManifestError: ``edgelm.json`` breaks a rule.
+        IntegrityError: a file, ``edgelm.json`` or one that it lists, is missing, no regular file, or altered.
+        ModelError: a graph may not be run, or a file cannot be read.
+    """
+    _check_folder(folder)
+    manifest = parse_manifest(read_file(folder, MANIFEST_NAME, limit=MAX_MANIFEST_BYTES))
+    verify_files(folder, manifest, stamps=stamps)
+    checked = {name: check_graph(folder, name, manifest) for name in dict.fromkeys(manifest.graphs.values())}
+    return Bundle(folder, manifest, {role: checked[name] for role, name in manifest.graphs.items()})
+
+
+def _check_folder(folder: Path) -> None:
+    try:
+        status = folder.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise ModelNotFoundError(f"there is no folder {folder}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise ModelError(f"{folder} cannot be opened: {error}") from error
+    if not stat.S_ISDIR(status.st_mode):
+        raise ModelError(f"{folder} is a file; a bundle is a folder with {MANIFEST_NAME} in it")

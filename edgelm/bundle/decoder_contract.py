@@ -1,0 +1,79 @@
+"""The inputs and outputs that a decoder's step graph must have, so that the generation loop can drive it.
+
+In: ``input_ids int64 (B, S)``, ``seqlens_k int32 (B)``, ``total_sequence_length int32 ()``, ``logit_index int64 (R)``
+and per layer ``past_key_values.{i}.key`` and ``.value (B, Hkv, T, D)``. Out: ``logits float32 (R, V)`` and per layer
+``present.{i}.key`` and ``.value``, of the same type and shape as the past.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from edgelm.bundle.manifest import KVGeometry, Manifest
+from edgelm.bundle.onnx_model import DATA_TYPES, ValueInfo
+from edgelm.errors import ModelError
+
+_FIXED_INPUTS = (
+    ("input_ids", "int64", ("B", "S")),
+    ("seqlens_k", "int32", ("B",)),
+    ("total_sequence_length", "int32", ()),
+    ("logit_index", "int64", ("R",)),
+)
+
+Dims = tuple[int | str, ...]
+
+
+def check_decoder(
+    inputs: tuple[ValueInfo, ...],
+    outputs: tuple[ValueInfo, ...],
+    *,
+    graph_file: str,
+    manifest: Manifest,
+) -> None:
+    """Checks a decoder graph's inputs and outputs against the contract and the manifest.
+
+    Outputs beyond the contract are allowed (attention weights of an inspection graph); inputs are not, because
+    nothing would feed them.
+
+    Raises:
+        ModelError: one is missing, of another type or shape, or not known; names it.
+    """
+    if manifest.kv is None:
+        raise ModelError(f"{graph_file}: the manifest gives no kv geometry, which a decoder needs")
+    given = {value.name: value for value in inputs}
+    expected = [*_FIXED_INPUTS, *_cache_values("past_key_values", manifest.kv)]
+    for name, dtype, dims in expected:
+        _check(given, "input", name, dtype, dims, graph_file)
+    unknown = sorted(given.keys() - {name for name, _, _ in expected})
+    if unknown:
+        raise ModelError(f"{graph_file}: input {unknown[0][:80]!a} is not one that EdgeLM can feed to a decoder")
+    made = {value.name: value for value in outputs}
+    for name, dtype, dims in [
+        ("logits", "float32", ("R", manifest.vocab_size)),
+        *_cache_values("present", manifest.kv),
+    ]:
+        _check(made, "output", name, dtype, dims, graph_file)
+
+
+def _cache_values(prefix: str, kv: KVGeometry) -> Iterator[tuple[str, str, Dims]]:
+    for layer in range(kv.layers):
+        for part in ("key", "value"):
+            yield f"{prefix}.{layer}.{part}", kv.dtype, ("B", kv.kv_heads, "T", kv.head_size)
+
+
+def _check(values: dict[str, ValueInfo], kind: str, name: str, dtype: str, dims: Dims, graph_file: str) -> None:
+    """A letter in ``dims`` stands for a size that a run decides: the graph must leave it open."""
+    value = values.get(name)
+    if value is None:
+        raise ModelError(f"{graph_file}: {kind} {name} is missing")
+    right = DATA_TYPES.get(value.dtype, ("", 0))[0] == dtype and value.dims is not None and _fits(value.dims, dims)
+    if not right:
+        wanted = f"{dtype} ({', '.join(map(str, dims))})"
+        raise ModelError(f"{graph_file}: {kind} {name} must be {wanted}, not {str(value)[:200]!a}")
+
+
+def _fits(given: tuple[int | str | None, ...], wanted: Dims) -> bool:
+    return len(given) == len(wanted) and all(
+        size == want if isinstance(want, int) else not isinstance(size, int)
+        for size, want in zip(given, wanted, strict=True)
+    )

@@ -1,0 +1,123 @@
+"""Whether a graph may be handed to the runtime: known operators, weights in their place, the inputs it must have.
+
+Everything is decided on the bytes of the file, before ONNX Runtime sees one of them.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from edgelm.bundle.decoder_contract import check_decoder
+from edgelm.bundle.integrity import check_size
+from edgelm.bundle.manifest import Manifest
+from edgelm.bundle.onnx_model import OnnxGraph, OnnxModel, OnnxNode, OnnxTensor, ValueInfo
+from edgelm.bundle.onnx_reader import read_model
+from edgelm.bundle.operators import ALLOWED_OPERATORS, operator_name
+from edgelm.bundle.regular_file import open_file
+from edgelm.bundle.weights_check import check_weights
+from edgelm.errors import ModelError
+
+# A serialized protocol buffer ends here; larger weights lie outside the graph.
+MAX_GRAPH_BYTES = (1 << 31) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class GraphInfo:
+    """What a checked graph is.
+
+    Attributes:
+        file_name: the graph's file in the bundle.
+        inputs: what a run must be given; initializers are not among them.
+        outputs: what a run gives.
+        node_count: number of operator calls.
+        external_files: files of the bundle that hold its weights.
+        weight_bytes: bytes of all weights; those that share a place count once.
+    """
+
+    file_name: str
+    inputs: tuple[ValueInfo, ...]
+    outputs: tuple[ValueInfo, ...]
+    node_count: int
+    external_files: tuple[str, ...]
+    weight_bytes: int
+
+
+def check_graph(folder: Path, file_name: str, manifest: Manifest) -> GraphInfo:
+    """Reads a graph file of a bundle and checks all that can be told without running it.
+
+    Raises:
+        ModelError: not ONNX, an operator that is not allowed, weights out of place, or a decoder's inputs or outputs
+            not as they must be; names the node, tensor, input or output.
+        IntegrityError: a file is missing, no regular file, or of another size than the manifest's.
+    """
+    entry = manifest.files.get(file_name)
+    if entry is None:
+        raise ModelError(f"{file_name[:80]!a} is not in the manifest's files")
+    check_size(folder, file_name, entry)
+    model = _read(folder, file_name, entry.size)
+    graph = model.graph
+    if model.functions:
+        name = operator_name(*model.functions[0])
+        raise ModelError(f"{file_name}: defines the function {name}; graphs with functions of their own are not run")
+    if graph.sparse_initializers:
+        raise ModelError(f"{file_name}: has sparse tensors, which EdgeLM does not read")
+    for index, node in enumerate(graph.nodes):
+        _check_node(node, index, file_name)
+    weights = check_weights(_tensors(graph), graph_file=file_name, folder=folder, manifest=manifest)
+    initialized = {tensor.name for tensor in graph.initializers}
+    inputs = tuple(value for value in graph.inputs if value.name not in initialized)
+    _check_names(inputs, "input", file_name)
+    _check_names(graph.outputs, "output", file_name)
+    if manifest.family == "decoder":
+        check_decoder(inputs, graph.outputs, graph_file=file_name, manifest=manifest)
+    return GraphInfo(
+        file_name=file_name,
+        inputs=inputs,
+        outputs=graph.outputs,
+        node_count=len(graph.nodes),
+        external_files=weights.files,
+        weight_bytes=weights.nbytes,
+    )
+
+
+def _read(folder: Path, file_name: str, size: int) -> OnnxModel:
+    if not 0 < size <= MAX_GRAPH_BYTES:
+        raise ModelError(f"{file_name}: not a valid ONNX file: {size} bytes")
+    # Mapped, so that weights inside the file are skipped without being read.
+    with open_file(folder, file_name) as file:
+        try:
+            data = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:  # ValueError: it has shrunk since its size was checked
+            raise ModelError(f"{file_name} in {folder} cannot be read: {error}") from error
+    with data:
+        return read_model(data, what=file_name)
+
+
+def _check_node(node: OnnxNode, index: int, file_name: str) -> None:
+    if node.op_type not in ALLOWED_OPERATORS.get(node.domain, ()):
+        raise ModelError(f"{_node_place(node, index, file_name)} is not an operator that EdgeLM runs")
+    for attribute in node.attributes:
+        if attribute.subgraphs or attribute.sparse_tensors:
+            what = "a graph of its own" if attribute.subgraphs else "a sparse tensor"
+            raise ModelError(f"{_node_place(node, index, file_name)} holds {what} in attribute {attribute.name[:80]!a}")
+
+
+def _node_place(node: OnnxNode, index: int, file_name: str) -> str:
+    return f"{file_name}: node {index} {node.name[:80]!a}: {operator_name(node.domain, node.op_type)}"
+
+
+def _tensors(graph: OnnxGraph) -> Iterator[OnnxTensor]:
+    held = (attribute.tensors for node in graph.nodes for attribute in node.attributes)
+    return chain(graph.initializers, chain.from_iterable(held))
+
+
+def _check_names(values: Iterable[ValueInfo], kind: str, file_name: str) -> None:
+    seen: set[str] = set()
+    for value in values:
+        if value.name in seen:
+            raise ModelError(f"{file_name}: {kind} {value.name[:80]!a} occurs twice")
+        seen.add(value.name)
