@@ -1,0 +1,72 @@
+"""The text side of a Hugging Face folder: tokenizer, chat template, generation settings, special tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgelm.errors import ModelError, UnsupportedModelError
+from edgelm_tools.checkpoint.base import TextAssets
+from edgelm_tools.checkpoint.strict_json import read_json_object, read_small_file
+
+MAX_TOKENIZER_BYTES = 256 * 2**20
+MAX_TEMPLATE_BYTES = 2**20
+SPECIAL_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
+
+
+def read_text_assets(folder: Path) -> TextAssets:
+    """Reads ``tokenizer.json`` and its companions.
+
+    Raises:
+        UnsupportedModelError: there is no ``tokenizer.json``.
+        ModelError: a file is too large, malformed, or has a value of the wrong kind.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise UnsupportedModelError(
+            f"{folder}: no tokenizer.json; a fast tokenizer is needed "
+            f"(in transformers: AutoTokenizer.from_pretrained(model).save_pretrained(folder))"
+        )
+    settings = _optional_json(folder / "tokenizer_config.json")
+    return TextAssets(
+        tokenizer=read_small_file(path, MAX_TOKENIZER_BYTES),
+        chat_template=_chat_template(folder, settings),
+        generation_config=_optional_json(folder / "generation_config.json"),
+        special_tokens=_special_tokens(folder, settings),
+    )
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
+    return read_json_object(path) if path.is_file() else {}
+
+
+def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
+    """The file of its own comes first, as in transformers; of several named templates, the one named default."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        try:
+            return read_small_file(path, MAX_TEMPLATE_BYTES).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ModelError(f"{path}: not UTF-8 at byte {error.start}") from None
+    template = settings.get("chat_template")
+    if isinstance(template, list):
+        named = [item for item in template if isinstance(item, dict) and item.get("name") == "default"]
+        template = named[0].get("template") if named else None
+    if template is not None and not isinstance(template, str):
+        raise ModelError(f"{folder / 'tokenizer_config.json'}: chat_template must be a string or a list of named ones")
+    return template
+
+
+def _special_tokens(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
+    """Role → text. ``special_tokens_map.json`` is the older file: it only fills what the settings leave open."""
+    older = _optional_json(folder / "special_tokens_map.json")
+    tokens: dict[str, str] = {}
+    for role in SPECIAL_ROLES:
+        value = settings.get(role) if settings.get(role) is not None else older.get(role)
+        text = value.get("content") if isinstance(value, dict) else value
+        if text is None:
+            continue
+        if not isinstance(text, str):
+            raise ModelError(f"{folder}: {role} must be a string or an object with content, not {value!r:.80}")
+        tokens[role] = text
+    return tokens
