@@ -112,17 +112,19 @@ def write_file_atomic(path: Path, data: bytes) -> None:
     Raises:
         StorageError: the disk is full, read-only or failing.
     """
-    with _storage_errors(path):
+    fresh = _beside(path, f"new-{secrets.token_hex(4)}")
+    try:
         make_folder(path.parent)
-        fresh = _beside(path, f"new-{secrets.token_hex(4)}")
-        try:
-            fresh.write_bytes(data)
-            sync_file(fresh)
-            fresh.replace(path)
-        except BaseException:
-            remove_tree(fresh)
-            raise
+        fresh.write_bytes(data)
+        sync_file(fresh)
+        fresh.replace(path)
         sync_folder(path.parent)
+    except OSError as error:
+        remove_tree(fresh)
+        raise storage_error(error, path) from error
+    except BaseException:
+        remove_tree(fresh)
+        raise
 
 
 def _swap_in(folder: Path, target: Path) -> None:

