@@ -1,0 +1,273 @@
+"""Text to token ids and back: one ``tokenizer.json``, safe to use from many threads.
+
+``tokenizers`` recognises special tokens in a text or not by a switch on the tokenizer. Flipping it would race, so
+there are two tokenizers over one shared model: one for what users write, one for what a chat template wrote. The
+second costs its added tokens only; vocabulary and merges exist once.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any, Self
+
+import tokenizers
+
+from edgelm.errors import EdgeLMError, ModelError, PromptError
+from edgelm.text.pipeline import (
+    build_part,
+    decoder_steps,
+    decodes_locally,
+    part_state,
+    without_first_word_mark,
+    without_fuse_before_bytes,
+)
+
+MAX_FILE_BYTES = 256 << 20
+
+
+class Tokenizer:
+    """A model's tokenizer.
+
+    Args:
+        backend: the tokenizer as ``tokenizers`` loads it. It is taken over: its settings are changed, and nobody else
+            may change them afterwards.
+
+    Attributes:
+        vocab_size: the largest id + 1, added tokens included.
+        special_tokens: texts of the special tokens, in order of their ids.
+        special_token_ids: their ids.
+        streams: whether decoded text is final as tokens arrive; False for decoders that look at the whole text.
+        has_byte_fallback: whether runs of ``<0xNN>`` tokens are decoded together.
+
+    Raises:
+        ModelError: the tokenizer contradicts itself.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        with _library_errors(ModelError, "the tokenizer cannot be set up"):
+            backend.no_truncation()
+            backend.no_padding()
+            backend.encode_special_tokens = True
+            steps = decoder_steps(part_state(backend, "decoder"))
+            repaired = without_fuse_before_bytes(steps)
+            if repaired is not None:
+                backend.decoder = build_part("decoder", {"type": "Sequence", "decoders": repaired})
+            steps = steps if repaired is None else repaired
+            self._plain = backend
+            self._markup = _sibling(backend)
+            self._continuation = _continuation(backend)
+            self.vocab_size = _vocab_size(backend)
+            added = sorted(backend.get_added_tokens_decoder().items())
+        special = [(token_id, token) for token_id, token in added if token.special]
+        self.streams = decodes_locally(steps)
+        self.has_byte_fallback = any(step.get("type") == "ByteFallback" for step in steps)
+        self.special_tokens: tuple[str, ...] = tuple(token.content for _, token in special)
+        self.special_token_ids: frozenset[int] = frozenset(token_id for token_id, _ in special)
+        self.normalizes_special_tokens = backend.normalizer is not None and any(t.normalized for _, t in special)
+
+    @classmethod
+    def from_file(cls, path: Path) -> Self:
+        """Loads a ``tokenizer.json`` of at most 256 MiB; its truncation and padding are switched off.
+
+        Raises:
+            ModelError: the file is missing, too large or not a tokenizer.
+        """
+        try:
+            with path.open("rb") as file:
+                data = file.read(MAX_FILE_BYTES + 1)
+        except OSError as error:
+            raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+        if len(data) > MAX_FILE_BYTES:
+            raise ModelError(f"{path}: more than {MAX_FILE_BYTES} bytes; a tokenizer has at most that")
+        with _library_errors(ModelError, f"{path}: not a usable tokenizer"):
+            # From a buffer is the quickest of the library's ways: no copy, no second check of the UTF-8.
+            backend = tokenizers.Tokenizer.from_buffer(data)
+        return cls(backend)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Ids of what a user wrote: a special token's text in it stays text.
+
+        ``add_special_tokens`` lets the tokenizer put its own around the text (BOS, EOS, [CLS], …).
+
+        Raises:
+            PromptError: the text has lone surrogates, or the tokenizer has no way to encode it.
+        """
+        encoding = _run(self._plain, text, add_special_tokens)
+        return self._with_special_tokens_spelled_out(self._plain, encoding, text, add_special_tokens)
+
+    def encode_continuation(self, text: str) -> list[int]:
+        """Like ``encode`` with nothing added, for text that stands behind other tokens, not at the start.
+
+        Raises:
+            PromptError: as ``encode``.
+        """
+        encoding = _run(self._continuation, text)
+        return self._with_special_tokens_spelled_out(self._continuation, encoding, text, False)
+
+    def encode_markup(self, text: str) -> list[int]:
+        """Ids of a rendered chat template: special tokens in the text are recognised, nothing is added.
+
+        Raises:
+            PromptError: as ``encode``.
+        """
+        ids: list[int] = _run(self._markup, text).ids
+        return ids
+
+    def special_spans(self, text: str) -> list[tuple[int, int, int]]:
+        """Where ``encode_markup`` sees special tokens: (start, end, id), in characters, in order.
+
+        A span includes the white space that the token swallows. Only literal occurrences count.
+
+        Raises:
+            PromptError: as ``encode``.
+        """
+        return self._literal_special_tokens(_run(self._markup, text), text)
+
+    def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of ``ids``; bytes that are not UTF-8 become U+FFFD.
+
+        Raises:
+            PromptError: an id is negative or not below ``vocab_size``.
+        """
+        values = [operator.index(token_id) for token_id in ids]
+        if values and (min(values) < 0 or max(values) >= self.vocab_size):
+            self.check_id(next(i for i in values if not 0 <= i < self.vocab_size))
+        with _library_errors(PromptError, "the tokens cannot be decoded"):
+            text: str = self._plain.decode(values, skip_special_tokens=skip_special_tokens)
+        return text
+
+    def check_id(self, token_id: int) -> None:
+        """Refuses an id outside the vocabulary.
+
+        Raises:
+            PromptError: it is; the message gives the range.
+        """
+        if not 0 <= token_id < self.vocab_size:
+            raise PromptError(f"token id {token_id} is out of range; ids are from 0 to {self.vocab_size - 1}")
+
+    def token_to_id(self, token: str) -> int | None:
+        """Id of a token as it stands in the vocabulary (``Ġthe``, ``<|im_end|>``); None where there is none."""
+        try:
+            token_id: int | None = self._plain.token_to_id(token)
+        except UnicodeEncodeError:  # a lone surrogate: no vocabulary has one
+            return None
+        return token_id
+
+    def id_to_token(self, token_id: int) -> str | None:
+        """The token as it stands in the vocabulary; None for an id that is not in use."""
+        if not 0 <= token_id < self.vocab_size:
+            return None
+        token: str | None = self._plain.id_to_token(token_id)
+        return token
+
+    def _literal_special_tokens(self, encoding: tokenizers.Encoding, text: str) -> list[tuple[int, int, int]]:
+        # The id of the unknown token also stands for characters out of the vocabulary, and a post-processor's tokens
+        # for nothing in the text, hence the look at the text.
+        return [
+            (start, end, token_id)
+            for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
+            if token_id in self.special_token_ids and self.id_to_token(token_id) == text[start:end].strip()
+        ]
+
+    def _with_special_tokens_spelled_out(
+        self, backend: tokenizers.Tokenizer, encoding: tokenizers.Encoding, text: str, add_special_tokens: bool
+    ) -> list[int]:
+        """The encoding's ids, unless the model's own vocabulary has a special token that the text spells.
+
+        Unigram and word models then find it as a piece like any other ("</s>" in T5's vocabulary). The text is
+        encoded in parts, cut behind such a token's first character (where a word may then seem to start).
+        """
+        ids: list[int] = encoding.ids
+        if self.special_token_ids.isdisjoint(ids):
+            return ids
+        spelled = self._literal_special_tokens(encoding, text)
+        cuts = [0, *(start + 1 for start, end, _ in spelled if end - start > 1), len(text)]
+        if len(cuts) == 2:
+            return ids
+        parts = [_run(self._continuation if start else backend, text[start:end]) for start, end in pairwise(cuts)]
+        with _library_errors(PromptError, "the text cannot be encoded"):
+            joined = tokenizers.Encoding.merge(parts, growing_offsets=True)
+            ids = self._plain.post_process(joined, None, add_special_tokens).ids
+        return ids
+
+
+def _run(backend: tokenizers.Tokenizer, text: str, add_special_tokens: bool = False) -> tokenizers.Encoding:
+    with _library_errors(PromptError, "the text cannot be encoded"):
+        return backend.encode(_checked_text(text), add_special_tokens=add_special_tokens)
+
+
+def _sibling(backend: tokenizers.Tokenizer, pre_tokenizer: Any = None) -> tokenizers.Tokenizer:
+    """A tokenizer over the same model and added tokens, without post-processor (it adds nothing, trims no offsets)."""
+    sibling = tokenizers.Tokenizer(backend.model)
+    if backend.normalizer is not None:
+        sibling.normalizer = backend.normalizer
+    if pre_tokenizer is not None or backend.pre_tokenizer is not None:
+        sibling.pre_tokenizer = backend.pre_tokenizer if pre_tokenizer is None else pre_tokenizer
+    added = backend.get_added_tokens_decoder()
+    # In order of ids, the library gives each the id it had: one of the model's own, or the next above them.
+    for special, tokens in groupby((token for _, token in sorted(added.items())), key=lambda token: token.special):
+        (sibling.add_special_tokens if special else sibling.add_tokens)(list(tokens))
+    copied = sibling.get_added_tokens_decoder()
+    if {i: t.content for i, t in copied.items()} != {i: t.content for i, t in added.items()}:
+        raise ModelError("the tokenizer's added tokens do not keep their ids when added in order")
+    return sibling
+
+
+def _continuation(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """The tokenizer for text behind other tokens: the same one, unless it marks the first word of a text."""
+    state = part_state(backend, "pre_tokenizer")
+    changed = without_first_word_mark(state)
+    if changed == state:
+        return backend
+    sibling = _sibling(backend, build_part("pre_tokenizer", changed))
+    sibling.encode_special_tokens = True
+    return sibling
+
+
+def _vocab_size(backend: tokenizers.Tokenizer) -> int:
+    size: int = backend.get_vocab_size(with_added_tokens=True)
+    # Ids without gaps are the rule, and checking it costs a tenth of fetching the whole vocabulary.
+    if size and None not in map(backend.id_to_token, range(size)):
+        return size
+    ids = backend.get_vocab(with_added_tokens=True).values()
+    if not ids:
+        raise ModelError("the tokenizer has an empty vocabulary")
+    return max(ids) + 1
+
+
+def _checked_text(text: str) -> str:
+    if not isinstance(text, str):
+        raise PromptError(f"a text must be a string, not {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        raise PromptError(f"the text has a lone surrogate (U+{code:04X}) at character {error.start}") from error
+    return text
+
+
+@contextmanager
+def _library_errors(kind: type[EdgeLMError], what: str) -> Iterator[None]:
+    """Turns what the library raises into ``kind``.
+
+    Its errors are bare ``Exception``; a Rust panic is a ``BaseException`` of a class that cannot be imported.
+    """
+    try:
+        yield
+    except (EdgeLMError, MemoryError):
+        raise
+    except Exception as error:
+        raise kind(f"{what}: {_first_line(error)}") from error
+    except BaseException as error:
+        if (type(error).__module__, type(error).__name__) != ("pyo3_runtime", "PanicException"):
+            raise
+        raise kind(f"{what}: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:300] if lines else type(error).__name__
