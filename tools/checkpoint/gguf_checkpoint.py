@@ -46,6 +46,8 @@ class GGUFCheckpoint:
         self.path = Path(path)
         self._gguf = GGUFFile(self.path)
         tensors = self._gguf.tensors
+        if self._gguf.metadata.integer("split.count", 1) > 1:
+            raise UnsupportedModelError(f"{self.path}: one part of several; join them with llama-gguf-split --merge")
         factors = {name: _numbers(self._read(tensors[name])) for name in ROPE_TENSORS if name in tensors}
         self.config: dict[str, Any] = build_config(self._gguf.metadata, tensors, factors)
         self._architecture = self._gguf.metadata.text("general.architecture")
@@ -150,7 +152,11 @@ class GGUFCheckpoint:
     def _in_order(self, stored_name: str, rows: NDArray[Any]) -> NDArray[Any]:
         heads, kv_heads = self.config["num_attention_heads"], self.config["num_key_value_heads"]
         permuted = permuted_heads(stored_name, self._architecture, heads, kv_heads)
-        return rows if permuted is None else undo_permutation(rows, permuted)
+        if permuted is None:
+            return rows
+        if len(rows) % (2 * permuted):
+            raise ModelError(f"{self.path}: tensor {stored_name!r} has {len(rows)} rows for {permuted} heads")
+        return undo_permutation(rows, permuted)
 
 
 def _numbers(values: NDArray[np.float32]) -> list[float]:

@@ -89,10 +89,7 @@ def permuted_heads(stored_name: str, architecture: str, heads: int, kv_heads: in
 def undo_permutation(rows: NDArray[Any], heads: int) -> NDArray[Any]:
     """Rows (N, …) in Hugging Face's order: per head first all first halves of the pairs, then all second ones.
 
-    Raises:
-        ModelError: N is not a multiple of twice ``heads``.
+    N must be a multiple of twice ``heads``.
     """
-    if len(rows) % (2 * heads):
-        raise ModelError(f"{len(rows)} rows cannot be those of {heads} heads")
     pairs = rows.reshape(heads, len(rows) // heads // 2, 2, *rows.shape[1:])
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape)
