@@ -191,13 +191,13 @@ class _ModelReader(WireReader):
             elif field == _TENSOR_PACKED_DIMS:
                 dims.extend(signed(value) for value in self.varints(a, b))
             elif field == _TENSOR_DTYPE:
-                dtype = a
+                dtype = self._int32(a, start)
             elif field == _TENSOR_NAME:
                 name = self.text(a, b)
             elif field == _TENSOR_EXTERNAL:
                 entries.append(self._entry(a, b))
             elif field == _TENSOR_LOCATION:
-                location = a
+                location = self._int32(a, start)
             elif field == _TENSOR_RAW:
                 raw_bytes = b - a
             elif field in _TENSOR_TYPED:
@@ -227,6 +227,12 @@ class _ModelReader(WireReader):
                     raise self.fault(f"{name} {values[name][:40]!a} {where}", position)
                 numbers[name] = int(values[name])
         return ExternalData(values["location"], numbers.get("offset", 0), numbers.get("length"))
+
+    def _int32(self, value: int, position: int) -> int:
+        """A type or an enum: none is negative, and parsers differ in what they make of more than 31 bits."""
+        if value >> 31:
+            raise self.fault(f"a type numbered {value}", position)
+        return value
 
     def _value_info(self, start: int, end: int) -> ValueInfo:
         name = ""
@@ -259,7 +265,7 @@ class _ModelReader(WireReader):
         dims: tuple[int | str | None, ...] | None = None
         for field, a, b in self.fields(start, end):
             if field == _TENSOR_TYPE_DTYPE:
-                dtype = a
+                dtype = self._int32(a, start)
             elif field == _TENSOR_TYPE_SHAPE:
                 if dims is not None:
                     raise self.fault("a second shape of one value", a)

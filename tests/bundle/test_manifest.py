@@ -1,0 +1,252 @@
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.bundles import decoder_manifest
+
+from edgelm.bundle.manifest import (
+    FAMILY_ROLES,
+    MAX_MANIFEST_BYTES,
+    QUANTIZATION_SCHEMES,
+    FileEntry,
+    KVGeometry,
+    Manifest,
+    Source,
+    parse_manifest,
+)
+from edgelm.errors import ManifestError
+
+HASH = "0123456789abcdef" * 4
+WORDS = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_size=12)
+FILE_NAMES = st.from_regex(r"f[a-z0-9]{0,8}\.[a-z]{1,5}", fullmatch=True)
+ENTRIES = st.builds(FileEntry, st.integers(0, 1 << 45), st.text("0123456789abcdef", min_size=64, max_size=64))
+GEOMETRIES = st.builds(
+    KVGeometry, st.integers(1, 1024), st.integers(1, 1024), st.integers(1, 4096), st.sampled_from(["float32", "int8"])
+)
+SETTINGS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+
+
+@st.composite
+def manifests(draw: st.DrawFn) -> Manifest:
+    family = draw(st.sampled_from(sorted(FAMILY_ROLES)))
+    vocab_size = draw(st.integers(1, 10**7))
+    files = draw(st.dictionaries(FILE_NAMES, ENTRIES, min_size=1, max_size=5))
+    tokens = st.integers(0, vocab_size - 1)
+    roles = [*FAMILY_ROLES[family], *draw(st.lists(st.sampled_from(["inspect", "head-2"]), unique=True))]
+    return Manifest(
+        name=draw(WORDS),
+        architecture=draw(WORDS),
+        family=family,
+        tasks=tuple(draw(st.lists(WORDS, max_size=3))),
+        graphs={role: draw(st.sampled_from(sorted(files))) for role in roles},
+        context_length=draw(st.integers(1, 10**8)),
+        vocab_size=vocab_size,
+        kv=None if family == "encoder" else draw(GEOMETRIES),
+        bos_token_id=draw(st.none() | tokens),
+        eos_token_id=tuple(draw(st.lists(tokens, max_size=3))),
+        quantization=draw(st.dictionaries(WORDS, SETTINGS | st.lists(SETTINGS), max_size=3))
+        | {"scheme": draw(st.sampled_from(QUANTIZATION_SCHEMES))},
+        files=files,
+        source=Source(draw(WORDS), draw(WORDS), draw(st.none() | WORDS), draw(st.sampled_from([None, HASH]))),
+        tool_versions=draw(st.dictionaries(WORDS, WORDS, max_size=3)),
+        quality=draw(st.dictionaries(WORDS, st.floats(-1e200, 1e200), max_size=3)),
+    )
+
+
+@given(manifests())
+def test_a_manifest_is_read_back_as_it_was_written(manifest: Manifest) -> None:
+    assert parse_manifest(manifest.to_json()) == manifest
+
+
+def valid() -> dict[str, Any]:
+    manifest = replace(
+        decoder_manifest(), files={name: FileEntry(1, HASH) for name in ("decoder.onnx", "tokenizer.json")}
+    )
+    document: dict[str, Any] = json.loads(manifest.to_json())
+    return document
+
+
+def refusal(document: Any) -> str:
+    with pytest.raises(ManifestError) as caught:
+        parse_manifest(json.dumps(document).encode())
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def put(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    *parents, last = path.split("/")
+    inner = document
+    for name in parents:
+        inner = inner[name]
+    inner[last] = value
+    return document
+
+
+REFUSED: list[tuple[str, Any, str]] = [
+    ("name", "", 'name must be a printable string of 1 to 1000 characters, not ""'),
+    ("name", "a\x1b[2Jb", "name must be a printable string"),
+    ("name", "a\nb", "name must be a printable string"),
+    ("architecture", 3, "architecture must be a printable string of 1 to 1000 characters, not 3"),
+    ("family", "rnn", 'family must be one of decoder, encoder, encoder-decoder, not "rnn"'),
+    ("family", ["decoder"], "family must be one of"),
+    ("tasks", "chat", "tasks must be a list of at most 64 printable strings"),
+    ("tasks", ["chat", 1], "tasks[1] must be a printable string"),
+    ("graphs", {}, "graphs.decoder is missing; family decoder needs it"),
+    ("graphs", {"decoder": "other.onnx"}, 'graphs.decoder names "other.onnx", which is not in files'),
+    ("graphs", {"decoder": "../decoder.onnx"}, "which is not in files"),
+    ("graphs", {"Decoder!": "decoder.onnx"}, "is not a role"),
+    ("context_length", 0, "context_length must be an integer from 1 to 100000000, not 0"),
+    ("context_length", 10**9, "context_length must be an integer from 1 to 100000000"),
+    ("context_length", 10**900, "not an integer of more than 60 digits"),
+    ("context_length", 64.0, "context_length must be an integer from 1 to 100000000, not 64.0"),
+    ("context_length", True, "context_length must be an integer from 1 to 100000000, not true"),
+    ("vocab_size", 10**8, "vocab_size must be an integer from 1 to 10000000"),
+    ("kv", None, "kv must be an object, not null"),
+    ("kv/layers", "x", 'kv.layers must be an integer from 1 to 1024, not "x"'),
+    ("kv/layers", 1025, "kv.layers must be an integer from 1 to 1024, not 1025"),
+    ("kv/kv_heads", -1, "kv.kv_heads must be an integer from 1 to 1024, not -1"),
+    ("kv/head_size", 5000, "kv.head_size must be an integer from 1 to 4096, not 5000"),
+    ("kv/dtype", "float64", 'kv.dtype must be one of float32, int8, not "float64"'),
+    ("bos_token_id", 32, "bos_token_id must be an integer from 0 to 31, not 32"),
+    ("eos_token_id", [2, -1], "eos_token_id[1] must be an integer from 0 to 31, not -1"),
+    ("eos_token_id", 2, "eos_token_id must be a list of at most 256 integers, not 2"),
+    ("quantization", {}, "quantization.scheme is missing"),
+    ("quantization/scheme", "int3", 'quantization.scheme must be one of int8, int4, dynamic-int8, fp32, not "int3"'),
+    ("files", [], "files must be an object, not []"),
+    ("files/decoder.onnx", 1, "files.decoder.onnx must be an object, not 1"),
+    ("files/decoder.onnx/size", -1, "files.decoder.onnx.size must be an integer from 0"),
+    ("files/decoder.onnx/sha256", HASH.upper(), "files.decoder.onnx.sha256 must be 64 lowercase hexadecimal digits"),
+    ("files/decoder.onnx/sha256", HASH[:-1], "files.decoder.onnx.sha256 must be 64"),
+    ("files/decoder.onnx/sha256", HASH + "\n", "files.decoder.onnx.sha256 must be 64"),
+    ("source", "hf:x", 'source must be an object, not "hf:x"'),
+    ("source/uri", None, "source.uri must be a printable string"),
+    ("source/sha256", "x", "source.sha256 must be 64"),
+    ("tool_versions", {"onnx": 1}, "tool_versions.onnx must be a printable string"),
+    ("quality", {"kl": "low"}, 'quality.kl must be a finite number, not "low"'),
+    ("quality", {"kl": 10**400}, "quality.kl must be a finite number"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "message"), REFUSED)
+def test_a_field_that_breaks_its_rule_is_named(path: str, value: Any, message: str) -> None:
+    text = refusal(put(valid(), path, value))
+    assert text.startswith("edgelm.json: ")
+    assert message in text
+
+
+@pytest.mark.parametrize("name", sorted(set(valid()) - {"tool_versions", "quality", "bos_token_id"}))
+def test_a_missing_field_is_named(name: str) -> None:
+    document = valid()
+    del document[name]
+    assert refusal(document) == f"edgelm.json: {name} is missing"
+
+
+def test_fields_that_may_be_missing() -> None:
+    document = valid()
+    for name in ("tool_versions", "quality", "bos_token_id"):
+        del document[name]
+    manifest = parse_manifest(json.dumps(document).encode())
+    assert (manifest.tool_versions, manifest.quality, manifest.bos_token_id) == ({}, {}, None)
+
+
+@pytest.mark.parametrize(
+    ("version", "shown"), [(2, "2"), (0, "0"), ("1", '"1"'), (True, "true"), (1.0, "1.0"), (None, "null")]
+)
+def test_an_unknown_version_is_refused_with_both(version: Any, shown: str) -> None:
+    text = refusal(put(valid(), "format_version", version))
+    assert text == f"edgelm.json: format_version is {shown}; this EdgeLM reads version 1"
+
+
+def test_the_version_is_judged_before_the_rest() -> None:
+    assert "this EdgeLM reads version 1" in refusal({"format_version": 7, "what": "a later one has other fields"})
+
+
+def test_fields_of_later_tools_are_ignored() -> None:
+    document = valid() | {"colour": "blue"}
+    document["source"]["mirror"] = [1]
+    assert parse_manifest(json.dumps(document).encode()) == parse_manifest(json.dumps(valid()).encode())
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/passwd", "a\\..\\b", "a/b", "C:x", "a\0b", "..", ".ssh", "con", "x.", "a\x7fb", "\ud83d"]
+)
+def test_a_file_name_that_leads_outside_is_refused(name: str) -> None:
+    text = refusal(put(valid(), "files", valid()["files"] | {name: {"size": 1, "sha256": HASH}}))
+    assert "is not a safe file name" in text or "half a surrogate pair" in text
+    assert "\0" not in text
+
+
+def test_two_names_for_one_file_are_refused() -> None:
+    entry = {"size": 1, "sha256": HASH}
+    text = refusal(put(valid(), "files", valid()["files"] | {"Tokenizer.JSON": entry}))
+    assert text == "edgelm.json: files.Tokenizer.JSON is the same file as tokenizer.json on some systems"
+    assert "is the manifest itself" in refusal(put(valid(), "files", valid()["files"] | {"edgelm.json": entry}))
+    assert "same file as edgelm.json" in refusal(put(valid(), "files", valid()["files"] | {"EdgeLM.json": entry}))
+
+
+def test_an_encoder_has_no_cache_and_a_recurrent_decoder_needs_none() -> None:
+    encoder = valid() | {"family": "encoder", "graphs": {"encoder": "decoder.onnx"}}
+    assert "kv must be null" in refusal(encoder)
+    assert parse_manifest(json.dumps(encoder | {"kv": None}).encode()).kv is None
+    pair = {"encoder": "decoder.onnx", "decoder": "decoder.onnx"}
+    translator = valid() | {"family": "encoder-decoder", "graphs": pair, "kv": None}
+    assert parse_manifest(json.dumps(translator).encode()).kv is None
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"weights", "not valid JSON"),
+        (b"[]", "the document must be an object, not []"),
+        (b"[" * 200_000, "nested deeper"),
+        (b'{"format_version": 1, "format_version": 1}', "key 'format_version' occurs twice"),
+        (b'{"format_version": NaN}', "NaN is not a JSON number"),
+        (b" " * (MAX_MANIFEST_BYTES + 1), "more than the 1048576 allowed"),
+    ],
+)
+def test_what_is_no_manifest_is_refused(data: bytes, reason: str) -> None:
+    with pytest.raises(ManifestError) as caught:
+        parse_manifest(data)
+    assert reason in str(caught.value)
+
+
+VALUES = st.recursive(SETTINGS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3))
+
+
+@given(st.sampled_from(sorted(valid())), VALUES)
+def test_any_value_in_any_field_is_read_or_refused(name: str, value: Any) -> None:
+    try:
+        manifest = parse_manifest(json.dumps(valid() | {name: value}).encode())
+    except ManifestError:
+        return
+    assert parse_manifest(manifest.to_json()) == manifest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda manifest: replace(manifest, quality={"kl": math.nan}),
+        lambda manifest: replace(manifest, quantization={"scheme": "int8", "made": object()}),
+        lambda manifest: replace(manifest, name="\ud800"),
+    ],
+)
+def test_what_json_cannot_hold_is_not_written(change: Callable[[Manifest], Manifest]) -> None:
+    with pytest.raises(ManifestError, match="cannot be written"):
+        change(decoder_manifest()).to_json()
+
+
+def test_equal_manifests_are_written_alike() -> None:
+    one = replace(decoder_manifest(), tool_versions={"a": "1", "b": "2"})
+    other = replace(decoder_manifest(), tool_versions={"b": "2", "a": "1"})
+    assert one.to_json() == other.to_json()
+    assert one.to_json().endswith(b"}\n")
+
+
+def test_bytes_of_a_token_in_the_cache() -> None:
+    assert KVGeometry(30, 3, 64).bytes_per_token() == 2 * 30 * 3 * 64 * 4
+    assert KVGeometry(30, 3, 64, "int8").bytes_per_token() == 2 * 30 * 3 * 64
