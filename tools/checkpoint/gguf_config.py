@@ -67,9 +67,9 @@ def build_config(
 ) -> dict[str, Any]:
     """The configuration, with the field names of Hugging Face's ``config.json``.
 
-    One field is not Hugging Face's: ``rope_freq_factors`` (head_dim / 2 numbers), present when the file carries
-    Llama 3's rotary scaling as ready factors. The inverse frequency i, ``rope_theta ** (-2 i / head_dim)``, is to be
-    divided by factor i; that is all of the scaling.
+    Llama 3's rotary scaling lies in the file as one ready divisor for each frequency (``rope_freqs.weight``), not as
+    the parameters it was computed from. It becomes a ``longrope`` scaling with that list as both the short and the
+    long factors and an ``attention_factor`` of 1, which is the same computation exactly.
 
     Args:
         metadata: of the file.
@@ -114,7 +114,7 @@ def _common(reader: _Reader) -> dict[str, Any]:
     layers = reader.integer("block_count")
     if layers > len(reader.tensors):
         raise ModelError(f"{reader.metadata.source}: {layers} layers, but {len(reader.tensors)} tensors")
-    config = {
+    config: dict[str, Any] = {
         "architectures": [class_name],
         "model_type": model_type,
         "vocab_size": vocab_size,
@@ -132,8 +132,11 @@ def _common(reader: _Reader) -> dict[str, Any]:
     }
     if reader.architecture != "stablelm":
         config["rms_norm_eps"] = reader.real("attention.layer_norm_rms_epsilon")
-    if reader.has("attention.sliding_window"):
-        config["sliding_window"] = reader.integer("attention.sliding_window", least=0) or None
+    window = reader.integer("attention.sliding_window", 0, least=0)
+    if reader.architecture in ("gemma2", "gemma3", "phi3"):
+        config["sliding_window"] = window or None
+    elif 0 < window < config["max_position_embeddings"]:
+        raise reader.unsupported("a sliding window")
     return config
 
 
@@ -159,9 +162,18 @@ def _rope(reader: _Reader, config: dict[str, Any], rope_tensors: Mapping[str, li
     for name, factors in rope_tensors.items():
         if len(factors) != rotated // 2:
             raise ModelError(f"{reader.metadata.source}: {name} has {len(factors)} factors, not {rotated // 2}")
-    if "rope_freqs.weight" in rope_tensors:
-        fields["rope_freq_factors"] = rope_tensors["rope_freqs.weight"]
     scaling = _rope_scaling(reader, rope_tensors)
+    if "rope_freqs.weight" in rope_tensors:
+        if scaling:
+            raise reader.unsupported("rope_freqs.weight and another rope scaling")
+        divisors = rope_tensors["rope_freqs.weight"]
+        scaling = {
+            "rope_type": "longrope",
+            "short_factor": divisors,
+            "long_factor": divisors,
+            "attention_factor": 1.0,
+            "original_max_position_embeddings": config["max_position_embeddings"],
+        }
     return fields | ({"rope_scaling": scaling} if scaling else {})
 
 
@@ -223,7 +235,7 @@ def _gemma_query_scalar(config: dict[str, Any], *, layers_of_largest: int) -> in
 
 def _layer_types(config: dict[str, Any], *, every: int) -> list[str]:
     """Attention sees everything in each ``every``-th layer, a sliding window in the others."""
-    windowed = config.get("sliding_window") is not None
+    windowed = config["sliding_window"] is not None
     return [
         "sliding_attention" if windowed and (layer + 1) % every else "full_attention"
         for layer in range(config["num_hidden_layers"])
@@ -242,12 +254,6 @@ def _granite(reader: _Reader, _config: dict[str, Any]) -> dict[str, Any]:
         "residual_multiplier": reader.real("residual_scale", 1.0),
         "logits_scaling": reader.real("logit_scale", 1.0),
     }
-
-
-def _olmo2(reader: _Reader, config: dict[str, Any]) -> dict[str, Any]:
-    if config.get("sliding_window") is not None:
-        raise reader.unsupported("a sliding window (OLMo 3)")
-    return {}
 
 
 def _smollm3(_reader: _Reader, config: dict[str, Any]) -> dict[str, Any]:
@@ -273,7 +279,6 @@ _PARTICULARS: dict[str, Callable[[_Reader, dict[str, Any]], dict[str, Any]]] = {
     "gemma3": _gemma3,
     "phi3": _phi3,
     "granite": _granite,
-    "olmo2": _olmo2,
     "smollm3": _smollm3,
     "stablelm": _stablelm,
 }

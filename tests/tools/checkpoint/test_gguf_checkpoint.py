@@ -207,7 +207,7 @@ def test_one_part_of_several_is_refused(tmp_path: Path) -> None:
 def test_rope_factors_go_into_the_configuration(tmp_path: Path) -> None:
     factors = np.array([1.0] * 8 + [1.7] * 4 + [8.0] * 4, np.float32)
     checkpoint = opened(tmp_path, llama_tensors() | {"rope_freqs.weight": factors})
-    assert checkpoint.config["rope_freq_factors"] == [1.0] * 8 + [1.7] * 4 + [8.0] * 4
+    assert checkpoint.config["rope_scaling"]["short_factor"] == [1.0] * 8 + [1.7] * 4 + [8.0] * 4
     assert set(checkpoint.names()) == set(NAMES)
 
 

@@ -118,11 +118,16 @@ def test_phi3_with_long_and_short_factors() -> None:
     assert (config["sliding_window"], config["original_max_position_embeddings"]) == (None, 4096)
 
 
-def test_llama3_factors_are_handed_on() -> None:
+def test_llama3_factors_become_the_same_computation() -> None:
     factors = [1.0] * 10 + [8.0] * 6
-    config = config_of("llama", rope={"rope_freqs.weight": factors})
-    assert config["rope_freq_factors"] == factors
-    assert "rope_scaling" not in config
+    scaling = config_of("llama", rope={"rope_freqs.weight": factors})["rope_scaling"]
+    assert scaling == {
+        "rope_type": "longrope",
+        "short_factor": factors,
+        "long_factor": factors,
+        "attention_factor": 1.0,
+        "original_max_position_embeddings": 4096,
+    }
 
 
 def test_yarn() -> None:
@@ -140,6 +145,11 @@ def test_yarn() -> None:
         ({"rope__dimension_count": 16}, "16 of 32 dimensions rotated"),
         ({"rope__scaling__type": "longrope"}, "rope scaling 'longrope'"),
         ({"rope": {"rope_factors_long.weight": [1.0] * 16}}, "factors alone"),
+        (
+            {"rope": {"rope_freqs.weight": [1.0] * 16}, "rope__scaling__type": "linear", "rope__scaling__factor": 2.0},
+            "and another rope scaling",
+        ),
+        ({"attention__sliding_window": 1024}, "a sliding window"),
         ({"logit_scale": 2.0}, "logit_scale set"),
         ({"attention__scale": 2.0}, r"attention\.scale set"),
         ({"final_logit_softcapping": 2.0}, "final_logit_softcapping set"),
@@ -153,7 +163,7 @@ def test_settings_that_would_be_computed_wrongly_are_refused(changes: dict[str, 
 @pytest.mark.parametrize(
     ("architecture", "changes", "message"),
     [
-        ("olmo2", {"attention__sliding_window": 4096}, "OLMo 3"),
+        ("olmo2", {"attention__sliding_window": 1024}, "a sliding window"),
         ("stablelm", NEEDED["stablelm"] | {"tensors": ("blk.0.attn_q_norm.weight",)}, "norms for each head"),
         ("mamba", {}, "'mamba'; converted from GGUF are llama, qwen2"),
     ],
