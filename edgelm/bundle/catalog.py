@@ -99,8 +99,7 @@ def load_catalog(user_file: Path | None = None) -> Catalog:
         ConfigError: an entry breaks a rule; names file, entry and field.
     """
     own = importlib.resources.files("edgelm_models").joinpath("catalog.toml")
-    with importlib.resources.as_file(own) as path:
-        entries = parse_catalog(own.read_bytes(), path)
+    entries = parse_catalog(own.read_bytes(), Path("models", "catalog.toml"))
     path = user_catalog_file() if user_file is None else user_file
     try:
         entries += parse_catalog(path.read_bytes(), path)

@@ -9,6 +9,7 @@ import os
 import shutil
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from edgelm.errors import StorageError
@@ -65,14 +66,12 @@ def remove_tree(path: Path) -> None:
 
 def tree_size(path: Path) -> int:
     """Bytes of all files in a folder; links count as themselves, what vanishes meanwhile as nothing."""
-    total = 0
-    for folder, _, names in os.walk(path):
-        for name in names:
-            try:
-                total += (Path(folder) / name).lstat().st_size
-            except OSError:
-                continue
-    return total
+    return sum(_file_sizes(path))
+
+
+def largest_file(path: Path) -> int:
+    """Bytes of the largest file in a folder; 0 where there is none."""
+    return max(_file_sizes(path), default=0)
 
 
 def sync_tree(root: Path) -> None:
@@ -106,6 +105,13 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _file_sizes(root: Path) -> Iterator[int]:
+    for folder, _, names in os.walk(root):
+        for name in names:
+            with contextlib.suppress(OSError):
+                yield (Path(folder) / name).lstat().st_size
 
 
 def _sync(path: Path, flags: int) -> None:

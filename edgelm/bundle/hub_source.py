@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from edgelm.bundle.fetched import Fetched
-from edgelm.bundle.files import is_storage_error, storage_error
+from edgelm.bundle.files import is_storage_error, storage_error, tree_size
 from edgelm.bundle.progress import Progress, transfer, watching
 from edgelm.bundle.sources import HubSource
 from edgelm.errors import (
@@ -60,7 +60,7 @@ def fetch_hub(source: HubSource, *, offline: bool, progress: Progress) -> Fetche
         _hub_errors(hub, source),
         _quiet_bars(hub),
         transfer(progress, f"downloading {source.repo}", total),
-        watching(blobs, progress),
+        watching(lambda: tree_size(blobs), progress),
     ):
         snapshot = _snapshot(hub, source, local_files_only=False)
     return _pinned(source, snapshot)
@@ -99,6 +99,10 @@ def _import_hub() -> ModuleType:
 def _download_size(hub: ModuleType, source: HubSource) -> int | None:
     with _hub_errors(hub, source):
         info = hub.HfApi().model_info(source.repo, revision=source.revision, files_metadata=True)
+    if not _COMMIT.fullmatch(info.sha or ""):
+        raise DownloadError(
+            f"{source.uri}: what answered names no commit, so it is not a hub: {hub.constants.ENDPOINT}"
+        )
     sizes: dict[str, int | None] = {file.rfilename: file.size for file in info.siblings or ()}
     wanted = [name for name in sizes if _matches(name, _ALLOW) and not _matches(name, _IGNORE)]
     if not any(_matches(name, (_WEIGHTS,)) for name in wanted):
@@ -178,14 +182,15 @@ def _quiet_bars(hub: ModuleType) -> Iterator[None]:
 
 @contextmanager
 def _hub_errors(hub: ModuleType, source: HubSource) -> Iterator[None]:
-    # The transport's base class is that of requests, httpx or httpx2, after the version of huggingface_hub; an answer
-    # that is not the hub's (a login page) ends as ValueError, a failure of its Rust transport as RuntimeError.
+    # The transport's base class is that of requests, httpx or httpx2, after the version of huggingface_hub. An answer
+    # that is not the hub's (a login page, another API) ends as ValueError, KeyError or TypeError in that library, a
+    # failure of its Rust transport as RuntimeError.
     transport = hub.errors.HfHubHTTPError.__bases__[0]
     try:
         yield
     except EdgeLMError:
         raise
-    except (transport, OSError, ValueError, RuntimeError) as error:
+    except (transport, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise _translated(hub, source, error) from error
 
 
@@ -194,6 +199,8 @@ def _translated(hub: ModuleType, source: HubSource, error: Exception) -> EdgeLME
     if isinstance(error, errors.GatedRepoError):
         page = f"{hub.constants.ENDPOINT}/{source.repo}"
         return DownloadError(f"{source.uri} is gated: accept its licence at {page}, then set HF_TOKEN to your token")
+    if isinstance(error, errors.LocalEntryNotFoundError):  # in some versions an HfHubHTTPError without an answer
+        return _UnreachableError(f"the hub cannot be reached: {_first_line(error)}")
     if isinstance(error, errors.RevisionNotFoundError):
         return ModelNotFoundError(f"hf:{source.repo} has no revision {source.revision!r}")
     if isinstance(error, errors.HfHubHTTPError):
@@ -202,7 +209,9 @@ def _translated(hub: ModuleType, source: HubSource, error: Exception) -> EdgeLME
         return ModelNotFoundError(f"{source.uri} is not a name that the hub can have: {_first_line(error)}")
     if isinstance(error, OSError) and is_storage_error(error):
         return storage_error(error, Path(hub.constants.HF_HUB_CACHE))
-    return _UnreachableError(f"the hub cannot be reached: {_first_line(error)}")
+    if isinstance(error, (ValueError, KeyError, TypeError)) and not isinstance(error, OSError):
+        return _UnreachableError(f"what answers at {hub.constants.ENDPOINT} is no hub: {_first_line(error)}")
+    return _UnreachableError(f"the connection to the hub failed: {_first_line(error)}")
 
 
 def _refused(source: HubSource, error: Any) -> EdgeLMError:

