@@ -50,7 +50,7 @@ class Request:
 @dataclass
 class Hub:
     """``url``: for HF_ENDPOINT; ``cut``: file name → bytes after which its next GET is cut off; ``broken``: answer
-    500 to everything; ``foreign``: answers that are not the hub's, one for each next request, as a hotel's network gives;
+    500 to everything; ``foreign``: answers that are not the hub's, one for each next request, as a hotel's network has;
     ``anonymous_401``: a missing repository is answered as the hub answers those without a token.
     """
 
