@@ -234,6 +234,11 @@ def test_merges_from_scores_are_those_of_sentencepiece(prefix: bool, text: str) 
     assert ours.decode(encoded.ids) == text
 
 
+def test_of_two_ways_to_one_piece_the_longer_left_part_comes_first() -> None:
+    merges = json.loads(tokenizer_json(Metadata(spm_metadata(), "x")))["model"]["merges"]
+    assert [merge for merge in merges if "".join(merge) == "▁abc"] == [["▁ab", "c"], ["▁a", "bc"], ["▁", "abc"]]
+
+
 def test_control_tokens_are_never_put_together_from_text() -> None:
     ours = rebuilt(spm_metadata())
     assert ours.encode("</s>").ids == [2]
