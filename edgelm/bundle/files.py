@@ -84,13 +84,13 @@ def sync_tree(root: Path) -> None:
         for name in names:
             path = Path(folder) / name
             if path.is_file() and not path.is_symlink():
-                _grant_owner(path, stat.S_IRUSR | stat.S_IWUSR)
                 sync_file(path)
         sync_folder(Path(folder))
 
 
 def sync_file(path: Path) -> None:
-    """Brings a file's content to the disk."""
+    """Brings a file's content to the disk, and makes it readable by its owner whatever the umask."""
+    _grant_owner(path, stat.S_IRUSR | stat.S_IWUSR)
     # Windows flushes only what is open for writing.
     _sync(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
 

@@ -310,8 +310,10 @@ def test_the_umask_does_not_lock_the_owner_out(tmp_path: Path) -> None:
     before = os.umask(0o777)
     try:
         publish(tmp_path / "new" / "tiny", "x")
+        write_file_atomic(tmp_path / "new" / "stamp", b"x")
     finally:
         os.umask(before)
+    assert (tmp_path / "new" / "stamp").stat().st_mode & 0o600 == 0o600
     assert (tmp_path / "new").stat().st_mode & 0o700 == 0o700
     assert (tmp_path / "new" / "tiny").stat().st_mode & 0o700 == 0o700
     assert (tmp_path / "new" / "tiny" / "edgelm.json").stat().st_mode & 0o600 == 0o600
