@@ -1,0 +1,188 @@
+"""Logits processors: ``(ids, logits) -> logits``, each the plain statement of its rule over one (V,) vector.
+
+They follow transformers 4.57, in its order: repetition penalty, minimum of new tokens, the caller's own processors,
+and then, when sampling, the warpers temperature, top-k, top-p, min-p. None of them changes the logits it is given.
+The sampler reaches the same tokens faster (``candidates.py``) and falls back on these where rounding could decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelm.config import GenerationConfig
+from edgelm.errors import ConfigError
+
+Ids: TypeAlias = NDArray[np.int64]
+Logits: TypeAlias = NDArray[np.float32]
+LogitsProcessor: TypeAlias = Callable[[Ids, Logits], Logits]
+"""``ids``: all tokens so far, prompt and answer, read-only; ``logits``: (V,) float32; returns (V,) float32."""
+
+NO_IDS: Ids = np.empty(0, np.int64)
+"""For processors that do not look at the tokens."""
+
+_REMOVED = np.float32(-np.inf)
+_LEAST_TEMPERATURE = float(np.finfo(np.float32).tiny)
+
+
+@dataclass(frozen=True, slots=True)
+class RepetitionPenalty:
+    """Makes each token that has occurred less likely, once, however often it occurred.
+
+    Source: Keskar et al. 2019, "CTRL"; a positive logit is divided by the penalty, a negative one multiplied.
+    """
+
+    penalty: float
+
+    def __call__(self, ids: Ids, logits: Logits) -> Logits:
+        """Returns a penalized copy."""
+        seen = logits[ids]
+        penalized = logits.copy()
+        # A token that occurs twice in ids is written twice with the same value.
+        with np.errstate(all="ignore"):
+            penalized[ids] = np.where(seen < 0, seen * self.penalty, seen / self.penalty)
+        return penalized
+
+
+@dataclass(frozen=True, slots=True)
+class MinNewTokens:
+    """Rules the end-of-sequence tokens out until the answer has its minimum of tokens."""
+
+    prompt_length: int
+    min_new_tokens: int
+    eos_token_id: tuple[int, ...]
+
+    def __call__(self, ids: Ids, logits: Logits) -> Logits:
+        """Returns a masked copy, or the logits themselves once the minimum is reached."""
+        if len(ids) - self.prompt_length >= self.min_new_tokens:
+            return logits
+        masked = logits.copy()
+        masked[list(self.eos_token_id)] = _REMOVED
+        return masked
+
+
+@dataclass(frozen=True, slots=True)
+class Temperature:
+    """Divides the logits: below 1 sharpens the distribution, above 1 flattens it."""
+
+    temperature: float
+
+    def __call__(self, ids: Ids, logits: Logits) -> Logits:
+        """Returns a scaled copy; if it left the range of float32, the scaled distances to the largest logit."""
+        divisor = np.float32(max(self.temperature, _LEAST_TEMPERATURE))
+        with np.errstate(over="ignore", under="ignore"):
+            scaled = logits / divisor
+            if np.isinf(scaled.max()):
+                scaled = (logits - logits.max()) / divisor
+        return scaled
+
+
+@dataclass(frozen=True, slots=True)
+class TopK:
+    """Keeps the k largest logits, and all that are tied with the k-th."""
+
+    top_k: int
+
+    def __call__(self, ids: Ids, logits: Logits) -> Logits:
+        """Returns a copy with the others at -inf."""
+        if self.top_k >= logits.size:
+            return logits
+        kth_largest = np.sort(logits)[-self.top_k]
+        return np.where(logits < kth_largest, _REMOVED, logits)
+
+
+@dataclass(frozen=True, slots=True)
+class TopP:
+    """Keeps the smallest set of most likely tokens that reaches the probability ``top_p``, the crossing one included.
+
+    Of equally likely tokens at the edge the lower ids stay. Source: Holtzman et al. 2019, nucleus sampling.
+    """
+
+    top_p: float
+
+    def __call__(self, ids: Ids, logits: Logits) -> Logits:
+        """Returns a copy with the others at -inf."""
+        rising = np.argsort(-logits, kind="stable")[::-1]
+        mass_up_to = np.cumsum(softmax(logits[rising]), dtype=np.float64).astype(np.float32)
+        removed = mass_up_to <= np.float32(1.0 - self.top_p)
+        removed[-1] = False
+        kept = logits.copy()
+        kept[rising[removed]] = _REMOVED
+        return kept
+
+
+@dataclass(frozen=True, slots=True)
+class MinP:
+    """Keeps the tokens at least ``min_p`` times as likely as the likeliest. Source: Nguyen et al. 2024."""
+
+    min_p: float
+
+    def __call__(self, ids: Ids, logits: Logits) -> Logits:
+        """Returns a copy with the others at -inf."""
+        probabilities = softmax(logits)
+        threshold = np.float32(self.min_p) * probabilities.max()
+        return np.where(probabilities < threshold, _REMOVED, logits)
+
+
+def softmax(logits: Logits) -> NDArray[np.float32]:
+    """Probabilities of the logits, (V,) float32; the sum is taken in float64, so the order of tokens is no matter."""
+    with np.errstate(over="ignore", under="ignore"):
+        weights = np.exp(logits - logits.max())
+        probabilities: NDArray[np.float32] = weights / np.float32(weights.sum(dtype=np.float64))
+    return probabilities
+
+
+def default_processors(config: GenerationConfig, *, prompt_length: int, vocab_size: int) -> list[LogitsProcessor]:
+    """The processors that a configuration asks for, before the caller's own; end tokens outside the vocabulary are
+    left out.
+    """
+    processors: list[LogitsProcessor] = []
+    if config.repetition_penalty != 1.0:
+        processors.append(RepetitionPenalty(config.repetition_penalty))
+    eos_token_id = tuple(token for token in config.eos_token_id if token < vocab_size)
+    if config.min_new_tokens > 0 and eos_token_id:
+        processors.append(MinNewTokens(prompt_length, config.min_new_tokens, eos_token_id))
+    return processors
+
+
+def default_warpers(config: GenerationConfig) -> list[LogitsProcessor]:
+    """The warpers that a configuration asks for; none when it decodes greedily."""
+    if not config.do_sample:
+        return []
+    warpers: list[LogitsProcessor] = []
+    if config.temperature != 1.0:
+        warpers.append(Temperature(config.temperature))
+    if config.top_k > 0:
+        warpers.append(TopK(config.top_k))
+    if config.top_p < 1.0:
+        warpers.append(TopP(config.top_p))
+    if config.min_p > 0.0:
+        warpers.append(MinP(config.min_p))
+    return warpers
+
+
+def compose(processors: Sequence[LogitsProcessor]) -> LogitsProcessor:
+    """One processor that applies the given ones in order.
+
+    Raises:
+        ConfigError: on a call, when a processor returns something that is not logits; names the processor.
+    """
+
+    def apply(ids: Ids, logits: Logits) -> Logits:
+        for processor in processors:
+            logits = _checked(processor, processor(ids, logits), logits.shape)
+        return logits
+
+    return apply
+
+
+def _checked(processor: LogitsProcessor, result: object, shape: tuple[int, ...]) -> Logits:
+    if not isinstance(result, np.ndarray) or result.shape != shape or result.dtype.kind != "f":
+        name = getattr(processor, "__name__", type(processor).__name__)
+        found = f"{result.dtype} {result.shape}" if isinstance(result, np.ndarray) else type(result).__name__
+        raise ConfigError(f"the logits processor {name} returned {found}; it must return float32 logits of {shape}")
+    return result.astype(np.float32, copy=False)

@@ -1,0 +1,193 @@
+"""The processors against those of transformers. torch is imported by each test: without it they fail, not skip."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.logit_vectors import generated_logits
+
+from edgelm.config import GenerationConfig
+from edgelm.generation.logits_processors import (
+    NO_IDS,
+    MinNewTokens,
+    MinP,
+    RepetitionPenalty,
+    Temperature,
+    TopK,
+    TopP,
+    default_processors,
+    default_warpers,
+)
+
+pytestmark = pytest.mark.reference
+
+thousand_cases = settings(max_examples=1000, deadline=None)
+few_cases = settings(max_examples=20, deadline=None)
+logits_of_a_model = generated_logits(most=5000)
+logits_of_a_large_model = generated_logits(least=49_000, most=51_000)
+probabilities = st.floats(0.01, 0.999) | st.sampled_from([0.1, 0.5, 0.9, 0.95])
+
+
+def with_history(logits):
+    ids = st.lists(st.integers(0, 49), min_size=1, max_size=60)
+    return st.tuples(logits, ids.map(lambda values: np.array(values, np.int64)))
+
+
+def theirs(name, ids, logits, *args):
+    import torch
+    from transformers.generation import logits_process
+
+    processor = getattr(logits_process, name)(*args)
+    return processor(torch.tensor(ids)[None], torch.tensor(logits)[None])[0].numpy()
+
+
+def assert_same_but_at_the_edge(ours, reference, is_at_the_edge):
+    """The same values are kept, whichever of equals; what differs lies within rounding of the edge."""
+    assert np.isfinite(ours).any()
+    ours, reference = np.sort(ours[np.isfinite(ours)]), np.sort(reference[np.isfinite(reference)])
+    shared = min(ours.size, reference.size)
+    np.testing.assert_array_equal(ours[ours.size - shared :], reference[reference.size - shared :])
+    longer = max(ours, reference, key=len)
+    for value in longer[: longer.size - shared]:
+        assert is_at_the_edge(value)
+
+
+def check_repetition_penalty(case, penalty):
+    logits, ids = case
+    reference = theirs("RepetitionPenaltyLogitsProcessor", ids, logits, penalty)
+    np.testing.assert_array_equal(RepetitionPenalty(penalty)(ids, logits), reference)
+
+
+def check_min_new_tokens(case, prompt_length, least, ends):
+    logits, ids = case
+    prompt_length = min(prompt_length, len(ids))
+    reference = theirs("MinNewTokensLengthLogitsProcessor", ids, logits, prompt_length, least, ends)
+    np.testing.assert_array_equal(MinNewTokens(prompt_length, least, tuple(ends))(ids, logits), reference)
+
+
+def check_temperature(logits, temperature):
+    reference = theirs("TemperatureLogitsWarper", NO_IDS, logits, temperature)
+    np.testing.assert_array_equal(Temperature(temperature)(NO_IDS, logits), reference)
+
+
+def check_top_k(logits, top_k):
+    reference = theirs("TopKLogitsWarper", NO_IDS, logits, top_k)
+    np.testing.assert_array_equal(TopK(top_k)(NO_IDS, logits), reference)
+
+
+def check_top_p(logits, top_p):
+    weights = np.exp(np.sort(logits.astype(np.float64)) - float(logits.max()))
+    mass_up_to = np.cumsum(weights) / weights.sum()
+
+    def is_at_the_edge(value):
+        tied = np.flatnonzero(np.sort(logits) == value)
+        return np.isclose(mass_up_to[tied], 1 - top_p, rtol=2e-6, atol=0).any()
+
+    reference = theirs("TopPLogitsWarper", NO_IDS, logits, top_p)
+    assert_same_but_at_the_edge(TopP(top_p)(NO_IDS, logits), reference, is_at_the_edge)
+
+
+def check_min_p(logits, min_p):
+    def is_at_the_edge(value):
+        return np.isclose(np.exp(float(value) - float(logits.max())), min_p, rtol=2e-6, atol=0)
+
+    reference = theirs("MinPLogitsWarper", NO_IDS, logits, min_p)
+    assert_same_but_at_the_edge(MinP(min_p)(NO_IDS, logits), reference, is_at_the_edge)
+
+
+@given(with_history(logits_of_a_model), st.floats(0.5, 3.0))
+@thousand_cases
+def test_repetition_penalty(case, penalty):
+    check_repetition_penalty(case, penalty)
+
+
+@given(
+    with_history(logits_of_a_model),
+    st.integers(0, 60),
+    st.integers(0, 60),
+    st.lists(st.integers(0, 49), min_size=1, max_size=4),
+)
+@thousand_cases
+def test_min_new_tokens(case, prompt_length, least, ends):
+    check_min_new_tokens(case, prompt_length, least, ends)
+
+
+@given(generated_logits(most=5000, kinds=("normal", "flat", "peaked", "tied", "zipf")), st.floats(0.05, 5.0))
+@thousand_cases
+def test_temperature(logits, temperature):
+    check_temperature(logits, temperature)
+
+
+@given(logits_of_a_model, st.integers(1, 6000))
+@thousand_cases
+def test_top_k(logits, top_k):
+    check_top_k(logits, top_k)
+
+
+@given(logits_of_a_model, probabilities)
+@thousand_cases
+def test_top_p(logits, top_p):
+    check_top_p(logits, top_p)
+
+
+@given(logits_of_a_model, probabilities)
+@thousand_cases
+def test_min_p(logits, min_p):
+    check_min_p(logits, min_p)
+
+
+@given(with_history(logits_of_a_large_model), st.integers(1, 100), st.floats(0.5, 0.99))
+@few_cases
+def test_all_with_a_large_vocabulary(case, top_k, probability):
+    logits, _ = case
+    check_repetition_penalty(case, 1.0 + probability)
+    check_min_new_tokens(case, 2, top_k, [0, 7])
+    check_top_k(logits, top_k)
+    check_top_p(logits, probability)
+    check_min_p(logits, probability)
+
+
+def test_the_order_of_all_processors():
+    import torch
+    import transformers
+
+    values = {
+        "do_sample": True,
+        "temperature": 0.7,
+        "top_k": 20,
+        "top_p": 0.9,
+        "min_p": 0.1,
+        "repetition_penalty": 1.2,
+        "min_new_tokens": 5,
+        "eos_token_id": 3,
+    }
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=1, n_head=1, n_embd=8, vocab_size=50))
+    reference_config = transformers.GenerationConfig(**values)
+    model._prepare_special_tokens(reference_config, device=torch.device("cpu"))
+
+    class Own(transformers.LogitsProcessor):
+        pass
+
+    prepared = model._get_logits_processor(
+        reference_config,
+        input_ids_seq_length=2,
+        device="cpu",
+        logits_processor=transformers.LogitsProcessorList([Own()]),
+    )
+    own = type("Own", (), {})()
+    config = GenerationConfig.from_file_values(values)
+    ours = [*default_processors(config, prompt_length=2, vocab_size=50), own, *default_warpers(config)]
+    names = {
+        "RepetitionPenalty": "RepetitionPenaltyLogitsProcessor",
+        "MinNewTokens": "MinNewTokensLengthLogitsProcessor",
+        "Own": "Own",
+        "Temperature": "TemperatureLogitsWarper",
+        "TopK": "TopKLogitsWarper",
+        "TopP": "TopPLogitsWarper",
+        "MinP": "MinPLogitsWarper",
+    }
+    assert [names[type(processor).__name__] for processor in ours] == [
+        type(processor).__name__ for processor in prepared
+    ]
