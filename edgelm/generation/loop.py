@@ -1,0 +1,159 @@
+"""The generation loop: ids in, ids out. It knows a decoder, and nothing about text or ONNX.
+
+logits = prefill(prompt)
+repeat:  process the logits → sample a token → yield it → stop here?  otherwise  logits = step(token)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelm.config import GenerationConfig
+from edgelm.errors import CancelledError, ContextLengthError, PromptError
+from edgelm.generation.history import TokenHistory, check_prompt
+from edgelm.generation.logits_processors import LogitsProcessor, compose, default_processors
+from edgelm.generation.sampling import Sampler, make_sampler
+from edgelm.generation.stopping import FinishReason, StoppingCriterion, any_of, stop_at_tokens
+
+
+class Decoder(Protocol):
+    """A decoder with a KV cache that grows at its end.
+
+    Both verbs return the last token's logits, (V,) float32: a view of a buffer that the next call overwrites and that
+    the caller may change.
+    """
+
+    @property
+    def vocab_size(self) -> int:
+        """Width of the logits."""
+        ...
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that fit into the context window."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """Tokens now in the KV cache."""
+        ...
+
+    def prefill(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
+        """Appends tokens, at least one."""
+        ...
+
+    def step(self, token: int) -> NDArray[np.float32]:
+        """Appends one token."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One new token; ``finish_reason`` is set on the last of the answer."""
+
+    token: int
+    finish_reason: FinishReason | None = None
+
+
+def generate_ids(
+    decoder: Decoder,
+    prompt_ids: Sequence[int] | NDArray[np.int64],
+    config: GenerationConfig,
+    *,
+    cached: int = 0,
+    context_limit: int | None = None,
+    processors: Sequence[LogitsProcessor] = (),
+    stopping: Sequence[StoppingCriterion] = (),
+    cancelled: Callable[[], bool] | None = None,
+) -> Generator[Step, None, None]:
+    """Continues a prompt, token by token; everything is checked before the decoder runs.
+
+    An end-of-sequence token is yielded like any other, and ends the answer with ``stop``; ``max_new_tokens`` or a full
+    context window ends it with ``length``. The generator may be closed at any token: the KV cache then holds the
+    prompt and all tokens yielded but the last.
+
+    Args:
+        decoder: its KV cache must hold the first ``cached`` tokens of the prompt and no more.
+        prompt_ids: (T,) tokens in [0, vocab_size), at least one.
+        config: which tokens are chosen and when to stop; stop strings belong to the text's layer.
+        cached: tokens of the prompt that need no prefill.
+        context_limit: a smaller context window than the decoder's own, in tokens.
+        processors: run after the built-in penalties and before the warpers, as in transformers.
+        stopping: criteria that end the answer with ``stop``.
+        cancelled: asked before each run of the decoder.
+
+    Raises:
+        PromptError: the prompt is empty, holds something that is no token, or does not match ``cached``.
+        ContextLengthError: the prompt leaves no room for an answer.
+        NumericError: while iterating; the logits hold NaN or infinity or allow no token.
+        CancelledError: while iterating; ``cancelled`` returned true.
+    """
+    context = decoder.context_length if context_limit is None else min(context_limit, decoder.context_length)
+    _check_length(len(prompt_ids), context)
+    prompt = check_prompt(prompt_ids, decoder.vocab_size)
+    _check_cached(cached, prompt.size, decoder.length)
+    built_in = default_processors(config, prompt_length=prompt.size, vocab_size=decoder.vocab_size)
+    return _loop(
+        decoder,
+        history=TokenHistory(prompt, min(config.max_new_tokens, context - prompt.size)),
+        cached=cached,
+        process=compose([*built_in, *processors]),
+        sample=make_sampler(config),
+        should_stop=any_of([stop_at_tokens(config.eos_token_id), *stopping]),
+        cancelled=cancelled or (lambda: False),
+    )
+
+
+def _loop(
+    decoder: Decoder,
+    *,
+    history: TokenHistory,
+    cached: int,
+    process: LogitsProcessor,
+    sample: Sampler,
+    should_stop: StoppingCriterion,
+    cancelled: Callable[[], bool],
+) -> Generator[Step, None, None]:
+    _raise_if_cancelled(cancelled)
+    logits = decoder.prefill(history.ids[cached:])
+    while True:
+        logits = process(history.ids, logits)
+        token = sample(logits)
+        history.append(token)
+        reason = _finish_reason(history, should_stop(history.ids, logits))
+        yield Step(token, reason)
+        if reason is not None:
+            return
+        _raise_if_cancelled(cancelled)
+        logits = decoder.step(token)
+
+
+def _finish_reason(history: TokenHistory, stopped: bool) -> FinishReason | None:
+    if stopped:
+        return FinishReason.STOP
+    return FinishReason.LENGTH if history.is_full else None
+
+
+def _raise_if_cancelled(cancelled: Callable[[], bool]) -> None:
+    if cancelled():
+        raise CancelledError("the generation was cancelled")
+
+
+def _check_length(tokens: int, context: int) -> None:
+    if tokens >= context:
+        raise ContextLengthError(
+            f"the prompt has {tokens} tokens, but the context window is {context} tokens, "
+            "and the answer needs at least one of them"
+        )
+
+
+def _check_cached(cached: int, prompt_length: int, decoder_length: int) -> None:
+    if not 0 <= cached < prompt_length:
+        raise PromptError(f"cached must be from 0 to {prompt_length - 1} for this prompt, not {cached}")
+    if decoder_length != cached:
+        raise PromptError(f"the decoder holds {decoder_length} tokens, but the caller says {cached} are cached")
