@@ -191,8 +191,8 @@ class Tokenizer:
         parts = [_run(self._continuation if start else backend, text[start:end]) for start, end in pairwise(cuts)]
         with _library_errors(PromptError, "the text cannot be encoded"):
             joined = tokenizers.Encoding.merge(parts, growing_offsets=True)
-            ids = self._plain.post_process(joined, None, add_special_tokens).ids
-        return ids
+            joined_ids: list[int] = self._plain.post_process(joined, None, add_special_tokens).ids
+        return joined_ids
 
 
 def _run(backend: tokenizers.Tokenizer, text: str, add_special_tokens: bool = False) -> tokenizers.Encoding:

@@ -1,0 +1,48 @@
+"""The messages of a chat: their form, and the one shape that templates are given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from edgelm.errors import PromptError
+
+
+def checked_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Copies of the messages, contents given in parts joined by line breaks.
+
+    A message has a ``role`` (string) and a ``content``: a string, or a list of ``{"type": "text", "text": …}``. The
+    content may be missing or None beside ``tool_calls``. Other fields are left as they are.
+
+    Raises:
+        PromptError: there is no message, or one is not of that form; names its index and field.
+    """
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
+        raise PromptError(f"messages must be a list of messages, not {type(messages).__name__}")
+    if not messages:
+        raise PromptError("messages must have at least one message")
+    return [_checked(message, f"messages[{index}]") for index, message in enumerate(messages)]
+
+
+def _checked(message: Mapping[str, Any], where: str) -> dict[str, Any]:
+    if not isinstance(message, Mapping):
+        raise PromptError(f"{where} must be an object with role and content, not {type(message).__name__}")
+    role = message.get("role")
+    if not isinstance(role, str) or not role:
+        raise PromptError(f"{where}.role must be a non-empty string, not {role!r:.80}")
+    checked = dict(message)
+    content = message.get("content")
+    if content is None and message.get("tool_calls"):
+        return checked
+    if isinstance(content, Sequence) and not isinstance(content, (str, bytes)):
+        checked["content"] = "\n".join(_part_text(part, f"{where}.content[{i}]") for i, part in enumerate(content))
+    elif not isinstance(content, str):
+        raise PromptError(f"{where}.content must be a string or a list of text parts, not {content!r:.80}")
+    return checked
+
+
+def _part_text(part: Any, where: str) -> str:
+    text = part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None
+    if not isinstance(text, str):
+        raise PromptError(f'{where} must be {{"type": "text", "text": "…"}}, not {part!r:.80}')
+    return text

@@ -1,0 +1,146 @@
+"""The filters and functions that chat templates may use: Jinja's plain ones and transformers', kept within limits.
+
+What multiplies (``replace``, ``join``, padding, formatting) is estimated first; what a filter makes is measured.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any, Literal, NoReturn
+
+from jinja2 import filters as jinja_filters
+from jinja2 import nodes, pass_eval_context
+from jinja2.utils import Namespace
+
+from edgelm.errors import TemplateError
+from edgelm.text import template_limits as limits
+
+_PLAIN = tuple(
+    """
+    abs attr capitalize count d default dictsort e escape first float groupby int items last length list lower map max
+    min reject rejectattr reverse safe select selectattr sort string sum title trim unique upper
+    """.split()  # noqa: SIM905
+)
+
+
+def _plain_filters() -> dict[str, Callable[..., Any]]:
+    return {name: jinja_filters.FILTERS[name] for name in _PLAIN}
+
+
+def charged(value: Any) -> Any:
+    """The value, after it was booked on the current meter.
+
+    Raises:
+        TemplateError: a limit is exceeded.
+    """
+    limits.current_meter().charge(value)
+    return value
+
+
+def _measured(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)  # keeps Jinja's mark of what it passes first
+    def measured(*args: Any, **kwargs: Any) -> Any:
+        return charged(function(*args, **kwargs))
+
+    return measured
+
+
+def ticking(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, looking at the clock each time."""
+
+    @wraps(function)
+    def ticked(*args: Any, **kwargs: Any) -> Any:
+        limits.current_meter().tick()
+        return function(*args, **kwargs)
+
+    return ticked
+
+
+def finalize(value: Any) -> str:
+    """What an expression prints, measured also where it goes into a block's buffer first."""
+    return str(charged(value if isinstance(value, str) else str(value)))
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """transformers' ``tojson``: plain JSON, not escaped for HTML."""
+    for width in (indent, *(separators or ())):
+        limits.check_width(width)
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _center(value: str, width: int = 80) -> str:
+    limits.check_width(width)
+    return jinja_filters.do_center(value, width)
+
+
+def _indent(value: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
+    limits.check_width(width)
+    characters = len(width) if isinstance(width, str) else width
+    limits.check_size(len(str(value)) + (len(str(value).splitlines()) + 1) * characters)
+    return jinja_filters.do_indent(value, width, first, blank)
+
+
+@pass_eval_context
+def _join(
+    eval_context: nodes.EvalContext, value: Iterable[Any], d: str = "", attribute: str | int | None = None
+) -> str:
+    if attribute is not None:
+        value = map(jinja_filters.make_attrgetter(eval_context.environment, attribute), value)
+    return str(jinja_filters.sync_do_join(eval_context, limits.joinable(str(d), value), d))
+
+
+@pass_eval_context
+def _replace(eval_context: nodes.EvalContext, value: Any, old: str, new: str, count: int | None = None) -> str:
+    limits.check_replace(str(value), old, new)
+    return jinja_filters.do_replace(eval_context, value, old, new, count)
+
+
+def _format(value: Any, *args: Any, **kwargs: Any) -> str:
+    limits.check_percent_format(str(value), kwargs or args)
+    return jinja_filters.do_format(value, *args, **kwargs)
+
+
+def _round(value: float, precision: int = 0, method: Literal["common", "ceil", "floor"] = "common") -> float:
+    limits.check_precision(precision)
+    return jinja_filters.do_round(value, precision, method)
+
+
+def _namespace(*args: Any, **kwargs: Any) -> Namespace:
+    values = dict(*args, **kwargs)
+    limits.current_meter().charge(values)
+    return Namespace(values)
+
+
+def _raise(message: Any) -> NoReturn:
+    raise TemplateError(f"the chat template refuses these messages: {' '.join(str(message).split())[:300]}")
+
+
+def _strftime_now(format: str) -> str:  # noqa: A002 - the name that templates know
+    limits.check_width(format)
+    return datetime.datetime.now().strftime(format)
+
+
+_OWN: dict[str, Callable[..., Any]] = {
+    "center": _center,
+    "format": _format,
+    "indent": _indent,
+    "join": _join,
+    "replace": _replace,
+    "round": _round,
+    "tojson": _tojson,
+}
+FILTERS = {name: _measured(function) for name, function in (_plain_filters() | _OWN).items()}
+GLOBALS: dict[str, Callable[..., Any]] = {
+    "namespace": _namespace,
+    "raise_exception": _raise,
+    "strftime_now": _strftime_now,
+}

@@ -1,0 +1,211 @@
+"""What a chat template may spend: seconds, bytes a value, bytes in all; and the estimates that refuse in advance.
+
+A template is a program from a bundle nobody vouches for. Its loops and calls look at the clock, every value it makes
+is measured, and an operation whose result may be much larger than what goes in is estimated before it is done.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from jinja2.utils import Namespace
+
+from edgelm.errors import TemplateError
+
+MAX_SECONDS = 2.0
+MAX_VALUE_BYTES = 8 << 20
+MAX_TOTAL_BYTES = 256 << 20
+MAX_WIDTH = 1000  # of an indentation or a padded field
+MAX_INTEGER_BITS = 256
+
+
+class Meter:
+    """The account of one rendering.
+
+    Raises (all methods):
+        TemplateError: a limit is exceeded; says which.
+    """
+
+    def __init__(self) -> None:
+        self._deadline = time.monotonic() + MAX_SECONDS
+        self._spent = 0
+
+    def tick(self) -> None:
+        """Looks at the clock."""
+        if time.monotonic() > self._deadline:
+            raise TemplateError(f"the chat template takes more than {MAX_SECONDS:g} seconds")
+
+    def charge(self, value: Any) -> None:
+        """Books a value that the template made."""
+        self.tick()
+        self._spent += measure(value)
+        if self._spent > MAX_TOTAL_BYTES:
+            raise TemplateError(f"the chat template makes more than {MAX_TOTAL_BYTES} bytes of values")
+
+
+# Rendering happens in one thread from start to end; many renderings happen at once.
+_meter: ContextVar[Meter] = ContextVar("_meter")
+
+
+@contextmanager
+def metered() -> Iterator[Meter]:
+    """Opens the account that ``current_meter`` gives inside."""
+    token = _meter.set(Meter())
+    try:
+        yield _meter.get()
+    finally:
+        _meter.reset(token)
+
+
+def current_meter() -> Meter:
+    """The account of the rendering that is under way; outside of one, a new account."""
+    return _meter.get(None) or Meter()
+
+
+# Small, but without end when printed: they print what they hold, and are not measured by it.
+_NOT_IN_CONTAINERS = (Namespace, ItemsView, KeysView, ValuesView)
+
+
+def measure(value: Any) -> int:
+    """Bytes of a value; what a container holds twice counts twice, as it does when the value is printed.
+
+    Raises:
+        TemplateError: more than ``MAX_VALUE_BYTES``, or a container holds a namespace or a view of a dict.
+    """
+    size = sys.getsizeof(value)
+    pending = [_children(value)]
+    while pending:
+        for child in pending[-1]:
+            size += sys.getsizeof(child)
+            if size > MAX_VALUE_BYTES:
+                break
+            if isinstance(child, (list, tuple, dict)):
+                pending.append(_children(child))
+                break
+            if isinstance(child, _NOT_IN_CONTAINERS):
+                raise TemplateError(f"the chat template puts a {type(child).__name__} into a list, dict or namespace")
+        else:
+            pending.pop()
+        check_size(size)
+    return size
+
+
+def _children(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        return iter([item for pair in value.items() for item in pair])
+    return iter(value) if isinstance(value, (list, tuple)) else iter(())
+
+
+def check_size(size: int) -> None:
+    """Refuses a value of ``size`` bytes or characters where that is too many.
+
+    Raises:
+        TemplateError: it is.
+    """
+    if size > MAX_VALUE_BYTES:
+        raise TemplateError(f"the chat template makes a value of more than {MAX_VALUE_BYTES} bytes")
+
+
+def check_width(width: Any) -> None:
+    """Refuses to pad or indent by more than ``MAX_WIDTH`` characters.
+
+    Raises:
+        TemplateError: it is more.
+    """
+    length = len(width) if isinstance(width, str) else width
+    if isinstance(length, int) and length > MAX_WIDTH:
+        raise TemplateError(f"the chat template pads or indents by more than {MAX_WIDTH} characters")
+
+
+def check_precision(digits: Any) -> None:
+    """Refuses to round to more than ``MAX_INTEGER_BITS`` digits on either side of the point.
+
+    Raises:
+        TemplateError: it is more.
+    """
+    if isinstance(digits, int) and abs(digits) > MAX_INTEGER_BITS:
+        raise TemplateError(f"the chat template rounds to more than {MAX_INTEGER_BITS} digits")
+
+
+def check_operator(operator: str, left: Any, right: Any) -> None:
+    """Estimates the result of a binary operator.
+
+    Raises:
+        TemplateError: the result would be too large.
+    """
+    if operator == "%" and isinstance(left, str):
+        check_percent_format(left, right)
+    elif isinstance(left, (int, float)) and isinstance(right, (int, float)):
+        _check_arithmetic(operator, left, right)
+    elif operator == "*":
+        for value, times in ((left, right), (right, left)):
+            if isinstance(value, (str, list, tuple)) and isinstance(times, int) and times > 1:
+                check_size((measure(value) - sys.getsizeof(type(value)())) * times)
+    elif operator == "+":
+        check_size(measure(left) + measure(right))
+
+
+def _check_arithmetic(operator: str, left: float, right: float) -> None:
+    if not (isinstance(left, int) and isinstance(right, int)):
+        return
+    bits = left.bit_length() + right.bit_length()
+    if operator == "**":
+        bits = left.bit_length() * max(abs(right), 1)
+    if bits > MAX_INTEGER_BITS:
+        raise TemplateError(f"the chat template computes with integers of more than {MAX_INTEGER_BITS} bits")
+
+
+_PERCENT_WIDTH = re.compile(r"%(?:\([^)]*\))?[-+ #0]*(?:\*|\d{4}|\d*\.(?:\*|\d{4}))")
+_BRACE_WIDTH = re.compile(r"[:!][^{}]*(?:\{|\d{4})")
+
+
+def check_percent_format(pattern: str, values: Any) -> None:
+    """Estimates ``pattern % values``.
+
+    Raises:
+        TemplateError: the result would be too large, or a field is of variable or more than three-digit width.
+    """
+    if _PERCENT_WIDTH.search(pattern):
+        raise TemplateError("the chat template formats with a variable or too large width")
+    check_size(len(pattern) + pattern.count("%") * measure(values))
+
+
+def check_brace_format(pattern: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Estimates ``pattern.format(*args, **kwargs)``.
+
+    Raises:
+        TemplateError: as ``check_percent_format``.
+    """
+    if _BRACE_WIDTH.search(pattern):
+        raise TemplateError("the chat template formats with a variable or too large width")
+    check_size(len(pattern) + pattern.count("{") * measure([*args, *kwargs.values()]))
+
+
+def check_replace(text: str, old: Any, new: Any) -> None:
+    """Estimates ``text.replace(old, new)``.
+
+    Raises:
+        TemplateError: the result would be too large.
+    """
+    check_size(len(text) + text.count(str(old)) * len(str(new)))
+
+
+def joinable(separator: str, items: Iterable[Any]) -> list[Any]:
+    """The items as a list that ``separator.join`` may be given.
+
+    Raises:
+        TemplateError: the result would be too large.
+    """
+    values = []
+    size = 0
+    for item in items:
+        size += len(str(item)) + len(separator)
+        check_size(size)
+        values.append(item)
+    return values
