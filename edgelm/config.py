@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -38,12 +38,11 @@ class GenerationConfig:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.eos_token_id, int):
-            object.__setattr__(self, "eos_token_id", (self.eos_token_id,))
-        if isinstance(self.stop_strings, str):
-            object.__setattr__(self, "stop_strings", (self.stop_strings,))
-        object.__setattr__(self, "eos_token_id", tuple(self.eos_token_id))
-        object.__setattr__(self, "stop_strings", tuple(self.stop_strings))
+        # One value may stand for a tuple of one.
+        object.__setattr__(self, "eos_token_id", _as_tuple("eos_token_id", self.eos_token_id))
+        object.__setattr__(self, "stop_strings", _as_tuple("stop_strings", self.stop_strings))
+        if not isinstance(self.do_sample, bool):
+            raise ConfigError(f"do_sample must be true or false, not {self.do_sample!r}")
         _check_int("max_new_tokens", self.max_new_tokens, 1)
         _check_int("min_new_tokens", self.min_new_tokens, 0)
         _check_int("top_k", self.top_k, 0)
@@ -72,10 +71,6 @@ class GenerationConfig:
         there is a suggestion of the model's authors and taken like the others.
         """
         known = {k: v for k, v in values.items() if k in cls.field_names() and v is not None}
-        if "eos_token_id" in known and isinstance(known["eos_token_id"], list):
-            known["eos_token_id"] = tuple(known["eos_token_id"])
-        if "stop_strings" in known and isinstance(known["stop_strings"], list):
-            known["stop_strings"] = tuple(known["stop_strings"])
         return cls(**known)
 
     def updated(self, **changes: Any) -> Self:
@@ -144,6 +139,14 @@ def parse_size(text: str | int) -> int:
     return int(number * _UNITS[unit])
 
 
+def _as_tuple(name: str, value: object) -> tuple[object, ...]:
+    if isinstance(value, (int, str)):
+        return (value,)
+    if isinstance(value, Sequence):
+        return tuple(value)
+    raise ConfigError(f"{name} must be a value or a list of values, not {value!r}")
+
+
 def _check_int(name: str, value: object, least: int, most: int | None = None) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ConfigError(f"{name} must be an integer, not {value!r}")
@@ -160,7 +163,7 @@ def _check_float(
     least: float | None = None,
     most: float | None = None,
 ) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is_finite(value):
         raise ConfigError(f"{name} must be a finite number, not {value!r}")
     too_low = (above is not None and value <= above) or (least is not None and value < least)
     if too_low or (most is not None and value > most):
@@ -168,6 +171,13 @@ def _check_float(
         bounds += [f"at least {least:g}"] if least is not None else []
         bounds += [f"at most {most:g}"] if most is not None else []
         raise ConfigError(f"{name} must be {' and '.join(bounds)}, not {value}")
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float holds
+        return False
 
 
 def _check_stops(stops: tuple[str, ...]) -> None:

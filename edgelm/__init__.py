@@ -1,0 +1,55 @@
+"""EdgeLM runs quantized transformer language models on this machine, inside a memory limit.
+
+    import edgelm
+    lm = edgelm.load("smollm2")
+    print(lm.chat([{"role": "user", "content": "What is the capital of France?"}]).text)
+
+Importing it is light: the runtime is loaded with the first name that needs it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgelm.config import GenerationConfig, RuntimeConfig
+    from edgelm.errors import EdgeLMError
+    from edgelm.language_model import LanguageModel, load
+    from edgelm.results import Chunk, GenerationResult
+    from edgelm.text_stream import TextStream
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Chunk",
+    "EdgeLMError",
+    "GenerationConfig",
+    "GenerationResult",
+    "LanguageModel",
+    "RuntimeConfig",
+    "TextStream",
+    "__version__",
+    "load",
+]
+
+_HOMES = {
+    "Chunk": "edgelm.results",
+    "EdgeLMError": "edgelm.errors",
+    "GenerationConfig": "edgelm.config",
+    "GenerationResult": "edgelm.results",
+    "LanguageModel": "edgelm.language_model",
+    "RuntimeConfig": "edgelm.config",
+    "TextStream": "edgelm.text_stream",
+    "load": "edgelm.language_model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgelm' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

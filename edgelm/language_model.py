@@ -1,0 +1,264 @@
+"""The face of EdgeLM: load a model, generate, stream, chat. Joins text, generation and runtime."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from edgelm.bundle.bundle import Bundle, open_bundle
+from edgelm.bundle.home import stamps_folder
+from edgelm.bundle.store import Store
+from edgelm.config import GenerationConfig, RuntimeConfig, parse_size
+from edgelm.errors import ConfigError, MemoryLimitError, ModelError, PromptError, TemplateError, UnsupportedModelError
+from edgelm.generation.loop import generate_ids
+from edgelm.results import GenerationResult
+from edgelm.runtime.decoder import Decoder
+from edgelm.runtime.memory import Budget, budget
+from edgelm.runtime.prepack import try_prepack
+from edgelm.runtime.sequences import LentDecoder, SequencePool
+from edgelm.runtime.session import Session
+from edgelm.text.chat_template import ChatTemplate
+from edgelm.text.prompt import encode_chat
+from edgelm.text.tokenizer import Tokenizer
+from edgelm.text_stream import TextStream
+
+TOKENIZER_NAME = "tokenizer.json"
+TEMPLATE_NAME = "chat_template.jinja"
+SPECIAL_TOKENS_NAME = "special_tokens.json"
+MAX_TEMPLATE_BYTES = 64 << 10
+# A model must at least be able to hold a short prompt and answer.
+_LEAST_TOKENS = 256
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p")
+
+Message = Mapping[str, Any]
+
+
+def load(
+    model: str | os.PathLike[str],
+    *,
+    max_memory: str | int | None = None,
+    threads: int | None = None,
+    context_length: int | None = None,
+    prefill_chunk: int | None = None,
+    prepack: bool = True,
+) -> LanguageModel:
+    """Loads an installed model, or a bundle's folder.
+
+    Args:
+        model: a name that ``edgelm list`` shows, or a folder.
+        max_memory: limit on the process's resident memory, such as ``"400MB"``, or bytes.
+        threads: threads of the graph's operators; None: one a core.
+        context_length: tokens of prompt and answer together; None: the model's own limit.
+        prefill_chunk: prompt tokens computed in one run.
+        prepack: keep a copy of the weights in this machine's layout in the cache.
+
+    Raises:
+        ModelNotFoundError: it is not installed; says how to get it.
+        ModelError: the bundle is refused.
+        MemoryLimitError: it does not fit into ``max_memory``.
+        ConfigError: a setting is out of range.
+    """
+    settings: dict[str, Any] = {"threads": threads, "context_length": context_length, "prepack": prepack}
+    if prefill_chunk is not None:
+        settings["prefill_chunk"] = prefill_chunk
+    if max_memory is not None:
+        settings["max_memory"] = parse_size(max_memory)
+    runtime = RuntimeConfig(**settings)
+    folder = Path(model) if isinstance(model, os.PathLike) else Store().resolve(model)
+    return LanguageModel(open_bundle(folder, stamps=stamps_folder()), runtime)
+
+
+class LanguageModel:
+    """A loaded decoder-only model; a context manager. One instance may be used by many threads.
+
+    Args:
+        bundle: an open bundle.
+        runtime: how to run it.
+
+    Attributes:
+        bundle: what was loaded.
+        generation_config: the model's own defaults, which the settings of a call change.
+
+    Raises:
+        UnsupportedModelError: the bundle has no decoder.
+        MemoryLimitError: it does not fit into ``runtime.max_memory``.
+        ConfigError: ``runtime.context_length`` is above the model's.
+    """
+
+    def __init__(self, bundle: Bundle, runtime: RuntimeConfig | None = None) -> None:
+        self.bundle = bundle
+        self.runtime = runtime or RuntimeConfig()
+        manifest = bundle.manifest
+        if manifest.family != "decoder":
+            raise UnsupportedModelError(f"{manifest.name} is of the family {manifest.family!r}; only decoders generate")
+        self.context_length = self.runtime.context_length or manifest.context_length
+        if self.context_length > manifest.context_length:
+            raise ConfigError(
+                f"context_length must be at most {manifest.context_length} for {manifest.name}, "
+                f"not {self.context_length}"
+            )
+        self.memory_budget(min(_LEAST_TOKENS, self.context_length)).check(self.runtime.max_memory)
+        defaults = bundle.generation_defaults()
+        self.generation_config = defaults.updated(eos_token_id=defaults.eos_token_id or manifest.eos_token_id)
+        self._session = self._open_session()
+        self._pool = SequencePool(self._new_decoder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Text to ids and back; read when first needed.
+
+        Raises:
+            ModelError: it is broken, or has more tokens than the logits are wide.
+        """
+        tokenizer, manifest = Tokenizer.from_file(self.bundle.path(TOKENIZER_NAME)), self.bundle.manifest
+        if tokenizer.vocab_size > manifest.vocab_size:
+            raise ModelError(
+                f"{manifest.name}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, "
+                f"but the logits are {manifest.vocab_size} wide"
+            )
+        return tokenizer
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the model was trained for conversations."""
+        return self.bundle.has(TEMPLATE_NAME)
+
+    def memory_budget(self, tokens: int) -> Budget:
+        """Bytes that holding ``tokens`` of prompt and answer takes, itemised."""
+        return budget(self.bundle.manifest, tokens=tokens, prefill_chunk=self.runtime.prefill_chunk)
+
+    def generate(self, prompt: str | Sequence[int], **settings: Any) -> GenerationResult:
+        """Continues a text, or token ids, and returns the whole answer.
+
+        Args:
+            prompt: text (special tokens written in it stay text) or ids, taken as they are.
+            settings: fields of ``GenerationConfig``.
+
+        Raises:
+            ConfigError: an unknown setting, or a value out of range.
+            PromptError: the prompt cannot be encoded; ContextLengthError: it is too long.
+            MemoryLimitError: prompt and answer do not fit into ``max_memory``.
+            NumericError: the model's logits are not numbers.
+            ClosedError: the model is closed.
+        """
+        return self.stream(prompt, **settings).drain()
+
+    def stream(self, prompt: str | Sequence[int], **settings: Any) -> TextStream:
+        """Like ``generate``, but gives the text out piece by piece as it is made."""
+        ids = self._encode(prompt) if isinstance(prompt, str) else list(prompt)
+        return self._start(ids, settings)
+
+    def chat(self, messages: Sequence[Message], **settings: Any) -> GenerationResult:
+        """Answers a conversation: dicts with ``role`` and ``content``, rendered by the model's chat template.
+
+        Raises:
+            TemplateError: the model has no chat template, or it fails on these messages.
+            Others: see ``generate``.
+        """
+        return self.stream_chat(messages, **settings).drain()
+
+    def stream_chat(self, messages: Sequence[Message], **settings: Any) -> TextStream:
+        """Like ``chat``, but gives the text out piece by piece as it is made."""
+        return self._start(self.encode_chat(messages), settings)
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation, ready for the model's answer.
+
+        Raises:
+            TemplateError: the model has no chat template, or it fails on these messages.
+            PromptError: the messages are not of the form that templates take.
+        """
+        return encode_chat(self.tokenizer, self._template, messages)
+
+    def close(self) -> None:
+        """Gives memory back; generations in progress end with ClosedError. May be called twice."""
+        self._pool.close()
+        self._session.close()
+
+    def new_decoder(self) -> Decoder:
+        """A decoder with an empty KV cache of its own, for work below the level of generations: scores, benchmarks."""
+        return self._new_decoder()
+
+    def _open_session(self) -> Session:
+        threads = self.runtime.threads or available_cores()
+        copy = try_prepack(self.bundle, "decoder") if self.runtime.prepack else None
+        if copy is not None:
+            return Session(copy, threads=threads, optimize=False)
+        return Session(self.bundle.path(self.bundle.manifest.graphs["decoder"]), threads=threads)
+
+    def _new_decoder(self) -> Decoder:
+        return Decoder(self._session, context_length=self.context_length, prefill_chunk=self.runtime.prefill_chunk)
+
+    def _encode(self, text: str) -> list[int]:
+        ids = self.tokenizer.encode(text)
+        if ids:
+            return ids
+        start = self.bundle.manifest.bos_token_id
+        if start is None:
+            raise PromptError("the prompt is empty, and this model has no token that starts a text")
+        return [start]
+
+    @cached_property
+    def _template(self) -> ChatTemplate:
+        if not self.has_chat_template:
+            raise TemplateError(f"{self.bundle.manifest.name} has no chat template; use generate, or --raw")
+        source = self.bundle.read_text(TEMPLATE_NAME, MAX_TEMPLATE_BYTES)
+        tokens = self.bundle.read_json(SPECIAL_TOKENS_NAME) if self.bundle.has(SPECIAL_TOKENS_NAME) else {}
+        return ChatTemplate(source, special_tokens=tokens)
+
+    def _start(self, ids: list[int], settings: Mapping[str, Any]) -> TextStream:
+        config = self._config(settings)
+        needed = min(len(ids) + config.max_new_tokens, self.context_length)
+        lent = self._pool.borrow(ids)
+        try:
+            self._check_memory(needed)
+            steps = generate_ids(lent.decoder, ids, config, cached=lent.cached)
+            lent.decoder.reserve(needed)
+        except BaseException:
+            self._pool.discard(lent)
+            raise
+        return TextStream(
+            steps,
+            self.tokenizer,
+            stops=config.stop_strings,
+            prompt_tokens=len(ids),
+            cached_tokens=lent.cached,
+            close=lambda answer, healthy: self._end(lent, [*ids, *answer], healthy),
+        )
+
+    def _end(self, lent: LentDecoder, ids: list[int], healthy: bool) -> None:
+        if healthy:
+            self._pool.give_back(lent, ids)
+        else:
+            self._pool.discard(lent)
+
+    def _check_memory(self, tokens: int) -> None:
+        try:
+            self.memory_budget(tokens).check(self.runtime.max_memory)
+        except MemoryLimitError as error:
+            raise MemoryLimitError(f"{error}; ask for fewer tokens (max_new_tokens) or raise the limit") from None
+
+    def _config(self, settings: Mapping[str, Any]) -> GenerationConfig:
+        config = self.generation_config.updated(**settings)
+        ignored = [name for name in _SAMPLING if name in settings]
+        if ignored and not config.do_sample:
+            warnings.warn(f"{', '.join(ignored)} given, but do_sample is False: ignored", UserWarning, stacklevel=4)
+        return config
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

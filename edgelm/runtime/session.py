@@ -1,0 +1,190 @@
+"""The only importer of onnxruntime: options, threads, tensors that are shared and not copied, cancellation.
+
+Every error of the library leaves this module as one of EdgeLM's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelm.errors import CancelledError, ClosedError, MemoryLimitError, ModelError
+
+# Read by onnxruntime when it is loaded: from 1.29 on it reports usage unless told not to.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import onnxruntime as ort
+
+RUNTIME_VERSION: str = ort.__version__
+_ERRORS_ONLY = 3
+_TERMINATED = "terminate flag"
+_OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory", "std::bad_array_new_length")
+_ORT_ERRORS = (
+    ort.capi.onnxruntime_pybind11_state.EPFail,
+    ort.capi.onnxruntime_pybind11_state.Fail,
+    ort.capi.onnxruntime_pybind11_state.InvalidArgument,
+    ort.capi.onnxruntime_pybind11_state.InvalidGraph,
+    ort.capi.onnxruntime_pybind11_state.InvalidProtobuf,
+    ort.capi.onnxruntime_pybind11_state.ModelLoaded,
+    ort.capi.onnxruntime_pybind11_state.ModelRequiresCompilation,
+    ort.capi.onnxruntime_pybind11_state.NoModel,
+    ort.capi.onnxruntime_pybind11_state.NoSuchFile,
+    ort.capi.onnxruntime_pybind11_state.NotImplemented,
+    ort.capi.onnxruntime_pybind11_state.RuntimeException,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """What a graph says of an input or output: its shape (names for free dimensions) and NumPy dtype."""
+
+    shape: tuple[int | str, ...]
+    dtype: np.dtype[Any]
+
+
+class Tensor:
+    """A NumPy array and the runtime's view of the same memory: what is written to one is seen by the other."""
+
+    __slots__ = ("array", "value")
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.array = array
+        self.value = ort.OrtValue.ortvalue_from_numpy(array)
+
+
+class Binding:
+    """Inputs and outputs of a session, tied to memory; running it moves no data."""
+
+    def __init__(self, binding: ort.IOBinding) -> None:
+        self._binding = binding
+
+    def input(self, name: str, tensor: Tensor) -> None:
+        """Reads the graph's input ``name`` from ``tensor``."""
+        self._binding.bind_ortvalue_input(name, tensor.value)
+
+    def output(self, name: str, tensor: Tensor) -> None:
+        """Writes the graph's output ``name`` to ``tensor``, which must have its exact shape."""
+        self._binding.bind_ortvalue_output(name, tensor.value)
+
+    @property
+    def native(self) -> ort.IOBinding:
+        """The library's own object, for ``Session.run``."""
+        return self._binding
+
+
+class Switch:
+    """Ends the runs it was given to, from any thread, within milliseconds."""
+
+    def __init__(self) -> None:
+        self.options = ort.RunOptions()
+
+    def turn_off(self) -> None:
+        """Ends the run in progress and all later ones."""
+        self.options.terminate = True
+
+
+class Session:
+    """A loaded graph.
+
+    Args:
+        path: the graph; its weights lie beside it.
+        threads: threads that one operator may use.
+        optimized_to: write the optimized graph there, with the weights in this machine's layout beside it.
+        optimize: whether the graph is still to be optimized (a graph that ``optimized_to`` wrote is not).
+
+    Raises:
+        ModelError: the runtime refuses the graph.
+        MemoryLimitError: there is not enough memory.
+    """
+
+    def __init__(self, path: Path, *, threads: int, optimized_to: Path | None = None, optimize: bool = True) -> None:
+        options = _options(threads, optimize)
+        if optimized_to is not None:
+            _save_optimized(options, optimized_to)
+        with _translated_errors(f"the runtime refuses {path.name}"):
+            self._session: ort.InferenceSession | None = ort.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        self._process = os.getpid()
+        self.inputs = _infos(self._session.get_inputs())
+        self.outputs = _infos(self._session.get_outputs())
+
+    def binding(self) -> Binding:
+        """An empty binding of this session."""
+        return Binding(self._open().io_binding())
+
+    def run(self, binding: Binding, switch: Switch) -> None:
+        """Runs the graph once; several threads may run one session, each with a binding of its own.
+
+        Raises:
+            CancelledError: ``switch`` was turned off, before or during the run.
+            ClosedError: the session is closed, or belongs to a process that this one was forked from.
+            ModelError: an operator failed.
+        """
+        session = self._open()
+        with _translated_errors("the graph failed"):
+            session.run_with_iobinding(binding.native, switch.options)
+
+    def close(self) -> None:
+        """Gives graph and weights back; may be called twice."""
+        self._session = None
+
+    def _open(self) -> ort.InferenceSession:
+        if self._session is None:
+            raise ClosedError("the model is closed")
+        if self._process != os.getpid():
+            # The threads of the runtime do not survive a fork: a run would wait for them for ever.
+            raise ClosedError("the model was loaded before this process was forked; load it again here")
+        return self._session
+
+
+def _options(threads: int, optimize: bool) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ONLY
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
+
+
+def _save_optimized(options: ort.SessionOptions, path: Path) -> None:
+    options.optimized_model_filepath = str(path)
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{path.name}.data")
+    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
+
+
+def _infos(arguments: list[Any]) -> Mapping[str, TensorInfo]:
+    return {a.name: TensorInfo(tuple(a.shape), _DTYPES[a.type]) for a in arguments}
+
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(int8)": np.dtype(np.int8),
+    "tensor(int32)": np.dtype(np.int32),
+    "tensor(int64)": np.dtype(np.int64),
+    "tensor(uint8)": np.dtype(np.uint8),
+    "tensor(bool)": np.dtype(np.bool_),
+}
+
+
+@contextmanager
+def _translated_errors(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except _ORT_ERRORS as error:
+        text = " ".join(str(error).split())
+        if _TERMINATED in text:
+            raise CancelledError("the run was cancelled") from None
+        if any(sign in text for sign in _OUT_OF_MEMORY):
+            raise MemoryLimitError(f"{doing}: not enough memory ({text[:200]})") from None
+        raise ModelError(f"{doing}: {text[:400]}") from error

@@ -1,0 +1,228 @@
+"""The graph of the LLaMA family: one decoder step, from token ids and a KV cache to logits.
+
+Contract (inputs → outputs), with B rows, S new tokens, T slots of cache, R wanted logits:
+    input_ids int64 (B, S), seqlens_k int32 (B) = valid tokens − 1, total_sequence_length int32 (),
+    logit_index int64 (R) into the B·S new tokens, past_key_values.{i}.key|value float32 (B, kv_heads, T, head_size)
+    → logits float32 (R, vocab), present.{i}.key|value, to be bound to the same buffers as the past.
+
+Attention is ONNX Runtime's GroupQueryAttention, which applies rotary embeddings and writes keys and values in place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelm_tools.architectures.llama_spec import DecoderSpec
+from edgelm_tools.architectures.llama_weights import LlamaWeights
+from edgelm_tools.architectures.rope import Rope
+from edgelm_tools.graph import MICROSOFT, GraphBuilder
+from edgelm_tools.quantize.schemes import Scheme
+
+QUERY_AND_KEY: tuple[Literal["q", "k"], ...] = ("q", "k")
+Norm = tuple[NDArray[np.float32], NDArray[np.float32] | None]
+
+
+def build_decoder(g: GraphBuilder, spec: DecoderSpec, weights: LlamaWeights, scheme: Scheme) -> None:
+    """Adds the whole step to the graph; weights are read and written layer by layer."""
+    _Decoder(g, spec, weights, scheme).build()
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoder:
+    g: GraphBuilder
+    spec: DecoderSpec
+    weights: LlamaWeights
+    scheme: Scheme
+
+    def build(self) -> None:
+        g, spec = self.g, self.spec
+        ids = g.input("input_ids", np.int64, ("batch", "sequence"))
+        g.input("seqlens_k", np.int32, ("batch",))
+        g.input("total_sequence_length", np.int32, ())
+        wanted = g.input("logit_index", np.int64, ("rows",))
+        stream, table = self.scheme.embedding(g, ids, "embed", self.weights.embedding())
+        if spec.embedding_scale != 1:
+            stream = self._scaled(stream, spec.embedding_scale, "embed.scaled")
+        update = ""
+        for i in range(spec.layers):
+            stream, update = self._layer(i, stream, update, wanted if i == spec.layers - 1 else None)
+        _, x = self._join(stream, update, "norm", self.weights.norm("final"), "final")
+        self._logits(x, table)
+
+    def _layer(self, i: int, stream: str, update: str, wanted: str | None) -> tuple[str, str]:
+        """Takes the residual stream and the update that is still to be added to it; returns the same of the next layer.
+
+        The last layer keeps only the ``wanted`` rows once attention has seen all of them.
+        """
+        name = f"layer{i}"
+        stream, x = self._enter(i, stream, update, "attention")
+        attended = self._attention(i, x)
+        if wanted is not None:
+            hidden, heads = self.spec.hidden_size, self.spec.heads * self.weights.padded_head_size
+            stream = self._take(stream, wanted, hidden, f"{name}.stream")
+            attended = self._take(attended, wanted, heads, f"{name}.heads")
+            if self.spec.residual == "parallel":
+                x = self._take(x, wanted, hidden, f"{name}.entry")
+        update = self.scheme.linear(self.g, attended, f"{name}.o", self.weights.output(i))
+        update = self._biased(update, f"{name}.o", self.weights.output_bias(i))
+        if self.spec.residual == "parallel":
+            return stream, self.g.node("Add", [update, self._mlp(i, x)], name=f"{name}.parallel")
+        stream, x = self._enter(i, stream, self._leave(i, update, "attention"), "mlp")
+        return stream, self._leave(i, self._mlp(i, x), "mlp")
+
+    def _enter(self, i: int, stream: str, update: str, sublayer: str) -> tuple[str, str]:
+        """(residual stream with the update added, input of the sublayer)."""
+        norm = None if self.spec.residual == "post" else self.weights.norm(sublayer, i)
+        return self._join(stream, update, f"layer{i}.{sublayer}_norm", norm, f"layer{i}.{sublayer}")
+
+    def _leave(self, i: int, update: str, sublayer: str) -> str:
+        """What a sublayer adds to the residual stream: normed and scaled where the model does that."""
+        name = f"layer{i}.after_{sublayer}"
+        if self.spec.residual in ("post", "sandwich"):
+            update = self._norm(update, self.weights.norm(f"after_{sublayer}", i), f"{name}_norm")
+        if self.spec.residual_scale != 1:
+            update = self._scaled(update, self.spec.residual_scale, f"{name}_scaled")
+        return update
+
+    def _attention(self, i: int, x: str) -> str:
+        """x (batch, sequence, hidden) → heads side by side (batch, sequence, heads · head size)."""
+        g, spec, name, size = self.g, self.spec, f"layer{i}", self.weights.padded_head_size
+        packed = self.scheme.linear(g, x, f"{name}.qkv", self.weights.qkv(i))
+        packed = self._biased(packed, f"{name}.qkv", self.weights.qkv_bias(i))
+        heads = [packed, "", ""]
+        if spec.qk_norm == "projection":
+            heads = self._normed_projections(i, packed)
+        shape = ("batch", spec.kv_heads, "capacity", size)
+        past = [g.input(f"past_key_values.{i}.{kind}", np.float32, shape) for kind in ("key", "value")]
+        present = [g.output(f"present.{i}.{kind}", np.float32, shape) for kind in ("key", "value")]
+        rope = spec.ropes[i]
+        inputs = [*heads, *past, "seqlens_k", "total_sequence_length", *(self._tables(rope) if rope else ("", ""))]
+        if spec.qk_norm == "head":
+            # Between them stand position ids, bias, sink and the scales of a quantized cache: not used here.
+            inputs += ["", "", "", "", "", *self._head_norms(i)]
+        return g.node(
+            "GroupQueryAttention",
+            inputs,
+            name=f"{name}.attention",
+            outputs=[f"{name}.attention.out", *present],
+            domain=MICROSOFT,
+            num_heads=spec.heads,
+            kv_num_heads=spec.kv_heads,
+            do_rotary=int(rope is not None),
+            scale=spec.attention_scale,
+            softcap=spec.attention_softcap or None,
+            local_window_size=spec.windows[i],
+            qk_norm_epsilon=self.weights.head_norm_epsilon if spec.qk_norm == "head" else None,
+        )
+
+    def _normed_projections(self, i: int, packed: str) -> list[str]:
+        g, spec, size = self.g, self.spec, self.weights.padded_head_size
+        widths = [spec.heads * size, spec.kv_heads * size, spec.kv_heads * size]
+        parts = [f"layer{i}.{kind}" for kind in ("q", "k", "v")]
+        g.node(
+            "Split", [packed, g.constant("widths", widths, np.int64)], name=f"layer{i}.split", outputs=parts, axis=-1
+        )
+        for place, kind in enumerate(QUERY_AND_KEY):
+            weight, epsilon = self.weights.projection_norm(i, kind)
+            parts[place] = self._rms(parts[place], weight, f"{parts[place]}.norm", epsilon)
+        return parts
+
+    def _head_norms(self, i: int) -> list[str]:
+        return [
+            self.g.constant(f"layer{i}.{kind}_norm.weight", self.weights.head_norm(i, kind), np.float32)
+            for kind in QUERY_AND_KEY
+        ]
+
+    def _tables(self, rope: Rope) -> list[str]:
+        """Cosines and sines for the whole context; layers with the same rotary embedding share them."""
+        number = sorted({r for r in self.spec.ropes if r}, key=self.spec.ropes.index).index(rope)
+        names = [f"rope{number}.{kind}" for kind in ("cos", "sin")]
+        if not self.g.has(names[0]):
+            for name, table in zip(names, rope.tables(self.spec.context_length), strict=True):
+                self.g.constant(name, table, np.float32)
+        return names
+
+    def _mlp(self, i: int, x: str) -> str:
+        g, name = self.g, f"layer{i}"
+        gate, up = (
+            self._biased(self.scheme.linear(g, x, f"{name}.{kind}", matrix), f"{name}.{kind}", bias)
+            for kind, matrix, bias in (
+                ("gate", self.weights.gate(i), self.weights.mlp_bias(i, "gate_proj")),
+                ("up", self.weights.up(i), self.weights.mlp_bias(i, "up_proj")),
+            )
+        )
+        product = g.node("Mul", [self._activated(gate, f"{name}.activation"), up], name=f"{name}.gated")
+        down = self.scheme.linear(g, product, f"{name}.down", self.weights.down(i), heavy_tailed=True)
+        return self._biased(down, f"{name}.down", self.weights.mlp_bias(i, "down_proj"))
+
+    def _activated(self, x: str, name: str) -> str:
+        if self.spec.activation == "silu":
+            return self.g.node("QuickGelu", [x], name=name, domain=MICROSOFT, alpha=1.0)
+        return self.g.node(
+            "Gelu", [x], name=name, approximate="tanh" if self.spec.activation == "gelu_tanh" else "none"
+        )
+
+    def _logits(self, x: str, table: str) -> None:
+        g, spec = self.g, self.spec
+        tied_to = table if self.weights.head_is_embedding else None
+        logits = self.scheme.head(g, x, "head", self.weights.head(), tied_to)
+        if spec.logit_scale != 1:
+            logits = self._scaled(logits, spec.logit_scale, "logits.scaled")
+        if spec.logit_softcap:
+            small = self._scaled(logits, 1 / spec.logit_softcap, "logits.small")
+            logits = self._scaled(g.node("Tanh", [small], name="logits.tanh"), spec.logit_softcap, "logits.capped")
+        flat = g.constant("logits.shape", [-1, spec.vocab_size], np.int64)
+        g.node(
+            "Reshape",
+            [logits, flat],
+            name="logits",
+            outputs=[g.output("logits", np.float32, ("rows", spec.vocab_size))],
+        )
+
+    def _join(self, stream: str, update: str, name: str, norm: Norm | None, sum_name: str) -> tuple[str, str]:
+        """Adds an update to the stream and norms the sum: (sum, normed sum); one operator does both."""
+        if not update:
+            return stream, stream if norm is None else self._norm(stream, norm, name)
+        if norm is None:
+            total = self.g.node("Add", [stream, update], name=f"{sum_name}.sum")
+            return total, total
+        weight, bias = norm
+        inputs = [stream, update, self.g.constant(f"{name}.weight", weight, np.float32)]
+        if bias is not None:
+            inputs.append(self.g.constant(f"{name}.bias", bias, np.float32))
+        outputs = [f"{name}.out", "", "", f"{sum_name}.sum"]
+        op = "SkipSimplifiedLayerNormalization" if self.spec.norm == "rms" else "SkipLayerNormalization"
+        epsilon = self.spec.norm_epsilon
+        normed = self.g.node(op, inputs, name=name, outputs=outputs, domain=MICROSOFT, epsilon=epsilon)
+        return outputs[3], normed
+
+    def _norm(self, x: str, norm: Norm, name: str) -> str:
+        weight, bias = norm
+        if self.spec.norm == "rms":
+            return self._rms(x, weight, name, self.spec.norm_epsilon)
+        inputs = [x, self.g.constant(f"{name}.weight", weight, np.float32)]
+        if bias is not None:
+            inputs.append(self.g.constant(f"{name}.bias", bias, np.float32))
+        return self.g.node("LayerNormalization", inputs, name=name, epsilon=self.spec.norm_epsilon)
+
+    def _rms(self, x: str, weight: NDArray[np.float32], name: str, epsilon: float) -> str:
+        scale = self.g.constant(f"{name}.weight", weight, np.float32)
+        return self.g.node("SimplifiedLayerNormalization", [x, scale], name=name, epsilon=epsilon)
+
+    def _biased(self, x: str, name: str, bias: NDArray[np.float32] | None) -> str:
+        if bias is None:
+            return x
+        return self.g.node("Add", [x, self.g.constant(f"{name}.bias", bias, np.float32)], name=f"{name}.biased")
+
+    def _scaled(self, x: str, factor: float, name: str) -> str:
+        return self.g.node("Mul", [x, self.g.constant(f"{name}.factor", factor, np.float32)], name=name)
+
+    def _take(self, x: str, wanted: str, width: int, name: str) -> str:
+        """The wanted rows of x (batch, sequence, width): (1, rows, width)."""
+        shape = self.g.constant(f"all_rows_of_{width}", [1, -1, width], np.int64)
+        rows = self.g.node("Reshape", [x, shape], name=f"{name}.rows")
+        return self.g.node("Gather", [rows, wanted], name=f"{name}.wanted", axis=1)

@@ -1,0 +1,99 @@
+"""How good a graph is: perplexity, KL divergence and top-1 agreement against a reference, on a fixed text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelm.bundle.progress import NoProgress, Progress
+from edgelm.language_model import available_cores
+from edgelm.runtime.decoder import Decoder
+from edgelm.runtime.session import Session
+from edgelm.text.tokenizer import Tokenizer
+
+EVALUATION_TOKENS = 2048
+# Tokens a run: keeps two sets of logits of a large vocabulary within a few hundred megabytes.
+_CHUNK = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What quantization cost.
+
+    ``kl``: mean KL divergence of the next-token distributions from the reference's, in nats; ``top1``: share of
+    positions where both prefer the same token.
+    """
+
+    kl: float
+    perplexity: float
+    reference_perplexity: float
+    top1: float
+
+    def as_dict(self) -> dict[str, float]:
+        """The figures, rounded as they are published."""
+        return {
+            "kl": round(self.kl, 5),
+            "perplexity": round(self.perplexity, 4),
+            "reference_perplexity": round(self.reference_perplexity, 4),
+            "top1": round(self.top1, 4),
+        }
+
+
+def evaluation_text() -> str:
+    """The text that every report uses: plain English prose that comes with the tools."""
+    return files("edgelm_tools").joinpath("texts", "evaluation.txt").read_text(encoding="utf-8")
+
+
+def measure_quality(
+    graph: Path, reference: Path, tokenizer: Path, context_length: int, progress: Progress | None = None
+) -> Quality:
+    """Runs both graphs over the evaluation text."""
+    ids = Tokenizer.from_file(tokenizer).encode(evaluation_text())[: min(EVALUATION_TOKENS, context_length)]
+    return compare(open_decoder(graph, len(ids)), open_decoder(reference, len(ids)), ids, progress)
+
+
+def open_decoder(graph: Path, context_length: int) -> Decoder:
+    """A decoder over a graph file that needs no manifest."""
+    session = Session(graph, threads=available_cores())
+    return Decoder(session, context_length=context_length, prefill_chunk=_CHUNK)
+
+
+def compare(candidate: Decoder, reference: Decoder, ids: Sequence[int], progress: Progress | None = None) -> Quality:
+    """Teacher-forced comparison over ``ids`` (T,), T ≥ 2; both decoders must be empty."""
+    shown = progress or NoProgress()
+    shown.start("Measuring quality", len(ids))
+    kl: list[NDArray[np.float64]] = []
+    agreed: list[NDArray[np.bool_]] = []
+    losses: list[tuple[float, float]] = []
+    start = 0
+    for ours, theirs in zip(candidate.all_logits(ids), reference.all_logits(ids), strict=True):
+        log_q, log_p = log_softmax(ours), log_softmax(theirs)
+        kl.append((np.exp(log_p) * (log_p - log_q)).sum(axis=1, dtype=np.float64))
+        agreed.append(ours.argmax(axis=1) == theirs.argmax(axis=1))
+        end = start + len(ours)
+        following = np.asarray(ids[start + 1 : end + 1], np.int64)
+        rows = np.arange(len(following))
+        losses += zip(-log_q[rows, following], -log_p[rows, following], strict=True)
+        start = end
+        shown.advance(len(ours))
+    shown.finish()
+    mean_q, mean_p = np.asarray(losses, np.float64).mean(axis=0)
+    return Quality(
+        kl=float(np.concatenate(kl).mean()),
+        perplexity=math.exp(mean_q),
+        reference_perplexity=math.exp(mean_p),
+        top1=float(np.concatenate(agreed).mean()),
+    )
+
+
+def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(R, V) → log-probabilities (R, V)."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    result: NDArray[np.float32] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result

@@ -1,0 +1,73 @@
+"""Weight matrices that are read when they are written, part by part, so that a model never stands in memory whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelm_tools.checkpoint.base import BlockQuantized, Checkpoint
+
+Part = NDArray[np.float32] | BlockQuantized
+Transform = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A linear layer's weight, (rows = outputs, columns = inputs), as a sequence of blocks of rows.
+
+    ``parts()`` reads anew each time it is called; a part is float32 or, where the checkpoint has integers in
+    symmetric blocks and nothing had to be changed, those integers.
+    """
+
+    rows: int
+    columns: int
+    parts: Callable[[], Iterator[Part]]
+
+    @staticmethod
+    def of(
+        checkpoint: Checkpoint,
+        name: str,
+        transform: Transform | None = None,
+        *,
+        shape: tuple[int, int] | None = None,
+    ) -> Matrix:
+        """The tensor of that name; a ``transform`` may change its values, and its ``shape`` if that is given."""
+        rows, columns = shape or checkpoint.shape(name)
+
+        def read() -> Iterator[Part]:
+            if transform is None:
+                quantized = checkpoint.quantized(name)
+                yield quantized if quantized is not None else checkpoint.tensor(name)
+            else:
+                yield transform(checkpoint.tensor(name))
+
+        return Matrix(rows, columns, read)
+
+    @staticmethod
+    def stacked(matrices: list[Matrix]) -> Matrix:
+        """One matrix with the rows of all: a fused projection such as Q+K+V or gate+up."""
+
+        def read() -> Iterator[Part]:
+            for matrix in matrices:
+                yield from matrix.parts()
+
+        return Matrix(sum(m.rows for m in matrices), matrices[0].columns, read)
+
+    def float_parts(self, most_values: int = 1 << 24) -> Iterator[NDArray[np.float32]]:
+        """The rows as float32, at most ``most_values`` values at a time."""
+        step = max(1, most_values // self.columns)
+        for part in self.parts():
+            rows = len(part.values) if isinstance(part, BlockQuantized) else len(part)
+            for start in range(0, rows, step):
+                yield _floats(part, slice(start, start + step))
+
+
+def _floats(part: Part, rows: slice) -> NDArray[np.float32]:
+    if not isinstance(part, BlockQuantized):
+        return part[rows]
+    values = part.values[rows].reshape(-1, part.values.shape[1] // part.block_size, part.block_size)
+    floats: NDArray[np.float32] = values * part.scales[rows][:, :, None]
+    return floats.reshape(len(values), -1)

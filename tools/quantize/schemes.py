@@ -1,0 +1,289 @@
+"""How a linear layer and an embedding become nodes and stored weights: one class a scheme.
+
+The architectures call ``linear``, ``head`` and ``embedding`` and know nothing about bits; a scheme knows nothing about
+transformers. All take activations of shape (batch, sequence, columns) and give (batch, sequence,
+outputs), float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelm_tools.checkpoint.base import BlockQuantized
+from edgelm_tools.graph import MICROSOFT, GraphBuilder
+from edgelm_tools.matrix import Matrix, Part
+from edgelm_tools.quantize import blockwise
+from edgelm_tools.quantize.blockwise import Blocks
+from edgelm_tools.quantize.rotation import hadamard, largest_hadamard
+
+# One block's activations are rounded together with int8 dot products.
+INT8_COMPUTE = 4
+EMBEDDING_BLOCK = 32
+# The largest step of rows and of weights. Processors without VNNI add two products in 16 bits: with the full 127 such a
+# sum overflows in 3 % of the results (relative error 0.02), with 110 practically never (0.001).
+ROW_RANGE = 110
+
+
+class Scheme(Protocol):
+    """A way to store weights and to multiply with them."""
+
+    name: str
+    wants_rotation: bool
+
+    def settings(self) -> dict[str, Any]:
+        """What the manifest says about the scheme, beside its name."""
+        ...
+
+    def linear(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, *, heavy_tailed: bool = False) -> str:
+        """x (…, K) → (…, N). ``heavy_tailed``: the input has rare, very large values (a gated MLP's product)."""
+        ...
+
+    def head(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, tied_to: str | None) -> str:
+        """The output head; ``tied_to`` is what ``embedding`` returned if it shares that weight."""
+        ...
+
+    def embedding(self, g: GraphBuilder, ids: str, name: str, matrix: Matrix) -> tuple[str, str]:
+        """ids int64 (B, S) → (vectors (B, S, K) float32, a name for ``head(tied_to=…)``)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Float32:
+    """Weights as they are: the yardstick of the other schemes."""
+
+    name: str = "fp32"
+    wants_rotation: bool = False
+
+    def settings(self) -> dict[str, Any]:
+        return {"bits": 32}
+
+    def linear(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, *, heavy_tailed: bool = False) -> str:
+        weight = g.weight(f"{name}.weight", np.float32, (matrix.rows, matrix.columns), matrix.float_parts())
+        return _multiply_transposed(g, x, weight, name)
+
+    def head(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, tied_to: str | None) -> str:
+        return _multiply_transposed(g, x, tied_to, name) if tied_to else self.linear(g, x, name, matrix)
+
+    def embedding(self, g: GraphBuilder, ids: str, name: str, matrix: Matrix) -> tuple[str, str]:
+        weight = g.weight(f"{name}.weight", np.float32, (matrix.rows, matrix.columns), matrix.float_parts())
+        return g.node("Gather", [weight, ids], name=name, axis=0), weight
+
+
+def _multiply_transposed(g: GraphBuilder, x: str, weight: str, name: str) -> str:
+    return g.node("FusedMatMul", [x, weight], name=name, domain=MICROSOFT, transB=1)
+
+
+@dataclass(frozen=True)
+class Blockwise:
+    """Blocks of weights along the input dimension share a scale (operators MatMulNBits and GatherBlockQuantized).
+
+    Embeddings and output head are int8 in blocks of 32 whatever ``bits`` is: they are few and matter most.
+    """
+
+    name: str
+    bits: int
+    block_size: int
+    wants_rotation: bool = False
+
+    def settings(self) -> dict[str, Any]:
+        return {"bits": self.bits, "block_size": self.block_size}
+
+    def linear(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, *, heavy_tailed: bool = False) -> str:
+        stored = _store_blocks(g, name, matrix, self.bits, self.block_size)
+        return _matmul_nbits(g, x, name, stored, matrix, self.bits, self.block_size)
+
+    def head(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, tied_to: str | None) -> str:
+        return int8_head(g, x, name, matrix, tied_to)
+
+    def embedding(self, g: GraphBuilder, ids: str, name: str, matrix: Matrix) -> tuple[str, str]:
+        return int8_embedding(g, ids, name, matrix)
+
+
+def int8_embedding(g: GraphBuilder, ids: str, name: str, matrix: Matrix) -> tuple[str, str]:
+    """Rows of an int8 table in blocks of 32, dequantized when they are looked up."""
+    _store_blocks(g, name, matrix, 8, EMBEDDING_BLOCK)
+    width = -(-matrix.columns // EMBEDDING_BLOCK) * EMBEDDING_BLOCK
+    table = g.view(f"{name}.table", f"{name}.weight", (matrix.rows, width))
+    vectors = g.node(
+        "GatherBlockQuantized",
+        [table, ids, f"{name}.scales"],
+        name=name,
+        domain=MICROSOFT,
+        bits=8,
+        block_size=EMBEDDING_BLOCK,
+        quantize_axis=1,
+        gather_axis=0,
+    )
+    if width != matrix.columns:
+        ends = [g.constant(f"{name}.{key}", [value], np.int64) for key, value in _slice_ends(matrix.columns)]
+        vectors = g.node("Slice", [vectors, *ends], name=f"{name}.unpad")
+    return vectors, name
+
+
+def _slice_ends(columns: int) -> list[tuple[str, int]]:
+    return [("start", 0), ("end", columns), ("axis", 2)]
+
+
+def int8_head(g: GraphBuilder, x: str, name: str, matrix: Matrix, tied_to: str | None) -> str:
+    """The output head in int8 blocks of 32; shares the embedding's table where the two are tied."""
+    if tied_to is None:
+        _store_blocks(g, name, matrix, 8, EMBEDDING_BLOCK)
+    stored = [f"{tied_to or name}.weight", f"{tied_to or name}.scales"]
+    return _matmul_nbits(g, x, name, stored, matrix, 8, EMBEDDING_BLOCK)
+
+
+def _matmul_nbits(
+    g: GraphBuilder, x: str, name: str, stored: list[str], matrix: Matrix, bits: int, block_size: int
+) -> str:
+    return g.node(
+        "MatMulNBits",
+        [x, *stored],
+        name=name,
+        domain=MICROSOFT,
+        bits=bits,
+        block_size=block_size,
+        K=matrix.columns,
+        N=matrix.rows,
+        accuracy_level=INT8_COMPUTE,
+    )
+
+
+def _store_blocks(g: GraphBuilder, name: str, matrix: Matrix, bits: int, block_size: int) -> list[str]:
+    """Streams the blocks to the data file; scales and zero points, a fraction of them, are kept until the end."""
+    scales: list[NDArray[np.float32]] = []
+    zero_points: list[NDArray[np.uint8]] = []
+
+    def data() -> Iterator[NDArray[np.uint8]]:
+        for blocks in _quantized(matrix, bits, block_size):
+            scales.append(blocks.scales)
+            if bits == 4:
+                zero_points.append(_explicit_zero_points(blocks))
+            yield blocks.data
+
+    count = -(-matrix.columns // block_size)
+    stored = [g.weight(f"{name}.weight", np.uint8, (matrix.rows, count, block_size * bits // 8), data())]
+    stored.append(g.weight(f"{name}.scales", np.float32, (matrix.rows, count), scales))
+    if bits == 4:
+        stored.append(g.weight(f"{name}.zero_points", np.uint8, (matrix.rows, -(-count // 2)), zero_points))
+    return stored
+
+
+def _explicit_zero_points(blocks: Blocks) -> NDArray[np.uint8]:
+    if blocks.zero_points is not None:
+        return blocks.zero_points
+    rows, count = blocks.scales.shape
+    return np.full((rows, -(-count // 2)), 0x88, np.uint8)
+
+
+def _quantized(matrix: Matrix, bits: int, block_size: int) -> Iterator[Blocks]:
+    quantize: Callable[[NDArray[np.float32], int], Blocks] = (
+        blockwise.quantize_int8 if bits == 8 else blockwise.quantize_int4
+    )
+    carry = blockwise.carry_int8 if bits == 8 else blockwise.carry_int4
+    for part in matrix.parts():
+        if isinstance(part, BlockQuantized) and (part.bits, part.block_size) == (bits, block_size):
+            yield carry(part)
+        else:
+            for rows in _only(part, matrix).float_parts():
+                yield quantize(rows, block_size)
+
+
+def _only(part: Part, matrix: Matrix) -> Matrix:
+    return Matrix(matrix.rows, matrix.columns, lambda: iter([part]))
+
+
+@dataclass(frozen=True)
+class Rowwise:
+    """int8 with one scale for each row of activations and one for each output channel of the weights.
+
+    One integer matrix product serves any number of rows at the machine's full int8 speed. A single scale suits values
+    without outliers: the residual stream is rotated for that (``rotation.py``), and a heavy-tailed input is rotated
+    here, by a small Hadamard matrix just before it is rounded. The output head stays block-wise.
+    """
+
+    name: str = "int8"
+    wants_rotation: bool = True
+    hadamard_size: int = 128
+
+    def settings(self) -> dict[str, Any]:
+        return {"bits": 8, "granularity": "row", "rotation": "hadamard"}
+
+    def linear(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, *, heavy_tailed: bool = False) -> str:
+        spread = largest_hadamard(matrix.columns, self.hadamard_size) if heavy_tailed else 1
+        if spread > 1:
+            x = _spread_out(g, x, name, matrix.columns, spread)
+        weight, scales = _store_rowwise(g, name, matrix, spread=spread, most=ROW_RANGE)
+        steps, row_scale = _quantize_rows(g, x, name)
+        unit, middle = g.constant("unit", 1.0, np.float32), g.constant("middle", ROW_RANGE, np.uint8)
+        product = g.node("MatMulIntegerToFloat", [steps, weight, unit, scales, middle], name=name, domain=MICROSOFT)
+        return g.node("Mul", [product, row_scale], name=f"{name}.rescale")
+
+    def head(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, tied_to: str | None) -> str:
+        return int8_head(g, x, name, matrix, tied_to)
+
+    def embedding(self, g: GraphBuilder, ids: str, name: str, matrix: Matrix) -> tuple[str, str]:
+        return int8_embedding(g, ids, name, matrix)
+
+
+@dataclass(frozen=True)
+class DynamicInt8:
+    """ONNX Runtime's classic dynamic quantization: one scale for a whole activation tensor. Fast, and coarse."""
+
+    name: str = "dynamic-int8"
+    wants_rotation: bool = False
+
+    def settings(self) -> dict[str, Any]:
+        return {"bits": 8, "granularity": "tensor"}
+
+    def linear(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, *, heavy_tailed: bool = False) -> str:
+        weight, scales = _store_rowwise(g, name, matrix, spread=1, most=127)
+        return g.node("DynamicQuantizeMatMul", [x, weight, scales], name=name, domain=MICROSOFT)
+
+    def head(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, tied_to: str | None) -> str:
+        return int8_head(g, x, name, matrix, tied_to)
+
+    def embedding(self, g: GraphBuilder, ids: str, name: str, matrix: Matrix) -> tuple[str, str]:
+        return int8_embedding(g, ids, name, matrix)
+
+
+def _quantize_rows(g: GraphBuilder, x: str, name: str) -> tuple[str, str]:
+    """x (…, K) → uint8 steps around ROW_RANGE, and the size of a step in each row (…, 1)."""
+    magnitude = g.node("Abs", [x], name=f"{name}.abs")
+    last = g.constant("last_axis", [-1], np.int64)
+    largest = g.node("ReduceMax", [magnitude, last], name=f"{name}.largest", keepdims=1)
+    share = g.constant("step_share", 1 / ROW_RANGE, np.float32)
+    row_scale = g.node("Mul", [largest, share], name=f"{name}.row_scale")
+    scaled = g.node("Div", [x, row_scale], name=f"{name}.scaled")
+    unit, middle = g.constant("unit", 1.0, np.float32), g.constant("middle", ROW_RANGE, np.uint8)
+    return g.node("QuantizeLinear", [scaled, unit, middle], name=f"{name}.quantize"), row_scale
+
+
+def _spread_out(g: GraphBuilder, x: str, name: str, columns: int, size: int) -> str:
+    """Multiplies each run of ``size`` columns by a Hadamard matrix, so that an outlier is shared by all of them."""
+    matrix = g.constant(f"hadamard{size}", hadamard(size), np.float32)
+    split = g.constant(f"runs_of_{size}", [0, -1, size], np.int64)
+    runs = g.node("Reshape", [x, split], name=f"{name}.runs")
+    spread = g.node("MatMul", [runs, matrix], name=f"{name}.spread")
+    whole = g.constant(f"rows_of_{columns}", [0, -1, columns], np.int64)
+    return g.node("Reshape", [spread, whole], name=f"{name}.joined")
+
+
+def _store_rowwise(g: GraphBuilder, name: str, matrix: Matrix, *, spread: int, most: int) -> tuple[str, str]:
+    """Stores (columns, rows) int8 with one scale for each row of the matrix; returns the names of both."""
+    values = np.empty((matrix.rows, matrix.columns), np.int8)
+    scales = np.empty(matrix.rows, np.float32)
+    start = 0
+    for part in matrix.float_parts():
+        rows = (part.reshape(-1, spread) @ hadamard(spread)).reshape(part.shape) if spread > 1 else part
+        end = start + len(rows)
+        scales[start:end] = np.abs(rows).max(axis=1) / np.float32(most)
+        safe = np.where(scales[start:end] > 0, scales[start:end], 1)
+        values[start:end] = np.rint(rows / safe[:, None])
+        start = end
+    weight = g.weight(f"{name}.weight", np.int8, (matrix.columns, matrix.rows), [np.ascontiguousarray(values.T)])
+    return weight, g.weight(f"{name}.scales", np.float32, (matrix.rows,), [scales])
