@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import tokenizers
 
 from edgelm import __version__
 from edgelm.bundle.manifest import MANIFEST_NAME, FileEntry, KVGeometry, Manifest, Source
@@ -16,6 +20,7 @@ from edgelm.errors import ConfigError
 from edgelm_tools.architectures.llama import build_decoder
 from edgelm_tools.architectures.llama_spec import DecoderSpec, decoder_spec
 from edgelm_tools.architectures.llama_weights import LlamaWeights, can_rotate, padded_head_size
+from edgelm_tools.calibration import CALIBRATION_TOKENS, LayerwiseCalibration, calibration_text
 from edgelm_tools.checkpoint import Checkpoint, TextAssets, open_checkpoint
 from edgelm_tools.evaluate import EVALUATION_TOKENS, Quality, measure_quality
 from edgelm_tools.graph import GraphBuilder
@@ -70,7 +75,9 @@ def export(
         spec = decoder_spec(checkpoint.config)
         assets = checkpoint.text_assets()
         with publishing(target, force=force) as folder:
-            used = write_graph(folder / GRAPH_NAME, checkpoint, spec, chosen, progress=shown)
+            used = write_graph(
+                folder / GRAPH_NAME, checkpoint, spec, chosen, tokenizer=assets.tokenizer, progress=shown
+            )
             _write_text_assets(folder, checkpoint, assets)
             quality = _report(folder, checkpoint, spec, used, shown) if report else None
             manifest = _manifest(folder, name, origin, spec, used, assets, quality)
@@ -81,21 +88,37 @@ def export(
 
 
 def write_graph(
-    path: Path, checkpoint: Checkpoint, spec: DecoderSpec, scheme: Scheme, *, progress: Progress | None = None
+    path: Path,
+    checkpoint: Checkpoint,
+    spec: DecoderSpec,
+    scheme: Scheme,
+    *,
+    tokenizer: bytes | None = None,
+    progress: Progress | None = None,
 ) -> Scheme:
     """Writes the decoder graph and its weights; returns the scheme that was used.
 
-    A scheme that wants its input rotated gives way to blocks where the architecture does not allow that.
+    A scheme that wants its input rotated gives way to blocks where the architecture does not allow that; it is
+    calibrated if ``tokenizer`` (a ``tokenizer.json``) is given.
     """
     if scheme.wants_rotation and not can_rotate(spec):
         scheme = _SCHEMES["int8-block"]
+    weights = LlamaWeights(checkpoint, spec, rotated=scheme.wants_rotation)
+    if isinstance(scheme, Rowwise) and tokenizer is not None:
+        scheme = replace(scheme, calibration=_calibration(path.parent, weights, scheme, tokenizer))
     shown = progress or NoProgress()
-    shown.start(f"Converting to {scheme.name}", None)
+    shown.start(f"Converting to {scheme.name}", spec.layers)
     with GraphBuilder(path, name="decoder") as graph:
-        build_decoder(graph, spec, LlamaWeights(checkpoint, spec, rotated=scheme.wants_rotation), scheme)
+        build_decoder(graph, spec, weights, scheme, done=lambda: shown.advance(1))
         graph.save()
     shown.finish()
     return scheme
+
+
+def _calibration(folder: Path, weights: LlamaWeights, scheme: Rowwise, tokenizer: bytes) -> LayerwiseCalibration:
+    encoding = tokenizers.Tokenizer.from_buffer(tokenizer).encode(calibration_text())
+    ids = np.array(encoding.ids[:CALIBRATION_TOKENS], np.int64)
+    return LayerwiseCalibration(weights, ids, hadamard_size=scheme.hadamard_size, folder=folder)
 
 
 def _scheme(name: str) -> Scheme:

@@ -35,8 +35,9 @@ class Decoder:
         self.cache = KVCache(session.inputs, context_length)
         self._session = session
         self._switch = Switch()
-        self._row = np.zeros((1, self.vocab_size), np.float32)
-        self._logits = Tensor(self._row)
+        row = np.zeros((1, self.vocab_size), np.float32)
+        self._logits = Tensor(row)
+        self._last: NDArray[np.float32] = row[0]
         self._one = _Inputs(1)
         self._step_binding = session.binding()
         self._one.bind(self._step_binding)
@@ -60,7 +61,7 @@ class Decoder:
                 self._run_one(int(chunk[0]))
             else:
                 self._run(chunk, np.array([len(chunk) - 1], np.int64), self._logits)
-        return self._row[0]
+        return self._last
 
     def step(self, token: int) -> NDArray[np.float32]:
         """Appends one token and returns its logits, (V,) float32, a view that the next call overwrites.
@@ -70,7 +71,7 @@ class Decoder:
         """
         self._make_room(1)
         self._run_one(token)
-        return self._row[0]
+        return self._last
 
     def all_logits(self, ids: Ids) -> Iterator[NDArray[np.float32]]:
         """Appends tokens and yields the logits of every one, chunk by chunk: (S, V) float32 each."""

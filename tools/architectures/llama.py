@@ -10,6 +10,7 @@ Attention is ONNX Runtime's GroupQueryAttention, which applies rotary embeddings
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,9 +27,30 @@ QUERY_AND_KEY: tuple[Literal["q", "k"], ...] = ("q", "k")
 Norm = tuple[NDArray[np.float32], NDArray[np.float32] | None]
 
 
-def build_decoder(g: GraphBuilder, spec: DecoderSpec, weights: LlamaWeights, scheme: Scheme) -> None:
-    """Adds the whole step to the graph; weights are read and written layer by layer."""
-    _Decoder(g, spec, weights, scheme).build()
+def build_decoder(
+    g: GraphBuilder,
+    spec: DecoderSpec,
+    weights: LlamaWeights,
+    scheme: Scheme,
+    *,
+    done: Callable[[], None] = lambda: None,
+) -> None:
+    """Adds the whole step to the graph; weights are read and written layer by layer, and ``done`` told of each."""
+    _Decoder(g, spec, weights, scheme).build(done)
+
+
+def build_layer(g: GraphBuilder, spec: DecoderSpec, weights: LlamaWeights, scheme: Scheme, i: int) -> None:
+    """Adds one layer alone: stream, update (batch, sequence, hidden) → next_stream, next_update.
+
+    The residual stream is the sum of the two; what a sublayer adds is kept apart until the next norm.
+    """
+    shape = ("batch", "sequence", spec.hidden_size)
+    stream, update = g.input("stream", np.float32, shape), g.input("update", np.float32, shape)
+    g.input("seqlens_k", np.int32, ("batch",))
+    g.input("total_sequence_length", np.int32, ())
+    results = _Decoder(g, spec, weights, scheme)._layer(i, stream, update, None)
+    for name, result in zip(("next_stream", "next_update"), results, strict=True):
+        g.node("Identity", [result], name=name, outputs=[g.output(name, np.float32, shape)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +60,7 @@ class _Decoder:
     weights: LlamaWeights
     scheme: Scheme
 
-    def build(self) -> None:
+    def build(self, done: Callable[[], None]) -> None:
         g, spec = self.g, self.spec
         ids = g.input("input_ids", np.int64, ("batch", "sequence"))
         g.input("seqlens_k", np.int32, ("batch",))
@@ -50,6 +72,7 @@ class _Decoder:
         update = ""
         for i in range(spec.layers):
             stream, update = self._layer(i, stream, update, wanted if i == spec.layers - 1 else None)
+            done()
         _, x = self._join(stream, update, "norm", self.weights.norm("final"), "final")
         self._logits(x, table)
 

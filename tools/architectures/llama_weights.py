@@ -252,7 +252,7 @@ class LlamaWeights:
             return None
         bias = self.checkpoint.tensor(name)
         if self.rotated:
-            bias = (self._stream_rotation.T @ bias).astype(np.float32)
+            bias = np.matmul(self._stream_rotation.T, bias, dtype=np.float32)
         return bias
 
     def _rotate_values(self, weight: Floats, heads: int) -> Floats:

@@ -8,7 +8,7 @@ outputs), float32.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,21 +19,38 @@ from edgelm_tools.graph import MICROSOFT, GraphBuilder
 from edgelm_tools.matrix import Matrix, Part
 from edgelm_tools.quantize import blockwise
 from edgelm_tools.quantize.blockwise import Blocks
+from edgelm_tools.quantize.gptq import round_to_inputs
 from edgelm_tools.quantize.rotation import hadamard, largest_hadamard
 
 # One block's activations are rounded together with int8 dot products.
 INT8_COMPUTE = 4
 EMBEDDING_BLOCK = 32
+HADAMARD_SIZE = 128
 # The largest step of rows and of weights. Processors without VNNI add two products in 16 bits: with the full 127 such a
 # sum overflows in 3 % of the results (relative error 0.02), with 110 practically never (0.001).
 ROW_RANGE = 110
 
 
+class Calibration(Protocol):
+    """What is known of the inputs of each linear layer."""
+
+    def hessian(self, name: str) -> NDArray[np.float32]:
+        """The sum of xᵀx over calibration inputs x of the linear layer of that name: (K, K) float32."""
+        ...
+
+
 class Scheme(Protocol):
     """A way to store weights and to multiply with them."""
 
-    name: str
-    wants_rotation: bool
+    @property
+    def name(self) -> str:
+        """As users write it."""
+        ...
+
+    @property
+    def wants_rotation(self) -> bool:
+        """Whether the residual stream should be rotated, where the architecture allows it."""
+        ...
 
     def settings(self) -> dict[str, Any]:
         """What the manifest says about the scheme, beside its name."""
@@ -208,16 +225,17 @@ class Rowwise:
 
     name: str = "int8"
     wants_rotation: bool = True
-    hadamard_size: int = 128
+    hadamard_size: int = HADAMARD_SIZE
+    calibration: Calibration | None = None
 
     def settings(self) -> dict[str, Any]:
         return {"bits": 8, "granularity": "row", "rotation": "hadamard"}
 
     def linear(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, *, heavy_tailed: bool = False) -> str:
-        spread = largest_hadamard(matrix.columns, self.hadamard_size) if heavy_tailed else 1
-        if spread > 1:
-            x = _spread_out(g, x, name, matrix.columns, spread)
-        weight, scales = _store_rowwise(g, name, matrix, spread=spread, most=ROW_RANGE)
+        spread = _spread(matrix, self.hadamard_size, heavy_tailed)
+        x = _spread_out(g, x, name, matrix.columns, spread)
+        hessian = self.calibration.hessian(name) if self.calibration else None
+        weight, scales = _store_rowwise(g, name, matrix, spread=spread, most=ROW_RANGE, hessian=hessian)
         steps, row_scale = _quantize_rows(g, x, name)
         unit, middle = g.constant("unit", 1.0, np.float32), g.constant("middle", ROW_RANGE, np.uint8)
         product = g.node("MatMulIntegerToFloat", [steps, weight, unit, scales, middle], name=name, domain=MICROSOFT)
@@ -241,7 +259,7 @@ class DynamicInt8:
         return {"bits": 8, "granularity": "tensor"}
 
     def linear(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, *, heavy_tailed: bool = False) -> str:
-        weight, scales = _store_rowwise(g, name, matrix, spread=1, most=127)
+        weight, scales = _store_rowwise(g, name, matrix)
         return g.node("DynamicQuantizeMatMul", [x, weight, scales], name=name, domain=MICROSOFT)
 
     def head(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, tied_to: str | None) -> str:
@@ -263,8 +281,14 @@ def _quantize_rows(g: GraphBuilder, x: str, name: str) -> tuple[str, str]:
     return g.node("QuantizeLinear", [scaled, unit, middle], name=f"{name}.quantize"), row_scale
 
 
+def _spread(matrix: Matrix, most: int, heavy_tailed: bool) -> int:
+    return largest_hadamard(matrix.columns, most) if heavy_tailed else 1
+
+
 def _spread_out(g: GraphBuilder, x: str, name: str, columns: int, size: int) -> str:
     """Multiplies each run of ``size`` columns by a Hadamard matrix, so that an outlier is shared by all of them."""
+    if size == 1:
+        return x
     matrix = g.constant(f"hadamard{size}", hadamard(size), np.float32)
     split = g.constant(f"runs_of_{size}", [0, -1, size], np.int64)
     runs = g.node("Reshape", [x, split], name=f"{name}.runs")
@@ -273,17 +297,53 @@ def _spread_out(g: GraphBuilder, x: str, name: str, columns: int, size: int) -> 
     return g.node("Reshape", [spread, whole], name=f"{name}.joined")
 
 
-def _store_rowwise(g: GraphBuilder, name: str, matrix: Matrix, *, spread: int, most: int) -> tuple[str, str]:
+def _store_rowwise(
+    g: GraphBuilder,
+    name: str,
+    matrix: Matrix,
+    *,
+    spread: int = 1,
+    most: int = 127,
+    hessian: NDArray[np.float32] | None = None,
+) -> tuple[str, str]:
     """Stores (columns, rows) int8 with one scale for each row of the matrix; returns the names of both."""
-    values = np.empty((matrix.rows, matrix.columns), np.int8)
+    steps = np.empty((matrix.columns, matrix.rows), np.int8)
     scales = np.empty(matrix.rows, np.float32)
     start = 0
     for part in matrix.float_parts():
-        rows = (part.reshape(-1, spread) @ hadamard(spread)).reshape(part.shape) if spread > 1 else part
+        rows = _spread_rows(part, spread)
         end = start + len(rows)
         scales[start:end] = np.abs(rows).max(axis=1) / np.float32(most)
-        safe = np.where(scales[start:end] > 0, scales[start:end], 1)
-        values[start:end] = np.rint(rows / safe[:, None])
+        if hessian is not None:
+            steps[:, start:end] = round_to_inputs(rows, scales[start:end], hessian, most)
+        else:
+            safe = np.where(scales[start:end] > 0, scales[start:end], 1)
+            steps[:, start:end] = np.rint(rows / safe[:, None]).T
         start = end
-    weight = g.weight(f"{name}.weight", np.int8, (matrix.columns, matrix.rows), [np.ascontiguousarray(values.T)])
-    return weight, g.weight(f"{name}.scales", np.float32, (matrix.rows,), [scales])
+    weight = g.weight(f"{name}.weight", np.int8, steps.shape, [steps])
+    return weight, g.weight(f"{name}.scales", np.float32, scales.shape, [scales])
+
+
+def _spread_rows(rows: NDArray[np.float32], spread: int) -> NDArray[np.float32]:
+    if spread == 1:
+        return rows
+    return (rows.reshape(-1, spread) @ hadamard(spread)).reshape(rows.shape)
+
+
+@dataclass(frozen=True)
+class Recorder(Float32):
+    """fp32 that also gives out the inputs of its linear layers, as ``Rowwise`` will see them, for calibration.
+
+    ``recorded``: linear layer → the graph output that holds its inputs (Q+K+V share theirs, and so on).
+    """
+
+    hadamard_size: int = HADAMARD_SIZE
+    recorded: dict[str, str] = field(default_factory=dict)
+
+    def linear(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, *, heavy_tailed: bool = False) -> str:
+        spread = _spread(matrix, self.hadamard_size, heavy_tailed)
+        seen = _spread_out(g, x, name, matrix.columns, spread)
+        if seen not in self.recorded.values():
+            g.output(seen, np.float32, ("batch", "sequence", matrix.columns))
+        self.recorded[name] = seen
+        return super().linear(g, x, name, matrix, heavy_tailed=heavy_tailed)

@@ -1,0 +1,112 @@
+"""The inputs of every linear layer over a calibration text, computed one layer at a time.
+
+Each layer is built as a small fp32 graph of its own, run over the text, and deleted: a model of any size is calibrated
+in the memory of one layer.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelm.language_model import available_cores
+from edgelm.runtime.session import Session, Switch, Tensor
+from edgelm_tools.architectures.llama import build_layer
+from edgelm_tools.architectures.llama_weights import LlamaWeights
+from edgelm_tools.graph import GraphBuilder
+from edgelm_tools.quantize.schemes import Recorder
+
+CALIBRATION_TOKENS = 4096
+_SEQUENCE = 512
+
+
+def calibration_text() -> str:
+    """Plain English prose that comes with the tools; another text than quality is measured on."""
+    return files("edgelm_tools").joinpath("texts", "calibration.txt").read_text(encoding="utf-8")
+
+
+class LayerwiseCalibration:
+    """Hessians of the linear layers' inputs; asks for them must come layer by layer, as a graph is built.
+
+    Args:
+        weights: the model, rotated as it will be quantized.
+        ids: (T,) the calibration text.
+        hadamard_size: see ``Rowwise``.
+        folder: where a layer's temporary graph may lie.
+    """
+
+    def __init__(self, weights: LlamaWeights, ids: NDArray[np.int64], *, hadamard_size: int, folder: Path) -> None:
+        self._weights = weights
+        self._hadamard_size = hadamard_size
+        self._folder = folder
+        self._stream = self._embed(ids)
+        self._update = np.zeros_like(self._stream)
+        self._layer = -1
+        self._hessians: dict[str, NDArray[np.float32]] = {}
+
+    def hessian(self, name: str) -> NDArray[np.float32]:
+        """The sum of xᵀx over the inputs x of the linear layer ``layer{i}.{kind}``: (K, K) float32."""
+        layer = int(name.split(".")[0].removeprefix("layer"))
+        while self._layer < layer:
+            self._advance()
+        return self._hessians[name]
+
+    def _embed(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The residual stream before the first layer: (sequences, tokens, hidden) float32."""
+        rows = {}
+        wanted = set(ids.tolist())
+        start = 0
+        for part in self._weights.embedding().float_parts():
+            rows.update({i: part[i - start].copy() for i in wanted if start <= i < start + len(part)})
+            start += len(part)
+        length = min(_SEQUENCE, len(ids), self._weights.spec.context_length)
+        whole = ids[: len(ids) // length * length].reshape(-1, length)
+        stream = np.array([[rows[i] for i in sequence] for sequence in whole.tolist()], np.float32)
+        return stream * np.float32(self._weights.spec.embedding_scale)
+
+    def _advance(self) -> None:
+        self._layer += 1
+        recorder = Recorder(hadamard_size=self._hadamard_size)
+        with tempfile.TemporaryDirectory(dir=self._folder) as folder:
+            path = Path(folder) / "layer.onnx"
+            with GraphBuilder(path, name="layer") as graph:
+                build_layer(graph, self._weights.spec, self._weights, recorder, self._layer)
+                graph.save()
+            session = Session(path, threads=available_cores())
+            self._hessians = {}
+            for sequence in range(len(self._stream)):
+                self._run(session, sequence)
+            session.close()
+        self._hessians = {name: self._hessians[source] for name, source in recorder.recorded.items()}
+
+    def _run(self, session: Session, sequence: int) -> None:
+        length, hidden = self._stream.shape[1:]
+        inputs = {
+            "stream": Tensor(self._stream[sequence : sequence + 1]),
+            "update": Tensor(self._update[sequence : sequence + 1]),
+            "seqlens_k": Tensor(np.array([length - 1], np.int32)),
+            "total_sequence_length": Tensor(np.array(length, np.int32)),
+        }
+        binding = session.binding()
+        for name, tensor in inputs.items():
+            binding.input(name, tensor)
+        outputs: dict[str, Tensor] = {}
+        for name, info in session.outputs.items():
+            if name.startswith("present."):
+                cache = Tensor(np.zeros((1, int(info.shape[1]), length, int(info.shape[3])), np.float32))
+                binding.input(name.replace("present", "past_key_values"), cache)
+                binding.output(name, cache)
+            else:
+                width = hidden if name in ("next_stream", "next_update") else int(info.shape[2])
+                outputs[name] = Tensor(np.empty((1, length, width), np.float32))
+                binding.output(name, outputs[name])
+        session.run(binding, Switch())
+        self._stream[sequence] = outputs.pop("next_stream").array[0]
+        self._update[sequence] = outputs.pop("next_update").array[0]
+        for name, tensor in outputs.items():
+            x = tensor.array[0]
+            self._hessians[name] = self._hessians.get(name, np.float32(0)) + x.T @ x

@@ -1,0 +1,49 @@
+"""Rounding that knows the inputs: each weight's rounding error is made up for by the weights still to be rounded.
+
+GPTQ (Frantar et al., arXiv 2210.17323) minimises the error of the layer's outputs over calibration inputs X, which
+enter as the Hessian XᵀX alone, instead of the error of the weights.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+_BLOCK = 128
+_DAMPING = 0.01
+
+
+def round_to_inputs(
+    weight: NDArray[np.float32], scales: NDArray[np.float32], hessian: NDArray[np.float32], most: int
+) -> NDArray[np.int8]:
+    """Rounds weight (N, K) to steps of ``scales`` (N,) in [−most, most]; returns (K, N) int8, transposed.
+
+    hessian: (K, K) float32, the sum of xᵀx over calibration inputs x (1, K).
+    """
+    factor = _error_factor(hessian)
+    reciprocal = np.divide(1, scales, out=np.zeros_like(scales), where=scales > 0)
+    # In units of the steps, with a row for each input: the loop then works on contiguous memory.
+    rest = np.ascontiguousarray((weight * reciprocal[:, None]).T)
+    steps = np.empty(rest.shape, np.int8)
+    for start in range(0, len(rest), _BLOCK):
+        end = min(start + _BLOCK, len(rest))
+        errors = np.empty((end - start, rest.shape[1]), np.float32)
+        for row in range(start, end):
+            rounded = np.clip(np.rint(rest[row]), -most, most)
+            steps[row] = rounded
+            error = (rest[row] - rounded) / factor[row, row]
+            rest[row + 1 : end] -= factor[row, row + 1 : end, None] * error
+            errors[row - start] = error
+        rest[end:] -= factor[start:end, end:].T @ errors
+    return steps
+
+
+def _error_factor(hessian: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The upper Cholesky factor of the damped Hessian's inverse: (K, K) float32."""
+    damped = hessian.astype(np.float64)
+    diagonal = np.diag(damped).copy()
+    # An input that is always zero has no say: any positive number keeps the matrix invertible.
+    diagonal[diagonal == 0] = 1
+    np.fill_diagonal(damped, diagonal + _DAMPING * diagonal.mean())
+    factor: NDArray[np.float32] = np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)
+    return factor
