@@ -115,6 +115,13 @@ def test_special_tokens_are_skipped_without_a_trace() -> None:
     assert "".join(stream(tokenizer, ids)) == tokenizer.decode(ids) == "the dog the"
 
 
+def test_tokens_without_text_do_not_make_a_new_start() -> None:
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"": 0, "▁a": 1}, unk_token=""))
+    steps = [tokenizers.decoders.Replace("▁", " "), tokenizers.decoders.Fuse(), tokenizers.decoders.Strip(" ", 1, 0)]
+    backend.decoder = tokenizers.decoders.Sequence(steps)
+    assert "".join(stream(Tokenizer(backend), [1, *[0] * 30, 1])) == "a a"
+
+
 def test_a_decoder_of_the_whole_text_is_held_to_the_end() -> None:
     tokenizer = made("ctc")
     assert not tokenizer.streams
