@@ -18,6 +18,7 @@ from edgelm.runtime.session import Session, Switch, Tensor
 from edgelm_tools.architectures.llama import build_layer
 from edgelm_tools.architectures.llama_weights import LlamaWeights
 from edgelm_tools.graph import GraphBuilder
+from edgelm_tools.quantize.gptq import error_factor
 from edgelm_tools.quantize.schemes import Recorder
 
 CALIBRATION_TOKENS = 4096
@@ -30,7 +31,7 @@ def calibration_text() -> str:
 
 
 class LayerwiseCalibration:
-    """Hessians of the linear layers' inputs; asks for them must come layer by layer, as a graph is built.
+    """What GPTQ needs of the linear layers' inputs; it must be asked layer by layer, as a graph is built.
 
     Args:
         weights: the model, rotated as it will be quantized.
@@ -46,14 +47,15 @@ class LayerwiseCalibration:
         self._stream = self._embed(ids)
         self._update = np.zeros_like(self._stream)
         self._layer = -1
-        self._hessians: dict[str, NDArray[np.float32]] = {}
+        self._recorded: dict[str, str] = {}
+        self._factors: dict[str, NDArray[np.float32]] = {}
 
-    def hessian(self, name: str) -> NDArray[np.float32]:
-        """The sum of xᵀx over the inputs x of the linear layer ``layer{i}.{kind}``: (K, K) float32."""
+    def factor(self, name: str) -> NDArray[np.float32]:
+        """``gptq.error_factor`` for the linear layer ``layer{i}.{kind}``: (K, K) float32."""
         layer = int(name.split(".")[0].removeprefix("layer"))
         while self._layer < layer:
             self._advance()
-        return self._hessians[name]
+        return self._factors[self._recorded[name]]
 
     def _embed(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """The residual stream before the first layer: (sequences, tokens, hidden) float32."""
@@ -76,14 +78,18 @@ class LayerwiseCalibration:
             with GraphBuilder(path, name="layer") as graph:
                 build_layer(graph, self._weights.spec, self._weights, recorder, self._layer)
                 graph.save()
-            session = Session(path, threads=available_cores())
-            self._hessians = {}
+            # Threads that spin while they wait would slow down the products below.
+            session = Session(path, threads=available_cores(), spinning=False)
+            hessians: dict[str, NDArray[np.float32]] = {}
             for sequence in range(len(self._stream)):
-                self._run(session, sequence)
+                for name, x in self._run(session, sequence).items():
+                    hessians[name] = hessians.get(name, np.float32(0)) + x.T @ x
             session.close()
-        self._hessians = {name: self._hessians[source] for name, source in recorder.recorded.items()}
+        self._recorded = recorder.recorded
+        self._factors = {name: error_factor(hessian) for name, hessian in hessians.items()}
 
-    def _run(self, session: Session, sequence: int) -> None:
+    def _run(self, session: Session, sequence: int) -> dict[str, NDArray[np.float32]]:
+        """Moves one sequence through the layer; returns the recorded inputs, (tokens, K) each."""
         length, hidden = self._stream.shape[1:]
         inputs = {
             "stream": Tensor(self._stream[sequence : sequence + 1]),
@@ -107,6 +113,4 @@ class LayerwiseCalibration:
         session.run(binding, Switch())
         self._stream[sequence] = outputs.pop("next_stream").array[0]
         self._update[sequence] = outputs.pop("next_update").array[0]
-        for name, tensor in outputs.items():
-            x = tensor.array[0]
-            self._hessians[name] = self._hessians.get(name, np.float32(0)) + x.T @ x
+        return {name: tensor.array[0] for name, tensor in outputs.items()}

@@ -98,14 +98,23 @@ class Session:
         threads: threads that one operator may use.
         optimized_to: write the optimized graph there, with the weights in this machine's layout beside it.
         optimize: whether the graph is still to be optimized (a graph that ``optimized_to`` wrote is not).
+        spinning: let threads spin while they wait: quicker from operator to operator, at the cost of other work.
 
     Raises:
         ModelError: the runtime refuses the graph.
         MemoryLimitError: there is not enough memory.
     """
 
-    def __init__(self, path: Path, *, threads: int, optimized_to: Path | None = None, optimize: bool = True) -> None:
-        options = _options(threads, optimize)
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int,
+        optimized_to: Path | None = None,
+        optimize: bool = True,
+        spinning: bool = True,
+    ) -> None:
+        options = _options(threads, optimize, spinning)
         if optimized_to is not None:
             _save_optimized(options, optimized_to)
         with _translated_errors(f"the runtime refuses {path.name}"):
@@ -145,11 +154,12 @@ class Session:
         return self._session
 
 
-def _options(threads: int, optimize: bool) -> ort.SessionOptions:
+def _options(threads: int, optimize: bool, spinning: bool) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options

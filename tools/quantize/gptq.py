@@ -14,13 +14,12 @@ _DAMPING = 0.01
 
 
 def round_to_inputs(
-    weight: NDArray[np.float32], scales: NDArray[np.float32], hessian: NDArray[np.float32], most: int
+    weight: NDArray[np.float32], scales: NDArray[np.float32], factor: NDArray[np.float32], most: int
 ) -> NDArray[np.int8]:
     """Rounds weight (N, K) to steps of ``scales`` (N,) in [−most, most]; returns (K, N) int8, transposed.
 
-    hessian: (K, K) float32, the sum of xᵀx over calibration inputs x (1, K).
+    factor: (K, K) float32, see ``error_factor``.
     """
-    factor = _error_factor(hessian)
     reciprocal = np.divide(1, scales, out=np.zeros_like(scales), where=scales > 0)
     # In units of the steps, with a row for each input: the loop then works on contiguous memory.
     rest = np.ascontiguousarray((weight * reciprocal[:, None]).T)
@@ -38,12 +37,15 @@ def round_to_inputs(
     return steps
 
 
-def _error_factor(hessian: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The upper Cholesky factor of the damped Hessian's inverse: (K, K) float32."""
-    damped = hessian.astype(np.float64)
+def error_factor(hessian: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How an error in one weight is made up for by those behind it: the upper Cholesky factor of the inverse Hessian.
+
+    hessian: (K, K) float32, the sum of xᵀx over calibration inputs x (1, K). It is damped, so that float32 is enough
+    and inputs that the calibration never saw do no harm.
+    """
+    damped = hessian.copy()
     diagonal = np.diag(damped).copy()
     # An input that is always zero has no say: any positive number keeps the matrix invertible.
     diagonal[diagonal == 0] = 1
     np.fill_diagonal(damped, diagonal + _DAMPING * diagonal.mean())
-    factor: NDArray[np.float32] = np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)
-    return factor
+    return np.ascontiguousarray(np.linalg.cholesky(np.linalg.inv(damped)).T)

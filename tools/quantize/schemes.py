@@ -34,8 +34,8 @@ ROW_RANGE = 110
 class Calibration(Protocol):
     """What is known of the inputs of each linear layer."""
 
-    def hessian(self, name: str) -> NDArray[np.float32]:
-        """The sum of xᵀx over calibration inputs x of the linear layer of that name: (K, K) float32."""
+    def factor(self, name: str) -> NDArray[np.float32]:
+        """``gptq.error_factor`` of the inputs of the linear layer of that name: (K, K) float32."""
         ...
 
 
@@ -234,8 +234,8 @@ class Rowwise:
     def linear(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, *, heavy_tailed: bool = False) -> str:
         spread = _spread(matrix, self.hadamard_size, heavy_tailed)
         x = _spread_out(g, x, name, matrix.columns, spread)
-        hessian = self.calibration.hessian(name) if self.calibration else None
-        weight, scales = _store_rowwise(g, name, matrix, spread=spread, most=ROW_RANGE, hessian=hessian)
+        factor = self.calibration.factor(name) if self.calibration else None
+        weight, scales = _store_rowwise(g, name, matrix, spread=spread, most=ROW_RANGE, factor=factor)
         steps, row_scale = _quantize_rows(g, x, name)
         unit, middle = g.constant("unit", 1.0, np.float32), g.constant("middle", ROW_RANGE, np.uint8)
         product = g.node("MatMulIntegerToFloat", [steps, weight, unit, scales, middle], name=name, domain=MICROSOFT)
@@ -304,7 +304,7 @@ def _store_rowwise(
     *,
     spread: int = 1,
     most: int = 127,
-    hessian: NDArray[np.float32] | None = None,
+    factor: NDArray[np.float32] | None = None,
 ) -> tuple[str, str]:
     """Stores (columns, rows) int8 with one scale for each row of the matrix; returns the names of both."""
     steps = np.empty((matrix.columns, matrix.rows), np.int8)
@@ -314,8 +314,8 @@ def _store_rowwise(
         rows = _spread_rows(part, spread)
         end = start + len(rows)
         scales[start:end] = np.abs(rows).max(axis=1) / np.float32(most)
-        if hessian is not None:
-            steps[:, start:end] = round_to_inputs(rows, scales[start:end], hessian, most)
+        if factor is not None:
+            steps[:, start:end] = round_to_inputs(rows, scales[start:end], factor, most)
         else:
             safe = np.where(scales[start:end] > 0, scales[start:end], 1)
             steps[:, start:end] = np.rint(rows / safe[:, None]).T
