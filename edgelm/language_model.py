@@ -1,4 +1,7 @@
-"""The face of EdgeLM: load a model, generate, stream, chat. Joins text, generation and runtime."""
+"""The face of EdgeLM: load a model, generate, stream, chat. Joins text, generation and runtime.
+
+The text side is imported when it is first needed: work on token ids alone pays nothing for it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from edgelm.bundle.bundle import Bundle, open_bundle
 from edgelm.bundle.home import stamps_folder
@@ -22,10 +25,6 @@ from edgelm.runtime.memory import Budget, budget
 from edgelm.runtime.prepack import try_prepack
 from edgelm.runtime.sequences import LentDecoder, SequencePool
 from edgelm.runtime.session import Session
-from edgelm.text.chat_template import ChatTemplate
-from edgelm.text.prompt import encode_chat
-from edgelm.text.tokenizer import Tokenizer
-from edgelm.text_stream import TextStream
 
 TOKENIZER_NAME = "tokenizer.json"
 TEMPLATE_NAME = "chat_template.jinja"
@@ -36,6 +35,11 @@ _LEAST_TOKENS = 256
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 
 Message = Mapping[str, Any]
+
+if TYPE_CHECKING:
+    from edgelm.text.chat_template import ChatTemplate
+    from edgelm.text.tokenizer import Tokenizer
+    from edgelm.text_stream import TextStream
 
 
 def load(
@@ -121,6 +125,8 @@ class LanguageModel:
         Raises:
             ModelError: it is broken, or has more tokens than the logits are wide.
         """
+        from edgelm.text.tokenizer import Tokenizer
+
         tokenizer, manifest = Tokenizer.from_file(self.bundle.path(TOKENIZER_NAME)), self.bundle.manifest
         if tokenizer.vocab_size > manifest.vocab_size:
             raise ModelError(
@@ -179,6 +185,8 @@ class LanguageModel:
             TemplateError: the model has no chat template, or it fails on these messages.
             PromptError: the messages are not of the form that templates take.
         """
+        from edgelm.text.prompt import encode_chat
+
         return encode_chat(self.tokenizer, self._template, messages)
 
     def close(self) -> None:
@@ -211,6 +219,8 @@ class LanguageModel:
 
     @cached_property
     def _template(self) -> ChatTemplate:
+        from edgelm.text.chat_template import ChatTemplate
+
         if not self.has_chat_template:
             raise TemplateError(f"{self.bundle.manifest.name} has no chat template; use generate, or --raw")
         source = self.bundle.read_text(TEMPLATE_NAME, MAX_TEMPLATE_BYTES)
@@ -218,6 +228,8 @@ class LanguageModel:
         return ChatTemplate(source, special_tokens=tokens)
 
     def _start(self, ids: list[int], settings: Mapping[str, Any]) -> TextStream:
+        from edgelm.text_stream import TextStream
+
         config = self._config(settings)
         needed = min(len(ids) + config.max_new_tokens, self.context_length)
         lent = self._pool.borrow(ids)

@@ -52,10 +52,18 @@ class LayerwiseCalibration:
 
     def factor(self, name: str) -> NDArray[np.float32]:
         """``gptq.error_factor`` for the linear layer ``layer{i}.{kind}``: (K, K) float32."""
-        layer = int(name.split(".")[0].removeprefix("layer"))
-        while self._layer < layer:
+        layers = self._weights.spec.layers
+        layer = layers if name == "head" else int(name.split(".")[0].removeprefix("layer"))
+        while self._layer < min(layer, layers - 1):
             self._advance()
-        return self._factors[self._recorded[name]]
+        return self._head_factor() if layer == layers else self._factors[self._recorded[name]]
+
+    def _head_factor(self) -> NDArray[np.float32]:
+        """Of the output head, which reads the normed sum of the two; the norm's weight is in the head already."""
+        rows = (self._stream + self._update).reshape(-1, self._stream.shape[-1])
+        spread = np.square(rows).mean(axis=1, keepdims=True) + np.float32(self._weights.spec.norm_epsilon)
+        normed = rows / np.sqrt(spread)
+        return error_factor(normed.T @ normed)
 
     def _embed(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """The residual stream before the first layer: (sequences, tokens, hidden) float32."""

@@ -34,7 +34,8 @@ class Decoder:
         self.prefill_chunk = prefill_chunk
         self.cache = KVCache(session.inputs, context_length)
         self._session = session
-        self._switch = Switch()
+        # A prompt's activations are many times a step's: they are not kept for the steps.
+        self._switches = {"prefill": Switch(shrink=True), "step": Switch()}
         row = np.zeros((1, self.vocab_size), np.float32)
         self._logits = Tensor(row)
         self._last: NDArray[np.float32] = row[0]
@@ -86,7 +87,8 @@ class Decoder:
 
     def cancel(self) -> None:
         """Ends the run in progress, from another thread; this decoder cannot be used again."""
-        self._switch.turn_off()
+        for switch in self._switches.values():
+            switch.turn_off()
 
     def reserve(self, tokens: int) -> None:
         """Allocates the cache for ``tokens`` in all now, instead of growing on the way."""
@@ -104,11 +106,12 @@ class Decoder:
         needed = self.cache.length + tokens
         if needed > self.context_length:
             raise ContextLengthError(f"{needed} tokens do not fit into a context window of {self.context_length}")
-        self.reserve(needed)
+        if self.cache.grow(needed):
+            self.cache.bind(self._step_binding)
 
     def _run_one(self, token: int) -> None:
         self._one.set(token, self.cache.length)
-        self._session.run(self._step_binding, self._switch)
+        self._session.run(self._step_binding, self._switches["step"])
         self.cache.advance(1)
 
     def _run(self, ids: NDArray[np.int64], wanted: NDArray[np.int64], logits: Tensor) -> None:
@@ -118,7 +121,7 @@ class Decoder:
         inputs.bind(binding)
         binding.output("logits", logits)
         self.cache.bind(binding)
-        self._session.run(binding, self._switch)
+        self._session.run(binding, self._switches["prefill"])
         self.cache.advance(len(ids))
 
 

@@ -41,11 +41,15 @@ class KVCache:
         return sum(tensor.array.nbytes for tensor in self._tensors.values())
 
     def reserve(self, tokens: int) -> bool:
-        """Makes room for ``tokens`` in all; returns whether the buffers moved, so that they must be bound anew."""
+        """Makes room for just ``tokens`` in all; returns whether the buffers moved and must be bound anew."""
         if tokens <= self._capacity:
             return False
-        self._allocate(min(self.limit, -(-tokens // GROWTH) * GROWTH))
+        self._allocate(tokens)
         return True
+
+    def grow(self, tokens: int) -> bool:
+        """Like ``reserve``, with room for some more, so that growing token by token copies rarely."""
+        return tokens > self._capacity and self.reserve(min(self.limit, -(-tokens // GROWTH) * GROWTH))
 
     def advance(self, tokens: int) -> None:
         """The graph has written ``tokens`` more."""
