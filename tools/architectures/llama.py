@@ -85,7 +85,7 @@ class _Decoder:
         stream, x = self._enter(i, stream, update, "attention")
         attended = self._attention(i, x)
         if wanted is not None:
-            hidden, heads = self.spec.hidden_size, self.spec.heads * self.weights.padded_head_size
+            hidden, heads = self.spec.hidden_size, self.spec.heads * self.weights.layout.padded_size
             stream = self._take(stream, wanted, hidden, f"{name}.stream")
             attended = self._take(attended, wanted, heads, f"{name}.heads")
             if self.spec.residual == "parallel":
@@ -113,20 +113,15 @@ class _Decoder:
 
     def _attention(self, i: int, x: str) -> str:
         """x (batch, sequence, hidden) → heads side by side (batch, sequence, heads · head size)."""
-        g, spec, name, size = self.g, self.spec, f"layer{i}", self.weights.padded_head_size
+        g, spec, name, size = self.g, self.spec, f"layer{i}", self.weights.layout.padded_size
         packed = self.scheme.linear(g, x, f"{name}.qkv", self.weights.qkv(i))
         packed = self._biased(packed, f"{name}.qkv", self.weights.qkv_bias(i))
-        heads = [packed, "", ""]
-        if spec.qk_norm == "projection":
-            heads = self._normed_projections(i, packed)
+        heads = [packed, "", ""] if spec.qk_norm is None else self._normed_heads(i, packed)
         shape = ("batch", spec.kv_heads, "capacity", size)
         past = [g.input(f"past_key_values.{i}.{kind}", np.float32, shape) for kind in ("key", "value")]
         present = [g.output(f"present.{i}.{kind}", np.float32, shape) for kind in ("key", "value")]
         rope = spec.ropes[i]
         inputs = [*heads, *past, "seqlens_k", "total_sequence_length", *(self._tables(rope) if rope else ("", ""))]
-        if spec.qk_norm == "head":
-            # Between them stand position ids, bias, sink and the scales of a quantized cache: not used here.
-            inputs += ["", "", "", "", "", *self._head_norms(i)]
         return g.node(
             "GroupQueryAttention",
             inputs,
@@ -139,33 +134,37 @@ class _Decoder:
             scale=spec.attention_scale,
             softcap=spec.attention_softcap or None,
             local_window_size=spec.windows[i],
-            qk_norm_epsilon=self.weights.head_norm_epsilon if spec.qk_norm == "head" else None,
         )
 
-    def _normed_projections(self, i: int, packed: str) -> list[str]:
-        g, spec, size = self.g, self.spec, self.weights.padded_head_size
+    def _normed_heads(self, i: int, packed: str) -> list[str]:
+        """Queries, keys and values apart; a norm of each head stands in the graph, as attention has none on a CPU."""
+        g, spec, size = self.g, self.spec, self.weights.layout.padded_size
         widths = [spec.heads * size, spec.kv_heads * size, spec.kv_heads * size]
         parts = [f"layer{i}.{kind}" for kind in ("q", "k", "v")]
-        g.node(
-            "Split", [packed, g.constant("widths", widths, np.int64)], name=f"layer{i}.split", outputs=parts, axis=-1
-        )
+        sizes = g.constant("widths", widths, np.int64)
+        g.node("Split", [packed, sizes], name=f"layer{i}.split", outputs=parts, axis=-1)
         for place, kind in enumerate(QUERY_AND_KEY):
-            weight, epsilon = self.weights.projection_norm(i, kind)
-            parts[place] = self._rms(parts[place], weight, f"{parts[place]}.norm", epsilon)
+            name = parts[place]
+            weight, epsilon = self.weights.query_or_key_norm(i, kind)
+            if spec.qk_norm == "projection":
+                parts[place] = self._rms(name, weight, f"{name}.norm", epsilon)
+                continue
+            by_head = self._reshaped(name, [0, 0, -1, size], f"{name}.by_head")
+            normed = self._rms(by_head, weight, f"{name}.norm", epsilon)
+            parts[place] = self._reshaped(normed, [0, 0, widths[place]], f"{name}.joined")
         return parts
 
-    def _head_norms(self, i: int) -> list[str]:
-        return [
-            self.g.constant(f"layer{i}.{kind}_norm.weight", self.weights.head_norm(i, kind), np.float32)
-            for kind in QUERY_AND_KEY
-        ]
+    def _reshaped(self, x: str, shape: list[int], name: str) -> str:
+        sizes = self.g.constant("shape_" + "_".join(map(str, shape)), shape, np.int64)
+        return self.g.node("Reshape", [x, sizes], name=name)
 
     def _tables(self, rope: Rope) -> list[str]:
         """Cosines and sines for the whole context; layers with the same rotary embedding share them."""
         number = sorted({r for r in self.spec.ropes if r}, key=self.spec.ropes.index).index(rope)
         names = [f"rope{number}.{kind}" for kind in ("cos", "sin")]
         if not self.g.has(names[0]):
-            for name, table in zip(names, rope.tables(self.spec.context_length), strict=True):
+            tables = rope.tables(self.spec.context_length, width=self.weights.layout.padded_pairs)
+            for name, table in zip(names, tables, strict=True):
                 self.g.constant(name, table, np.float32)
         return names
 

@@ -1,9 +1,7 @@
 """The weights of a LLaMA-family checkpoint as the graph wants them: fused, padded, and rotated if asked for.
 
-Padding: attention takes head sizes that are multiples of 8 (of 16 where it applies rotary embeddings); smaller heads
-get zeros at their ends, which change no dot product. Rotation: see ``quantize/rotation.py``; norm weights then move
-into the matrices behind them, and the residual stream and the values of each head are multiplied by orthogonal
-matrices.
+Padding: see ``head_layout.py``. Rotation: see ``quantize/rotation.py``; norm weights then move into the matrices behind
+them, and the residual stream and the values of each head are multiplied by orthogonal matrices.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.errors import ModelError
+from edgelm_tools.architectures.head_layout import HeadLayout, head_layout
 from edgelm_tools.architectures.llama_spec import DecoderSpec
 from edgelm_tools.checkpoint.base import Checkpoint
 from edgelm_tools.matrix import Matrix
@@ -42,9 +41,8 @@ def can_rotate(spec: DecoderSpec) -> bool:
 
 
 def padded_head_size(spec: DecoderSpec) -> int:
-    """The head size that attention takes: the model's own, or the next it can work with."""
-    multiple = 16 if any(spec.ropes) else 8
-    return -(-spec.head_size // multiple) * multiple
+    """The head size of the graph and of its KV cache: the model's own, or the next that attention takes."""
+    return head_layout(spec).padded_size
 
 
 @dataclass(frozen=True)
@@ -56,9 +54,9 @@ class LlamaWeights:
     rotated: bool = False
 
     @cached_property
-    def padded_head_size(self) -> int:
-        """The head size of the graph and of its KV cache."""
-        return padded_head_size(self.spec)
+    def layout(self) -> HeadLayout:
+        """How the heads of the model stand in those of the graph."""
+        return head_layout(self.spec)
 
     def parameters(self) -> int:
         """How many values the checkpoint has."""
@@ -106,8 +104,7 @@ class LlamaWeights:
     def _projection(self, i: int, kind: str, heads: int) -> Matrix:
         name, rows = self._location(i, kind)
         columns = self.spec.hidden_size
-        padded = self.padded_head_size != self.spec.head_size
-        if not (padded or rows or self.rotated):
+        if self.layout.is_same and not (rows or self.rotated):
             return Matrix.of(self.checkpoint, name)
 
         def transform(weight: Floats) -> Floats:
@@ -115,9 +112,9 @@ class LlamaWeights:
             if self.rotated:
                 weight = self._fold(weight, self._layer_norm_name(i, "attention"))
                 weight = self._rotate_values(weight, heads) if kind == "v" else weight
-            return self._pad_heads(weight, heads)
+            return self._widen(weight, kind, heads)
 
-        return Matrix.of(self.checkpoint, name, transform, shape=(heads * self.padded_head_size, columns))
+        return Matrix.of(self.checkpoint, name, transform, shape=(heads * self.layout.padded_size, columns))
 
     def _location(self, i: int, kind: str) -> tuple[str, slice | None]:
         """Name of a projection's tensor, and its rows there if several projections share it."""
@@ -138,14 +135,14 @@ class LlamaWeights:
             bias = self.checkpoint.tensor(name) if name in self._names else np.zeros(size, np.float32)
             if kind == "v" and self.rotated:
                 bias = self._rotate_values(bias[:, None], heads)[:, 0]
-            parts.append(self._pad_heads(bias[:, None], heads)[:, 0])
+            parts.append(self._widen(bias[:, None], kind, heads)[:, 0])
         present = any(f"model.layers.{i}.self_attn.{kind}_proj.bias" in self._names for kind in "qkv")
         return np.concatenate(parts) if present else None
 
     def output(self, i: int) -> Matrix:
         """The projection behind attention: (hidden, heads · padded head size)."""
         name, spec = f"model.layers.{i}.self_attn.o_proj.weight", self.spec
-        if self.padded_head_size == spec.head_size and not self.rotated:
+        if self.layout.is_same and not self.rotated:
             return Matrix.of(self.checkpoint, name)
 
         def transform(weight: Floats) -> Floats:
@@ -153,9 +150,9 @@ class LlamaWeights:
                 weight = self._stream_rotation.T @ weight
                 heads = weight.reshape(-1, spec.heads, spec.head_size) @ self._head_rotation
                 weight = heads.reshape(weight.shape)
-            return np.ascontiguousarray(self._pad_heads(weight.T, spec.heads).T)
+            return np.ascontiguousarray(self.layout.widen(weight.T, spec.heads).T)
 
-        shape = (spec.hidden_size, spec.heads * self.padded_head_size)
+        shape = (spec.hidden_size, spec.heads * self.layout.padded_size)
         return Matrix.of(self.checkpoint, name, transform, shape=shape)
 
     def output_bias(self, i: int) -> Floats | None:
@@ -210,24 +207,17 @@ class LlamaWeights:
             return np.ones(self.spec.hidden_size, np.float32), None
         return self._norm_weight(name), self.checkpoint.tensor(bias) if bias in self._names else None
 
-    def head_norm(self, i: int, kind: Literal["q", "k"]) -> Floats:
-        """Weight of the norm of each query or key: (padded head size,)."""
-        weight = self._norm_weight(f"model.layers.{i}.self_attn.{kind}_norm.weight")
-        # The mean of squares is taken over the padding, too.
-        share = self.spec.head_size / self.padded_head_size
-        return self._pad_heads(weight[:, None] * np.float32(np.sqrt(share)), 1)[:, 0]
+    def query_or_key_norm(self, i: int, kind: Literal["q", "k"]) -> tuple[Floats, float]:
+        """Weight and epsilon of the norm of queries or keys.
 
-    @property
-    def head_norm_epsilon(self) -> float:
-        """The epsilon that goes with ``head_norm``."""
-        return self.spec.norm_epsilon * self.spec.head_size / self.padded_head_size
-
-    def projection_norm(self, i: int, kind: Literal["q", "k"]) -> tuple[Floats, float]:
-        """Weight and epsilon of the norm over all queries or all keys: (heads · padded head size,)."""
+        The weight has the size of a head in the graph where each head is normed by itself, else of all heads.
+        """
         weight = self._norm_weight(f"model.layers.{i}.self_attn.{kind}_norm.weight")
-        heads = self.spec.heads if kind == "q" else self.spec.kv_heads
-        share = self.spec.head_size / self.padded_head_size
-        return self._pad_heads(weight[:, None] * np.float32(np.sqrt(share)), heads)[:, 0], self.head_norm_epsilon
+        heads = len(weight) // self.spec.head_size
+        # The mean of squares is taken over the zeros of wider heads, too.
+        share = self.layout.size / self.layout.padded_size
+        scaled = weight[:, None] * np.float32(math.sqrt(share))
+        return self.layout.widen_rotary(scaled, heads)[:, 0], self.spec.norm_epsilon * share
 
     def _layer_norm_name(self, i: int, place: str) -> str:
         return f"model.layers.{i}.{_NORM_TENSORS[self.spec.residual][place]}.weight"
@@ -245,25 +235,19 @@ class LlamaWeights:
         return Matrix.of(self.checkpoint, name, lambda weight: self._fold(weight, norm))
 
     def _fold(self, weight: Floats, norm: str) -> Floats:
-        return (weight * self._norm_weight(norm)) @ self._stream_rotation
+        scaled: Floats = weight * self._norm_weight(norm)
+        return scaled @ self._stream_rotation
 
     def _writing_bias(self, name: str) -> Floats | None:
         if name not in self._names:
             return None
         bias = self.checkpoint.tensor(name)
-        if self.rotated:
-            bias = np.matmul(self._stream_rotation.T, bias, dtype=np.float32)
-        return bias
+        return bias @ self._stream_rotation if self.rotated else bias
 
     def _rotate_values(self, weight: Floats, heads: int) -> Floats:
         by_head = weight.reshape(heads, self.spec.head_size, -1)
         rotated: Floats = self._head_rotation.T @ by_head
         return rotated.reshape(weight.shape)
 
-    def _pad_heads(self, weight: Floats, heads: int) -> Floats:
-        """Zeros behind the rows of each head: (heads · size, columns) → (heads · padded size, columns)."""
-        extra = self.padded_head_size - self.spec.head_size
-        if not extra:
-            return weight
-        by_head = weight.reshape(heads, self.spec.head_size, -1)
-        return np.pad(by_head, ((0, 0), (0, extra), (0, 0))).reshape(heads * self.padded_head_size, -1)
+    def _widen(self, rows: Floats, kind: str, heads: int) -> Floats:
+        return self.layout.widen(rows, heads) if kind == "v" else self.layout.widen_rotary(rows, heads)

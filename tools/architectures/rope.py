@@ -29,11 +29,12 @@ class Rope:
     factor: float = 1.0
     context_length: int | None = None
 
-    def tables(self, length: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Cosines and sines for positions 0 … length − 1: two (length, dim / 2) float32 arrays."""
+    def tables(self, length: int, *, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Cosines and sines for positions 0 … length − 1: two (length, width) float32, zeros behind the dim / 2."""
         angles = np.arange(length, dtype=np.float32)[:, None] * np.asarray(self.frequencies, np.float32)[None, :]
         factor = np.float32(self.factor)
-        return np.cos(angles) * factor, np.sin(angles) * factor
+        extra = ((0, 0), (0, width - angles.shape[1]))
+        return np.pad(np.cos(angles) * factor, extra), np.pad(np.sin(angles) * factor, extra)
 
 
 @dataclass(frozen=True, slots=True)
