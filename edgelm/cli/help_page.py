@@ -1,0 +1,56 @@
+"""How help pages look: commands and options in sections, examples at the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+# One line a command, so that the overview needs none of their modules; a test holds both to the same words.
+SUB_COMMANDS: dict[str, dict[str, str]] = {
+    "Use a model": {
+        "run": "Answer one prompt.",
+        "chat": "Hold a conversation.",
+    },
+    "Manage models": {
+        "pull": "Fetch a model and convert it.",
+        "list": "List the models that are installed (alias: ls).",
+        "show": "Show what a model is and what it needs.",
+        "rm": "Delete installed models.",
+    },
+    "Make models": {
+        "export": "Convert a checkpoint into a bundle.",
+        "quantize": "Make another quantization of a model.",
+        "bench": "Measure a model's speed and memory.",
+    },
+}
+
+_OTHERS = "Options"
+
+
+class SectionOption(click.Option):
+    """An option that belongs to a section of the help page."""
+
+    def __init__(self, *arguments: Any, section: str = _OTHERS, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.section = section
+
+
+class PagedCommand(click.Command):
+    """A command whose options are shown by section, in the order in which sections first appear."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the options."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                sections.setdefault(getattr(parameter, "section", _OTHERS), []).append(record)
+        for section, records in sorted(sections.items(), key=lambda item: item[0] == _OTHERS):
+            with formatter.section(section):
+                formatter.write_dl(records)
+
+
+def examples(lines: str) -> str:
+    """An epilog that shows command lines as they are (click's mark for that is a backspace)."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines.strip().splitlines())

@@ -1,0 +1,72 @@
+"""``edgelm quantize``: the same checkpoint in another scheme, compared with the bundle that is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgelm.bundle.catalog import load_catalog
+from edgelm.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from edgelm.bundle.regular_file import read_file
+from edgelm.bundle.store import Store
+from edgelm.cli import console
+from edgelm.cli.help_page import PagedCommand, examples
+from edgelm.cli.options import scheme_option
+from edgelm.cli.progress_bar import shown_progress
+from edgelm.cli.pulling import Origin, bundle_name, convert, find_origin, origin_of_installed
+from edgelm.cli.summary import installed_line, quality_rows, scheme_text
+from edgelm.cli.units import size_text, table
+from edgelm.errors import ModelError
+
+_EXAMPLES = """
+edgelm quantize smollm2 --scheme int4
+edgelm quantize ./checkpoint --scheme dynamic-int8 -o ./my-bundle
+"""
+
+
+@click.command(cls=PagedCommand, epilog=examples(_EXAMPLES))
+@click.argument("model")
+@scheme_option(help="The quantization to make.", required=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the bundle; default: in the store.")
+@click.option("--name", help="Name in the store; default: MODEL-SCHEME.")
+@click.option("--force", is_flag=True, help="Replace what is there.")
+@click.option("--offline", is_flag=True, help="Use only what was downloaded before.")
+def command(model: str, scheme: str, output: Path | None, name: str | None, force: bool, offline: bool) -> None:
+    """Make another quantization of a model.
+
+    It is made of the model's checkpoint, never of a bundle, which has lost precision already. MODEL is a name, a
+    folder, a GGUF file, or hf:ORG/NAME.
+    """
+    if output is not None and name is not None:
+        raise click.UsageError("give either --output or --name")
+    present = _present(model)
+    origin = _origin(model, present)
+    stored = bundle_name(output.resolve().name) if output is not None else name or f"{origin.name}-{scheme}"
+    target = output if output is not None else Store().path(stored)
+    with shown_progress() as progress:
+        made = convert(origin, target, name=stored, scheme=scheme, force=force, offline=offline, progress=progress)
+    console.say(installed_line(made))
+    console.answer(_comparison(*([] if present is None else [present]), made) + "\n")
+
+
+def _present(model: str) -> Manifest | None:
+    """The manifest of the bundle that MODEL names, if there is a sound one."""
+    try:
+        folder = Store().resolve(model)
+        return parse_manifest(read_file(folder, MANIFEST_NAME, limit=MAX_MANIFEST_BYTES))
+    except ModelError:
+        return None
+
+
+def _origin(model: str, present: Manifest | None) -> Origin:
+    if present is None or load_catalog().get(model) is not None:
+        return find_origin(model)
+    return origin_of_installed(present)
+
+
+def _comparison(*manifests: Manifest) -> str:
+    sizes = tuple(size_text(sum(file.size for file in manifest.files.values())) for manifest in manifests)
+    schemes = tuple(scheme_text(manifest) for manifest in manifests)
+    rows = [("scheme", *schemes), ("size", *sizes), *quality_rows(*manifests)]
+    return table(("", *(manifest.name for manifest in manifests)), rows)

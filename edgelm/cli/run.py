@@ -1,0 +1,82 @@
+"""``edgelm run``: one prompt, one answer."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgelm.cli import console
+from edgelm.cli.answers import cost_line, print_stream
+from edgelm.cli.help_page import PagedCommand, SectionOption, examples
+from edgelm.cli.installed import ensure_installed
+from edgelm.cli.interrupt import prompt_exit
+from edgelm.cli.loading import load_folder, system_prompt
+from edgelm.cli.options import MachineOptions, generation_options, json_option, machine_options, verbose_option
+from edgelm.cli.prompt_input import checked_text, read_prompt
+
+if TYPE_CHECKING:
+    from edgelm.language_model import LanguageModel
+    from edgelm.text_stream import TextStream
+
+_PROMPT = "Prompt"
+_EXAMPLES = """
+edgelm run smollm2 "Why is the sky blue?"
+edgelm run smollm2 --system "Answer in one word." "What is the capital of France?"
+edgelm run smollm2 --temperature 0.7 --top-p 0.9 --seed 1 "Tell me a story."
+edgelm run smollm2 --raw -n 20 "Once upon a time"
+git diff | edgelm run smollm2 --max-memory 400MB --json -
+"""
+
+
+@click.command(cls=PagedCommand, epilog=examples(_EXAMPLES))
+@click.argument("model")
+@click.argument("prompt", required=False)
+@click.option("-p", "--prompt", "option", cls=SectionOption, section=_PROMPT, help="The prompt.")
+@click.option("-f", "--file", cls=SectionOption, section=_PROMPT, help="Read the prompt from a file; - is stdin.")
+@click.option("--system", cls=SectionOption, section=_PROMPT, help="What the model shall know or be beforehand.")
+@click.option("--raw", is_flag=True, cls=SectionOption, section=_PROMPT, help="Continue the text: no chat template.")
+@generation_options
+@machine_options
+@json_option
+@verbose_option
+def command(
+    model: str,
+    prompt: str | None,
+    option: str | None,
+    file: str | None,
+    system: str | None,
+    raw: bool,
+    generation: dict[str, Any],
+    machine: MachineOptions,
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    """Answer one prompt.
+
+    PROMPT may also come from --prompt, from a file, or on standard input (-, or no prompt and a pipe). The answer is
+    written to stdout as it is made, everything else to stderr.
+    """
+    if raw and system is not None:
+        raise click.UsageError("--system is for the chat template, which --raw leaves out")
+    text = read_prompt(prompt, option, file)
+    folder = ensure_installed(model, offline=machine.offline)
+    with prompt_exit(), load_folder(folder, machine) as lm:
+        with _stream(lm, text, None if raw else system_prompt(model, system), raw, generation) as stream:
+            if as_json:
+                fields = {"model": lm.bundle.manifest.name, **stream.drain().as_dict()}
+                console.answer(json.dumps(fields, ensure_ascii=False) + "\n")
+            else:
+                print_stream(stream)
+        if verbose:
+            console.say(cost_line(stream.result))
+
+
+def _stream(lm: LanguageModel, text: str, system: str | None, raw: bool, generation: dict[str, Any]) -> TextStream:
+    if raw or not lm.has_chat_template:
+        if system is not None:
+            raise click.UsageError(f"{lm.bundle.manifest.name} has no chat template, so it takes no --system")
+        return lm.stream(text, **generation)
+    messages = [] if system is None else [{"role": "system", "content": checked_text(system, "--system")}]
+    return lm.stream_chat([*messages, {"role": "user", "content": text}], **generation)

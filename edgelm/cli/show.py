@@ -1,0 +1,100 @@
+"""``edgelm show``: what a model is, where it comes from, how good it is and what it needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgelm.bundle.catalog import load_catalog
+from edgelm.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from edgelm.bundle.regular_file import read_file
+from edgelm.bundle.store import Store
+from edgelm.cli import console
+from edgelm.cli.help_page import PagedCommand, examples
+from edgelm.cli.options import json_option
+from edgelm.cli.summary import catalog_values, manifest_rows, quality_rows
+from edgelm.cli.units import size_text, table
+from edgelm.config import RuntimeConfig
+from edgelm.errors import ModelNotFoundError
+from edgelm.runtime.memory import Budget, budget
+
+_EXAMPLES = """
+edgelm show smollm2
+edgelm show smollm2 --memory
+edgelm show ./my-bundle --json
+"""
+_CONTEXTS = (512, 2048, 8192, 32768, 131072)
+
+
+@click.command(cls=PagedCommand, epilog=examples(_EXAMPLES))
+@click.argument("model")
+@click.option("--memory", is_flag=True, help="What it needs in memory, by part, at several lengths of the context.")
+@json_option
+def command(model: str, memory: bool, as_json: bool) -> None:
+    """Show what a model is and what it needs."""
+    try:
+        folder = Store().resolve(model)
+    except ModelNotFoundError:
+        entry = load_catalog().get(model)
+        if entry is None:
+            raise
+        _print_fields({**catalog_values(entry)}, as_json)
+        console.say(f"{entry.name} is not installed; get it with: edgelm pull {entry.name}")
+        return
+    manifest = parse_manifest(read_file(folder, MANIFEST_NAME, limit=MAX_MANIFEST_BYTES))
+    budgets = _budgets(manifest) if memory else {}
+    if as_json:
+        _print_json(folder, manifest, budgets)
+    else:
+        _print_text(folder, manifest, budgets)
+
+
+def _budgets(manifest: Manifest) -> dict[int, Budget]:
+    """By tokens of prompt and answer."""
+    lengths = [tokens for tokens in _CONTEXTS if tokens < manifest.context_length]
+    chunk = RuntimeConfig().prefill_chunk
+    return {
+        tokens: budget(manifest, tokens=tokens, prefill_chunk=chunk) for tokens in (*lengths, manifest.context_length)
+    }
+
+
+def _print_json(folder: Path, manifest: Manifest, budgets: dict[int, Budget]) -> None:
+    values: dict[str, Any] = {"path": str(folder), **dataclasses.asdict(manifest)}
+    if budgets:
+        values["memory"] = [
+            {"tokens": tokens, **dataclasses.asdict(need), "total": need.total} for tokens, need in budgets.items()
+        ]
+    _print_fields(values, as_json=True)
+
+
+def _print_text(folder: Path, manifest: Manifest, budgets: dict[int, Budget]) -> None:
+    sections = [_columns([*manifest_rows(manifest), ("folder", str(folder))])]
+    if manifest.quality:
+        sections.append("Quality\n" + _columns(quality_rows(manifest)))
+    if budgets:
+        header = ("  TOKENS", *(field.name.replace("_", " ").upper() for field in dataclasses.fields(Budget)), "TOTAL")
+        rows = [
+            (f"  {tokens}", *(size_text(part) for part in (*dataclasses.astuple(need), need.total)))
+            for tokens, need in budgets.items()
+        ]
+        sections.append("Memory\n" + table(header, rows))
+    files = [(name, size_text(file.size)) for name, file in manifest.files.items()]
+    sections.append("Files\n" + _columns(files))
+    console.answer("\n\n".join(sections) + "\n")
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> str:
+    indented = [(f"  {row[0]}", *row[1:]) for row in rows]
+    return table(indented[0], indented[1:])
+
+
+def _print_fields(values: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        console.answer(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    else:
+        console.answer(_columns([(name.replace("_", " "), str(value)) for name, value in values.items()]) + "\n")

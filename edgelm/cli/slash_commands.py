@@ -1,0 +1,172 @@
+"""What can be typed into a conversation beside questions: ``/set``, ``/undo`` and so on."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edgelm.cli import console
+from edgelm.cli.chat_session import ChatSession
+from edgelm.cli.conversation import Conversation
+from edgelm.cli.options import implies_sampling
+from edgelm.cli.summary import scheme_text
+from edgelm.cli.units import table
+from edgelm.config import GenerationConfig
+from edgelm.errors import BundleExistsError, ConfigError, ManifestError, PromptError
+
+_DEFAULT = "default"
+_TRUE = frozenset({"true", "on", "yes", "1"})
+_FALSE = frozenset({"false", "off", "no", "0"})
+# As the flags of the command line are called, where settings are called otherwise.
+_ALIASES = {"temp": "temperature", "max_tokens": "max_new_tokens", "stop": "stop_strings"}
+_ALIASES |= {"repeat_penalty": "repetition_penalty"}
+_SETTINGS = tuple(name for name in GenerationConfig.field_names() if name != "eos_token_id")
+
+
+class Leave(Exception):  # noqa: N818, it is no error
+    """The user wants to leave."""
+
+
+def execute(session: ChatSession, line: str) -> None:
+    """Executes a line that begins with a slash.
+
+    Raises:
+        ConfigError: no such command or setting, or a value out of range.
+        Leave: ``/bye``.
+        PromptError, StorageError: a file cannot be read or written.
+    """
+    name, _, argument = line.strip().partition(" ")
+    handler = _HANDLERS.get(name)
+    if handler is None:
+        near = difflib.get_close_matches(name, _HANDLERS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "/help shows them all"
+        raise ConfigError(f"there is no command {name!r:.80}; {hint}")
+    handler(session, argument.strip())
+
+
+def _set(session: ChatSession, argument: str) -> None:
+    name, _, text = argument.partition(" ")
+    name = name.replace("-", "_")
+    name = _ALIASES.get(name, name)
+    if name not in _SETTINGS:
+        raise ConfigError(f"/set NAME VALUE; {name!r:.80} is none of: {', '.join(_SETTINGS)}")
+    settings = dict(session.settings)
+    if text.strip() == _DEFAULT:
+        settings.pop(name, None)
+    else:
+        settings[name] = _value(name, text.strip())
+        if name != "do_sample" and implies_sampling({name: settings[name]}):
+            settings["do_sample"] = True
+    config = session.lm.generation_config.updated(**settings)
+    session.settings = settings
+    mode = "" if name == "do_sample" else f" ({'sampling' if config.do_sample else 'greedy'})"
+    console.say(f"{name} = {_shown(getattr(config, name))}{mode}")
+
+
+def _value(name: str, text: str) -> Any:
+    """A setting as typed, in its type; the range is for ``GenerationConfig`` to check."""
+    default = getattr(GenerationConfig(), name)
+    if name == "stop_strings":
+        return (text,)
+    if isinstance(default, bool):
+        if text.lower() not in _TRUE | _FALSE:
+            raise ConfigError(f"{name} must be true or false, not {text!r:.80}")
+        return text.lower() in _TRUE
+    try:
+        return float(text) if isinstance(default, float) else int(text)
+    except ValueError:
+        kind = "a number" if isinstance(default, float) else "a whole number"
+        raise ConfigError(f"{name} must be {kind}, not {text!r:.80}") from None
+
+
+def _shown(value: object) -> str:
+    return ", ".join(map(repr, value)) or "none" if isinstance(value, tuple) else str(value)
+
+
+def _show(session: ChatSession, argument: str) -> None:
+    manifest, config = session.lm.bundle.manifest, session.lm.generation_config.updated(**session.settings)
+    rows = [
+        ("model", f"{manifest.name}, {manifest.architecture}, {scheme_text(manifest)}"),
+        ("context", f"{session.context_used} of {session.lm.context_length} tokens used"),
+        ("questions", str(session.conversation.questions)),
+        ("system", session.conversation.system or "none"),
+        *((name, _shown(getattr(config, name))) for name in _SETTINGS),
+    ]
+    console.say(table(rows[0], rows[1:]))
+
+
+def _system(session: ChatSession, argument: str) -> None:
+    session.conversation.system = argument or None
+    console.say("system prompt set" if argument else "system prompt removed")
+
+
+def _undo(session: ChatSession, argument: str) -> None:
+    question = session.conversation.undo()
+    console.say("there is nothing to undo" if question is None else f"taken back: {question.splitlines()[0]:.60}")
+
+
+def _clear(session: ChatSession, argument: str) -> None:
+    session.conversation.clear()
+    console.say("the conversation starts anew")
+
+
+def _save(session: ChatSession, argument: str) -> None:
+    file = _file(argument, "/save")
+    if file.exists() and not _is_conversation(file):
+        raise BundleExistsError(f"{file} exists and is no saved conversation; choose another name")
+    session.conversation.save(file)
+    console.say(f"saved to {file}")
+
+
+def _load(session: ChatSession, argument: str) -> None:
+    session.conversation = Conversation.load(_file(argument, "/load"))
+    console.say(f"loaded {session.conversation.questions} questions, {session.context_used} tokens of context")
+
+
+def _is_conversation(file: Path) -> bool:
+    try:
+        Conversation.load(file)
+    except (PromptError, ManifestError):
+        return False
+    return True
+
+
+def _file(argument: str, command: str) -> Path:
+    if not argument or "\0" in argument:
+        raise ConfigError(f"{command} needs the name of a file")
+    return Path(argument).expanduser()
+
+
+def _help(session: ChatSession, argument: str) -> None:
+    console.say(_HELP)
+
+
+def _bye(session: ChatSession, argument: str) -> None:
+    raise Leave
+
+
+_HANDLERS: dict[str, Callable[[ChatSession, str], None]] = {
+    "/set": _set,
+    "/show": _show,
+    "/system": _system,
+    "/undo": _undo,
+    "/clear": _clear,
+    "/save": _save,
+    "/load": _load,
+    "/help": _help,
+    "/?": _help,
+    "/bye": _bye,
+}
+_HELP = f'''/set NAME VALUE  change a setting, or give it back its own value: {_DEFAULT}
+                 {", ".join(_SETTINGS)}
+/show            model, settings, and how much of the context is used
+/system TEXT     what the model shall know or be; without a text: nothing
+/undo            take the last question and its answer back
+/clear           forget the conversation
+/save FILE       write the conversation to a file, as JSON
+/load FILE       go on with a saved conversation
+/bye             leave (or Ctrl-D)
+"""              begins and ends a message of several lines
+Ctrl-C           stops the answer'''

@@ -1,0 +1,36 @@
+"""The one place where the command line reaches for the tools, which need packages that the runtime does not."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+from edgelm.errors import MissingDependencyError
+
+# edgelm_tools itself comes with every wheel; it is on the list for those who take the runtime's folder alone.
+_EXTRA = frozenset({"edgelm_tools", "gguf", "onnx", "safetensors"})
+
+
+class Exporter(Protocol):
+    """What is used of ``edgelm_tools.export``."""
+
+    SCHEMES: tuple[str, ...]
+    export: Callable[..., Any]
+
+
+def exporter() -> Exporter:
+    """The module that converts checkpoints.
+
+    Raises:
+        MissingDependencyError: a package that it needs is not installed.
+    """
+    try:
+        return cast(Exporter, importlib.import_module("edgelm_tools.export"))
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _EXTRA:
+            raise
+        raise MissingDependencyError(
+            f"converting a model needs {missing}, which is not installed; run: pip install 'edgelm[tools]'"
+        ) from error
