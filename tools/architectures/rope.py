@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.errors import UnsupportedModelError
+from edgelm_tools.architectures.config_fields import ConfigFields
 
 Frequencies = NDArray[np.float32]
 
@@ -39,27 +40,45 @@ class Rope:
 
 @dataclass(frozen=True, slots=True)
 class _Settings:
+    """``original_length``: the length before the context was extended, where the model itself gives it."""
+
     base: float
     dim: int
     context_length: int
-    scaling: Mapping[str, Any]
+    original_length: int | None
+    scaling: ConfigFields
 
 
-def make_rope(config: Mapping[str, Any], *, head_size: int, base: float, scaling: Mapping[str, Any] | None) -> Rope:
+def make_rope(fields: ConfigFields, *, head_size: int, base: float, scaling: Mapping[str, Any]) -> Rope:
     """The rotary embedding that a Hugging Face configuration describes.
 
+    Args:
+        fields: the configuration; read are ``partial_rotary_factor``, ``max_position_embeddings`` and
+            ``original_max_position_embeddings``.
+        head_size: of the model.
+        base: ``rope_theta``.
+        scaling: ``rope_scaling``; empty for none.
+
     Raises:
-        UnsupportedModelError: a scaling of unknown type; names the known ones.
+        UnsupportedModelError: a scaling of unknown type, or one that lacks a setting; names it.
+        ModelError: a setting is of the wrong type or out of range.
     """
-    scaling = scaling or {}
-    share = config.get("partial_rotary_factor") or scaling.get("partial_rotary_factor") or 1.0
-    settings = _Settings(base, int(head_size * share), int(config["max_position_embeddings"]), scaling)
-    kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    if kind not in _KINDS:
-        raise UnsupportedModelError(f"rope_scaling of type {kind!r} is not known; known are: {', '.join(_KINDS)}")
-    if kind == "longrope":
-        settings = _Settings(base, settings.dim, settings.context_length, _with_original_length(config, scaling))
-    return _KINDS[kind](settings)
+    inner = ConfigFields(scaling, {"rope_type": "default"}, what=f"{fields.what}: rope_scaling")
+    kinds = {str(scaling[name]) for name in ("type", "rope_type") if scaling.get(name) is not None}
+    if len(kinds) > 1:
+        raise UnsupportedModelError(f"{inner.what}: type and rope_type differ: {', '.join(sorted(kinds))}")
+    kind = inner.choice("type" if inner.has("type") else "rope_type", _KINDS)
+    share = inner.real("partial_rotary_factor", fields.real("partial_rotary_factor", 1.0))
+    dim = int(head_size * share)
+    if share > 1 or dim < 2 or dim % 2:
+        raise UnsupportedModelError(
+            f"{fields.what}: partial_rotary_factor {share:g} rotates {dim} of a head's {head_size} values; "
+            f"an even number of them is needed"
+        )
+    original = "original_max_position_embeddings"
+    original_length = fields.integer(original) if fields.has(original) else None
+    context_length = fields.integer("max_position_embeddings")
+    return _KINDS[kind](_Settings(base, dim, context_length, original_length, inner))
 
 
 def _plain(base: float, dim: int) -> Frequencies:
@@ -77,7 +96,7 @@ def _default(s: _Settings) -> Rope:
 
 
 def _linear(s: _Settings) -> Rope:
-    return _rope(_plain(s.base, s.dim) / np.float32(s.scaling["factor"]))
+    return _rope(_plain(s.base, s.dim) / np.float32(s.scaling.real("factor")))
 
 
 def _dynamic(s: _Settings) -> Rope:
@@ -88,56 +107,61 @@ def _dynamic(s: _Settings) -> Rope:
 
 def _llama3(s: _Settings) -> Rope:
     plain = _plain(s.base, s.dim)
-    factor, low, high = (float(s.scaling[k]) for k in ("factor", "low_freq_factor", "high_freq_factor"))
+    factor, low, high = (s.scaling.real(name) for name in ("factor", "low_freq_factor", "high_freq_factor"))
+    if high <= low:
+        raise s.scaling.fault("high_freq_factor", f"must be above low_freq_factor ({low:g}), not {high:g}")
     wavelengths = 2 * np.pi / plain
-    original = float(s.scaling["original_max_position_embeddings"])
+    original = s.scaling.integer("original_max_position_embeddings")
     smooth = np.clip((original / wavelengths - low) / (high - low), 0, 1)
     return _rope((smooth * plain + (1 - smooth) * plain / factor).astype(np.float32))
 
 
 def _yarn(s: _Settings) -> Rope:
-    factor = float(s.scaling["factor"])
-    original = s.scaling.get("original_max_position_embeddings") or s.context_length
+    factor = s.scaling.real("factor")
+    original = s.scaling.real("original_max_position_embeddings", float(s.context_length))
     plain = _plain(s.base, s.dim)
 
     def dimension(rotations: float) -> float:
         return s.dim * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(s.base))
 
-    low, high = dimension(s.scaling.get("beta_fast") or 32), dimension(s.scaling.get("beta_slow") or 1)
-    if s.scaling.get("truncate", True):
+    low, high = dimension(s.scaling.real("beta_fast", 32.0)), dimension(s.scaling.real("beta_slow", 1.0))
+    if s.scaling.flag("truncate", default=True):
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, s.dim - 1)
-    ramp = np.clip((np.arange(s.dim // 2, dtype=np.float32) - low) / max(high - low, 0.001), 0, 1)
+    width = high - low if high != low else 0.001
+    ramp = np.clip((np.arange(s.dim // 2, dtype=np.float32) - low) / width, 0, 1)
     mixed = plain / factor * ramp + plain * (1 - ramp)
     return _rope(mixed.astype(np.float32), _yarn_attention_factor(s.scaling, factor))
 
 
-def _yarn_attention_factor(scaling: Mapping[str, Any], factor: float) -> float:
+def _yarn_attention_factor(scaling: ConfigFields, factor: float) -> float:
     def mscale(weight: float) -> float:
         return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
-    if scaling.get("attention_factor") is not None:
-        return float(scaling["attention_factor"])
-    if scaling.get("mscale") and scaling.get("mscale_all_dim"):
-        return mscale(scaling["mscale"]) / mscale(scaling["mscale_all_dim"])
+    if scaling.has("attention_factor"):
+        return scaling.real("attention_factor")
+    if scaling.has("mscale") and scaling.has("mscale_all_dim"):
+        return mscale(scaling.real("mscale")) / mscale(scaling.real("mscale_all_dim"))
     return mscale(1.0)
-
-
-def _with_original_length(config: Mapping[str, Any], scaling: Mapping[str, Any]) -> dict[str, Any]:
-    original = config.get("original_max_position_embeddings") or scaling.get("original_max_position_embeddings")
-    return {**scaling, "original_max_position_embeddings": original or config["max_position_embeddings"]}
 
 
 def _longrope(s: _Settings) -> Rope:
     # Two sets of frequencies, chosen by the length of the text: the short set is right up to the original length,
     # and keys cached under it would be wrong under the other.
-    original = int(s.scaling["original_max_position_embeddings"])
-    factor = s.context_length / original
-    attention = s.scaling.get("attention_factor")
-    if attention is None:
+    original = s.original_length or s.context_length
+    inner = "original_max_position_embeddings"
+    if s.scaling.has(inner) and s.scaling.integer(inner) != original:
+        # Versions of transformers differ in which of the two lengths they take.
+        raise UnsupportedModelError(f"{s.scaling.what}: {inner} is not {original}, as the configuration itself has it")
+    factor = s.context_length / original if s.original_length else s.scaling.real("factor", 0.0)
+    if s.scaling.has("attention_factor"):
+        attention = s.scaling.real("attention_factor")
+    elif not factor:
+        raise UnsupportedModelError(f"{s.scaling.what} of type 'longrope' lacks 'factor', which is needed")
+    else:
         attention = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
-    frequencies = _plain(s.base, s.dim) / np.asarray(s.scaling["short_factor"], np.float32)
-    return _rope(frequencies.astype(np.float32), float(attention), original)
+    short = np.asarray(s.scaling.reals("short_factor", s.dim // 2), np.float32)
+    return _rope((_plain(s.base, s.dim) / short).astype(np.float32), attention, original)
 
 
 _KINDS: dict[str, Callable[[_Settings], Rope]] = {
