@@ -14,25 +14,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.errors import ModelError
 from edgelm_tools.architectures.head_layout import HeadLayout, head_layout
 from edgelm_tools.architectures.llama_spec import DecoderSpec
+from edgelm_tools.architectures.llama_tensors import EMBEDDING, FINAL_NORM, HEAD, NORMS, check_tensors, text_part
 from edgelm_tools.checkpoint.base import Checkpoint
 from edgelm_tools.matrix import Matrix
 from edgelm_tools.quantize.rotation import rotation_matrix
 
 Floats = NDArray[np.float32]
 STREAM_SEED, HEAD_SEED = 1, 2
-
-# place of a norm in the graph → its tensor, by where the model has its norms
-_PRE = {"attention": "input_layernorm", "mlp": "post_attention_layernorm"}
-_SANDWICH = {
-    "attention": "input_layernorm",
-    "after_attention": "post_attention_layernorm",
-    "mlp": "pre_feedforward_layernorm",
-    "after_mlp": "post_feedforward_layernorm",
-}
-_NORM_TENSORS = {"pre": _PRE, "parallel": _PRE, "post": _SANDWICH, "sandwich": _SANDWICH}
 
 
 def can_rotate(spec: DecoderSpec) -> bool:
@@ -47,11 +37,20 @@ def padded_head_size(spec: DecoderSpec) -> int:
 
 @dataclass(frozen=True)
 class LlamaWeights:
-    """Reads the checkpoint's tensors, one at a time, as matrices and vectors of the graph."""
+    """Reads the checkpoint's tensors, one at a time, as matrices and vectors of the graph.
+
+    Raises:
+        ModelError: a tensor is missing, or of another shape than the configuration says; names it.
+        UnsupportedModelError: the checkpoint has a tensor that such a model does not; names it.
+    """
 
     checkpoint: Checkpoint
     spec: DecoderSpec
     rotated: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "checkpoint", text_part(self.checkpoint))
+        check_tensors(self.checkpoint, self.spec)
 
     @cached_property
     def layout(self) -> HeadLayout:
@@ -69,7 +68,7 @@ class LlamaWeights:
 
     @cached_property
     def _tied(self) -> bool:
-        return self.spec.tied_embeddings or "lm_head.weight" not in self._names
+        return self.spec.tied_embeddings or HEAD not in self._names
 
     @cached_property
     def _names(self) -> frozenset[str]:
@@ -85,15 +84,13 @@ class LlamaWeights:
 
     def embedding(self) -> Matrix:
         """(vocabulary, hidden)."""
-        name = "model.embed_tokens.weight"
         if not self.rotated:
-            return Matrix.of(self.checkpoint, name)
-        return Matrix.of(self.checkpoint, name, lambda rows: rows @ self._stream_rotation)
+            return Matrix.of(self.checkpoint, EMBEDDING)
+        return Matrix.of(self.checkpoint, EMBEDDING, lambda rows: rows @ self._stream_rotation)
 
     def head(self) -> Matrix:
         """(vocabulary, hidden)."""
-        name = "model.embed_tokens.weight" if self._tied else "lm_head.weight"
-        return self._reading(name, "model.norm.weight")
+        return self._reading(EMBEDDING if self._tied else HEAD, "final")
 
     def qkv(self, i: int) -> Matrix:
         """Queries, keys and values in one: ((heads + 2 · kv_heads) · padded head size, hidden)."""
@@ -110,7 +107,7 @@ class LlamaWeights:
         def transform(weight: Floats) -> Floats:
             weight = weight[rows] if rows else weight
             if self.rotated:
-                weight = self._fold(weight, self._layer_norm_name(i, "attention"))
+                weight = self._fold(weight, "attention", i)
                 weight = self._rotate_values(weight, heads) if kind == "v" else weight
             return self._widen(weight, kind, heads)
 
@@ -168,22 +165,18 @@ class LlamaWeights:
         return self._gate_or_up(i, "up_proj", 1)
 
     def _gate_or_up(self, i: int, kind: str, half: int) -> Matrix:
-        mlp, norm = f"model.layers.{i}.mlp", self._layer_norm_name(i, self._mlp_norm)
+        mlp, place = f"model.layers.{i}.mlp", "attention" if self.spec.residual == "parallel" else "mlp"
         fused = f"{mlp}.gate_up_proj.weight"
         if fused not in self._names:
-            return self._reading(f"{mlp}.{kind}.weight", norm)
+            return self._reading(f"{mlp}.{kind}.weight", place, i)
         rows, columns = self.checkpoint.shape(fused)
         size = rows // 2
 
         def transform(weight: Floats) -> Floats:
             weight = weight[half * size : (half + 1) * size]
-            return self._fold(weight, norm) if self.rotated else weight
+            return self._fold(weight, place, i) if self.rotated else weight
 
         return Matrix.of(self.checkpoint, fused, transform, shape=(size, columns))
-
-    @property
-    def _mlp_norm(self) -> str:
-        return "attention" if self.spec.residual == "parallel" else "mlp"
 
     def down(self, i: int) -> Matrix:
         """(hidden, feed-forward size)."""
@@ -201,7 +194,7 @@ class LlamaWeights:
 
     def norm(self, place: str, i: int | None = None) -> tuple[Floats, Floats | None]:
         """Weight and bias of the norm at ``place`` (of layer ``i``, or the final one): (hidden,) each."""
-        name = "model.norm.weight" if i is None else self._layer_norm_name(i, place)
+        name = self._norm_name(place, i)
         bias = name.removesuffix("weight") + "bias"
         if self.rotated:
             return np.ones(self.spec.hidden_size, np.float32), None
@@ -219,23 +212,21 @@ class LlamaWeights:
         scaled = weight[:, None] * np.float32(math.sqrt(share))
         return self.layout.widen_rotary(scaled, heads)[:, 0], self.spec.norm_epsilon * share
 
-    def _layer_norm_name(self, i: int, place: str) -> str:
-        return f"model.layers.{i}.{_NORM_TENSORS[self.spec.residual][place]}.weight"
+    def _norm_name(self, place: str, i: int | None) -> str:
+        return FINAL_NORM if i is None else f"model.layers.{i}.{NORMS[self.spec.residual][place]}.weight"
 
     def _norm_weight(self, name: str) -> Floats:
-        if name not in self._names:
-            raise ModelError(f"the checkpoint has no tensor {name!r}")
         weight: Floats = self.checkpoint.tensor(name) + np.float32(self.spec.norm_offset)
         return weight
 
-    def _reading(self, name: str, norm: str) -> Matrix:
-        """A matrix that reads the normed residual stream."""
+    def _reading(self, name: str, place: str, i: int | None = None) -> Matrix:
+        """A matrix that reads the residual stream behind the norm at ``place``."""
         if not self.rotated:
             return Matrix.of(self.checkpoint, name)
-        return Matrix.of(self.checkpoint, name, lambda weight: self._fold(weight, norm))
+        return Matrix.of(self.checkpoint, name, lambda weight: self._fold(weight, place, i))
 
-    def _fold(self, weight: Floats, norm: str) -> Floats:
-        scaled: Floats = weight * self._norm_weight(norm)
+    def _fold(self, weight: Floats, place: str, i: int | None) -> Floats:
+        scaled: Floats = weight * self._norm_weight(self._norm_name(place, i))
         return scaled @ self._stream_rotation
 
     def _writing_bias(self, name: str) -> Floats | None:
