@@ -41,8 +41,7 @@ class GenerationConfig:
         # One value may stand for a tuple of one.
         object.__setattr__(self, "eos_token_id", _as_tuple("eos_token_id", self.eos_token_id))
         object.__setattr__(self, "stop_strings", _as_tuple("stop_strings", self.stop_strings))
-        if not isinstance(self.do_sample, bool):
-            raise ConfigError(f"do_sample must be true or false, not {self.do_sample!r}")
+        _check_bool("do_sample", self.do_sample)
         _check_int("max_new_tokens", self.max_new_tokens, 1)
         _check_int("min_new_tokens", self.min_new_tokens, 0)
         _check_int("top_k", self.top_k, 0)
@@ -111,6 +110,7 @@ class RuntimeConfig:
         _check_int("prefill_chunk", self.prefill_chunk, 1)
         if self.max_memory is not None:
             _check_int("max_memory", self.max_memory, 1)
+        _check_bool("prepack", self.prepack)
 
 
 _UNITS = {"": 1, "B": 1}
@@ -124,17 +124,18 @@ def parse_size(text: str | int) -> int:
     Raises:
         ConfigError: it is no size, or not above zero.
     """
+    number: float
     if isinstance(text, int) and not isinstance(text, bool):
-        number, unit = float(text), ""
+        number, unit = text, ""
     else:
         stripped = str(text).strip().upper()
         digits = stripped.rstrip("KMGTIB ")
         unit = stripped[len(digits) :].strip()
         try:
-            number = float(digits)
+            number = int(digits) if digits.isdecimal() else float(digits)  # a whole number keeps all its digits
         except ValueError:
             number = math.nan
-    if unit not in _UNITS or not math.isfinite(number) or number * _UNITS[unit] < 1:
+    if unit not in _UNITS or not _is_finite(number) or number * _UNITS[unit] < 1:
         raise ConfigError(f"{text!r} is not a size; write for example 400MB, 1.5GiB or a number of bytes")
     return int(number * _UNITS[unit])
 
@@ -145,6 +146,11 @@ def _as_tuple(name: str, value: object) -> tuple[object, ...]:
     if isinstance(value, Sequence):
         return tuple(value)
     raise ConfigError(f"{name} must be a value or a list of values, not {value!r}")
+
+
+def _check_bool(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be true or false, not {value!r}")
 
 
 def _check_int(name: str, value: object, least: int, most: int | None = None) -> None:

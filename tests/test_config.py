@@ -1,0 +1,249 @@
+"""Settings: every bound and its message, sizes as people write them, what a model's own file may say."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgelm.config import MAX_STOP_LENGTH, MAX_STOP_STRINGS, GenerationConfig, RuntimeConfig, parse_size
+from edgelm.errors import ConfigError
+
+INTEGERS = {"max_new_tokens": 1, "min_new_tokens": 0, "top_k": 0, "seed": 0}
+NUMBERS = {
+    "temperature": "above 0",
+    "top_p": "above 0 and at most 1",
+    "min_p": "at least 0 and at most 1",
+    "repetition_penalty": "above 0",
+}
+
+
+def refused(message, make, **settings):
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        make(**settings)
+
+
+def test_the_defaults_are_greedy_with_everything_off():
+    config = GenerationConfig()
+    assert dataclasses.asdict(config) == {
+        "max_new_tokens": 512,
+        "min_new_tokens": 0,
+        "do_sample": False,
+        "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "eos_token_id": (),
+        "stop_strings": (),
+        "seed": None,
+    }
+    assert GenerationConfig.field_names() == tuple(dataclasses.asdict(config))
+
+
+def test_settings_are_frozen_and_given_by_name():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        GenerationConfig().temperature = 0.5
+    with pytest.raises(TypeError):
+        GenerationConfig(50)
+    with pytest.raises(TypeError):
+        RuntimeConfig(2)
+
+
+@pytest.mark.parametrize(("name", "least"), INTEGERS.items())
+def test_integers_have_a_least_value(name, least):
+    assert getattr(GenerationConfig(**{name: least}), name) == least
+    refused(f"{name} must be at least {least}, not {least - 1}", GenerationConfig, **{name: least - 1})
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+@pytest.mark.parametrize("value", [1.0, "1", True, [1], float("nan")])
+def test_integers_are_nothing_else(name, value):
+    refused(f"{name} must be an integer, not {value!r}", GenerationConfig, **{name: value})
+
+
+@pytest.mark.parametrize("name", ["max_new_tokens", "min_new_tokens", "top_k"])
+def test_none_is_no_integer(name):
+    refused(f"{name} must be an integer, not None", GenerationConfig, **{name: None})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", 0.0),
+        ("temperature", -0.1),
+        ("top_p", 0.0),
+        ("top_p", 1.5),
+        ("top_p", 1.0000001),
+        ("min_p", -0.01),
+        ("min_p", 1.01),
+        ("repetition_penalty", 0),
+        ("repetition_penalty", -3),
+    ],
+)
+def test_numbers_out_of_bounds_are_refused_with_their_bounds(name, value):
+    refused(f"{name} must be {NUMBERS[name]}, not {value}", GenerationConfig, **{name: value})
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), "0.5", None, True, 10**400])
+def test_numbers_are_finite_numbers(name, value):
+    refused(f"{name} must be a finite number, not {value!r}", GenerationConfig, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("temperature", 1e-6), ("temperature", 100), ("top_p", 1), ("top_p", 1e-9), ("min_p", 0), ("min_p", 1)],
+)
+def test_numbers_at_their_bounds_are_taken(name, value):
+    assert getattr(GenerationConfig(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize("value", [1, 0, "true", None])
+def test_do_sample_is_a_truth_value(value):
+    refused(f"do_sample must be true or false, not {value!r}", GenerationConfig, do_sample=value)
+
+
+def test_an_answer_must_be_able_to_be_as_long_as_its_minimum():
+    assert GenerationConfig(min_new_tokens=5, max_new_tokens=5).min_new_tokens == 5
+    refused("min_new_tokens (6) is above max_new_tokens (5)", GenerationConfig, min_new_tokens=6, max_new_tokens=5)
+
+
+def test_one_value_stands_for_a_tuple_of_one():
+    config = GenerationConfig(eos_token_id=2, stop_strings="END")
+    assert (config.eos_token_id, config.stop_strings) == ((2,), ("END",))
+    config = GenerationConfig(eos_token_id=[2, 3], stop_strings=["a", "b"])
+    assert (config.eos_token_id, config.stop_strings) == ((2, 3), ("a", "b"))
+    hash(config)
+
+
+@pytest.mark.parametrize("name", ["eos_token_id", "stop_strings"])
+@pytest.mark.parametrize("value", [None, 1.5, {1: 2}])
+def test_lists_are_lists(name, value):
+    refused(f"{name} must be a value or a list of values, not {value!r}", GenerationConfig, **{name: value})
+
+
+def test_end_tokens_are_tokens():
+    refused("eos_token_id must be at least 0, not -1", GenerationConfig, eos_token_id=[2, -1])
+    refused("eos_token_id must be an integer, not '</s>'", GenerationConfig, eos_token_id="</s>")
+
+
+def test_stop_strings_have_one_to_a_thousand_characters():
+    assert GenerationConfig(stop_strings="x" * MAX_STOP_LENGTH)
+    for stop in ["", "x" * (MAX_STOP_LENGTH + 1), 7]:
+        with pytest.raises(ConfigError, match=r"^a stop string must have 1 to 1024 characters, not ") as caught:
+            GenerationConfig(stop_strings=[stop])
+        assert len(str(caught.value)) < 200
+
+
+def test_there_are_at_most_64_stop_strings():
+    assert GenerationConfig(stop_strings=["x"] * MAX_STOP_STRINGS)
+    refused("stop_strings takes at most 64 strings, not 10000", GenerationConfig, stop_strings=["x"] * 10_000)
+
+
+def test_updated_changes_what_is_named_and_checks_it():
+    config = GenerationConfig(temperature=0.5, seed=1)
+    assert config.updated(seed=2) == GenerationConfig(temperature=0.5, seed=2)
+    assert config.updated() == config
+    assert config.seed == 1
+    refused("top_k must be at least 0, not -1", config.updated, top_k=-1)
+
+
+def test_updated_names_the_unknown_setting_and_the_known_ones():
+    known = ", ".join(GenerationConfig.field_names())
+    refused(f"unknown generation setting 'temprature'; known are: {known}", GenerationConfig().updated, temprature=1)
+
+
+def test_a_models_file_may_say_much_that_is_not_for_us():
+    values = {
+        "_from_model_config": True,
+        "transformers_version": "4.57",
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": [2, 32000],
+        "temperature": 0.6,
+        "top_p": 0.9,
+        "do_sample": True,
+        "top_k": None,
+        "max_new_tokens": 64,
+    }
+    assert GenerationConfig.from_file_values(values) == GenerationConfig(
+        eos_token_id=(2, 32000), temperature=0.6, top_p=0.9, do_sample=True, max_new_tokens=64
+    )
+    assert GenerationConfig.from_file_values({}) == GenerationConfig()
+
+
+def test_what_a_models_file_says_is_checked():
+    refused("top_p must be above 0 and at most 1, not 7", GenerationConfig.from_file_values, values={"top_p": 7})
+
+
+def test_the_runtime_defaults():
+    config = RuntimeConfig()
+    assert (config.threads, config.context_length, config.max_memory, config.prepack) == (None, None, None, True)
+    assert config.prefill_chunk > 1
+
+
+@pytest.mark.parametrize("name", ["context_length", "prefill_chunk", "max_memory"])
+def test_runtime_settings_are_at_least_one(name):
+    assert getattr(RuntimeConfig(**{name: 1}), name) == 1
+    refused(f"{name} must be at least 1, not 0", RuntimeConfig, **{name: 0})
+    refused(f"{name} must be an integer, not 1.5", RuntimeConfig, **{name: 1.5})
+
+
+@pytest.mark.parametrize("value", [0, -1, 1025])
+def test_threads_have_both_bounds(value):
+    refused(f"threads must be from 1 to 1024, not {value}", RuntimeConfig, threads=value)
+
+
+def test_prepack_is_a_truth_value():
+    refused("prepack must be true or false, not 'no'", RuntimeConfig, prepack="no")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("400MB", 400_000_000),
+        ("400 mb", 400_000_000),
+        (" 400M ", 400_000_000),
+        ("1.5GiB", 1_610_612_736),
+        ("1kb", 1000),
+        ("1KiB", 1024),
+        ("2T", 2 * 10**12),
+        ("0.5tib", 2**39),
+        ("268435456", 268_435_456),
+        ("17B", 17),
+        ("1e3MB", 10**9),
+        (268_435_456, 268_435_456),
+        (1, 1),
+        (2**63 + 1, 2**63 + 1),
+    ],
+)
+def test_sizes_as_people_write_them(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", " ", "MB", "B", "x", "4X", "4MBB", "4 M B", "4PB", "--4", "4iB", "400,5MB"),
+        *("0", "0MB", "0.4", "-1", "-400MB", "nan", "nanMB", "inf", "infGB", "1e400", "9" * 400),
+        *(0, -1, 10**400, True, False, None),
+    ],
+)
+def test_what_is_no_size(text):
+    refused(f"{text!r} is not a size; write for example 400MB, 1.5GiB or a number of bytes", parse_size, text=text)
+
+
+@given(st.integers(1, 2**60))
+def test_a_number_of_bytes_is_itself(size):
+    assert parse_size(size) == parse_size(str(size)) == parse_size(f" {size} B") == size
+
+
+@given(st.text(alphabet="0123456789.-+e_ kMGTiB", max_size=8))
+def test_any_text_is_a_size_or_refused(text):
+    with suppress(ConfigError):
+        assert parse_size(text) >= 1
