@@ -9,6 +9,7 @@ import ctypes
 import os
 import platform
 import sys
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,10 +27,13 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
 
 RUNTIME_VERSION: str = ort.__version__
-_ERRORS_ONLY = 3
+_FATAL_ONLY = 4  # what fails is raised, so it need not also be printed
 _TERMINATED = "terminate flag"
-_OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory", "std::bad_array_new_length")
+_OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory", "bad_array_new_length")
 _ORT_ERRORS = (
+    # A run with bound inputs and outputs raises no class of the library's own.
+    RuntimeError,
+    MemoryError,
     ort.capi.onnxruntime_pybind11_state.EPFail,
     ort.capi.onnxruntime_pybind11_state.Fail,
     ort.capi.onnxruntime_pybind11_state.InvalidArgument,
@@ -131,6 +135,7 @@ class Session:
             )
         _give_back_freed_memory()
         self._process = os.getpid()
+        _SESSIONS.add(self)
         self.inputs = _infos(self._session.get_inputs())
         self.outputs = _infos(self._session.get_outputs())
 
@@ -143,15 +148,25 @@ class Session:
 
         Raises:
             CancelledError: ``switch`` was turned off, before or during the run.
-            ClosedError: the session is closed, or belongs to a process that this one was forked from.
+            ClosedError: the session is closed, also during the run, or belongs to a process that this one was forked
+                from.
+            MemoryLimitError: there is not enough memory.
             ModelError: an operator failed.
         """
         session = self._open()
-        with _translated_errors("the graph failed"):
-            session.run_with_iobinding(binding.native, switch.options)
+        try:
+            with _translated_errors("the graph failed"):
+                session.run_with_iobinding(binding.native, switch.options)
+        except CancelledError:
+            self.check_open()  # a session that is being closed cancels its runs
+            raise
+
+    def check_open(self) -> None:
+        """Raises ClosedError where ``run`` would."""
+        self._open()
 
     def close(self) -> None:
-        """Gives graph and weights back; may be called twice."""
+        """Gives graph and weights back when the runs in progress have ended; may be called twice."""
         self._session = None
 
     def _open(self) -> ort.InferenceSession:
@@ -162,12 +177,30 @@ class Session:
             raise ClosedError("the model was loaded before this process was forked; load it again here")
         return self._session
 
+    def keep_for_ever(self) -> None:
+        """Leaves the library's session to the end of the process."""
+        if self._session is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
+
+
+_SESSIONS: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _keep_inherited_sessions() -> None:
+    """In a forked child: to destroy a session is to wait for its threads, which the child does not have."""
+    for session in list(_SESSIONS):
+        session.keep_for_ever()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_inherited_sessions)
+
 
 def _options(threads: int, optimize: bool, spinning: bool) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -210,6 +243,6 @@ def _translated_errors(doing: str) -> Iterator[None]:
         text = " ".join(str(error).split())
         if _TERMINATED in text:
             raise CancelledError("the run was cancelled") from None
-        if any(sign in text for sign in _OUT_OF_MEMORY):
+        if isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
             raise MemoryLimitError(f"{doing}: not enough memory ({text[:200]})") from None
         raise ModelError(f"{doing}: {text[:400]}") from error
