@@ -25,7 +25,7 @@ _STRIDE = 7919
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark:
-    """What one run measured. Speeds in tokens a second, times in seconds, memory in MB of 10^6 bytes.
+    """What one run measured. Speeds in tokens a second, times in seconds, memory in MiB.
 
     Attributes:
         prefill_tps: the prompt's tokens by the time until the first token of the answer is chosen.
@@ -100,7 +100,7 @@ def benchmark(
             decode_tps=round((new_tokens - 1) / decode_s, 2) if new_tokens > 1 else None,
             ttft_s=round(ttft_s, 5),
             load_s=round(load_s, 4),
-            peak_rss_mb=round(peak_memory() / 1e6, 1),
+            peak_rss_mb=round(peak_memory() / (1 << 20), 1),
             tokens=tuple(tokens),
         )
 

@@ -21,6 +21,7 @@ from edgelm.errors import ConfigError, MemoryLimitError, ModelError, PromptError
 from edgelm.generation.loop import generate_ids
 from edgelm.results import GenerationResult
 from edgelm.runtime.decoder import Decoder
+from edgelm.runtime.embedding import EmbeddingTable
 from edgelm.runtime.memory import Budget, budget
 from edgelm.runtime.prepack import try_prepack
 from edgelm.runtime.sequences import LentDecoder, SequencePool
@@ -109,6 +110,7 @@ class LanguageModel:
         self.memory_budget(min(_LEAST_TOKENS, self.context_length)).check(self.runtime.max_memory)
         defaults = bundle.generation_defaults()
         self.generation_config = defaults.updated(eos_token_id=defaults.eos_token_id or manifest.eos_token_id)
+        self._embedding = self._open_embedding()
         self._session = self._open_session()
         self._pool = SequencePool(self._new_decoder)
 
@@ -193,10 +195,18 @@ class LanguageModel:
         """Gives memory back; generations in progress end with ClosedError. May be called twice."""
         self._pool.close()
         self._session.close()
+        if self._embedding is not None:
+            self._embedding.close()
 
     def new_decoder(self) -> Decoder:
         """A decoder with an empty KV cache of its own, for work below the level of generations: scores, benchmarks."""
         return self._new_decoder()
+
+    def _open_embedding(self) -> EmbeddingTable | None:
+        described = self.bundle.manifest.embedding
+        if described is None:
+            return None
+        return EmbeddingTable(self.bundle.path(described.file), rows=described.rows, columns=described.columns)
 
     def _open_session(self) -> Session:
         threads = self.runtime.threads or available_cores()
@@ -206,7 +216,12 @@ class LanguageModel:
         return Session(self.bundle.path(self.bundle.manifest.graphs["decoder"]), threads=threads)
 
     def _new_decoder(self) -> Decoder:
-        return Decoder(self._session, context_length=self.context_length, prefill_chunk=self.runtime.prefill_chunk)
+        return Decoder(
+            self._session,
+            context_length=self.context_length,
+            prefill_chunk=self.runtime.prefill_chunk,
+            embedding=self._embedding,
+        )
 
     def _encode(self, text: str) -> list[int]:
         ids = self.tokenizer.encode(text)

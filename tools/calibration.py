@@ -53,7 +53,7 @@ class LayerwiseCalibration:
     def factor(self, name: str) -> NDArray[np.float32]:
         """``gptq.error_factor`` for the linear layer ``layer{i}.{kind}``: (K, K) float32."""
         layers = self._weights.spec.layers
-        layer = layers if name == "head" else int(name.split(".")[0].removeprefix("layer"))
+        layer = layers if name.startswith("head") else int(name.split(".")[0].removeprefix("layer"))
         while self._layer < min(layer, layers - 1):
             self._advance()
         return self._head_factor() if layer == layers else self._factors[self._recorded[name]]

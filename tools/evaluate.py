@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from edgelm.bundle.progress import NoProgress, Progress
 from edgelm.language_model import available_cores
 from edgelm.runtime.decoder import Decoder
+from edgelm.runtime.embedding import EmbeddingTable
 from edgelm.runtime.session import Session
 from edgelm.text.tokenizer import Tokenizer
+from edgelm_tools.quantize.schemes import EMBEDDING_NAME
 
 EVALUATION_TOKENS = 2048
 # Tokens a run: keeps two sets of logits of a large vocabulary within a few hundred megabytes.
@@ -61,7 +63,12 @@ def measure_quality(
 def open_decoder(graph: Path, context_length: int) -> Decoder:
     """A decoder over a graph file that needs no manifest."""
     session = Session(graph, threads=available_cores())
-    return Decoder(session, context_length=context_length, prefill_chunk=_CHUNK)
+    embedding = None
+    if "inputs_embeds" in session.inputs:
+        columns = int(session.inputs["inputs_embeds"].shape[2])
+        rows = int(session.outputs["logits"].shape[1])
+        embedding = EmbeddingTable(graph.with_name(EMBEDDING_NAME), rows=rows, columns=columns)
+    return Decoder(session, context_length=context_length, prefill_chunk=_CHUNK, embedding=embedding)
 
 
 def compare(candidate: Decoder, reference: Decoder, ids: Sequence[int], progress: Progress | None = None) -> Quality:

@@ -13,7 +13,7 @@ import numpy as np
 import tokenizers
 
 from edgelm import __version__
-from edgelm.bundle.manifest import MANIFEST_NAME, FileEntry, KVGeometry, Manifest, Source
+from edgelm.bundle.manifest import MANIFEST_NAME, EmbeddingFile, FileEntry, KVGeometry, Manifest, Source
 from edgelm.bundle.progress import NoProgress, Progress
 from edgelm.bundle.publish import publishing
 from edgelm.errors import ConfigError
@@ -24,7 +24,7 @@ from edgelm_tools.calibration import CALIBRATION_TOKENS, LayerwiseCalibration, c
 from edgelm_tools.checkpoint import Checkpoint, TextAssets, open_checkpoint
 from edgelm_tools.evaluate import EVALUATION_TOKENS, Quality, measure_quality
 from edgelm_tools.graph import GraphBuilder
-from edgelm_tools.quantize.schemes import Blockwise, DynamicInt8, Float32, Rowwise, Scheme
+from edgelm_tools.quantize.schemes import EMBEDDING_NAME, Blockwise, DynamicInt8, Float32, Rowwise, Scheme
 
 GRAPH_NAME = "decoder.onnx"
 # Above this the fp32 graph that the report compares with would not fit beside the model.
@@ -184,9 +184,16 @@ def _manifest(
         quantization={"scheme": scheme.name, **scheme.settings()},
         files={path.name: _file_entry(path) for path in sorted(folder.iterdir())},
         source=origin,
+        embedding=_embedding(folder, spec),
         tool_versions={"edgelm": __version__, "onnx": version("onnx"), "numpy": version("numpy")},
         quality=quality.as_dict() if quality else {},
     )
+
+
+def _embedding(folder: Path, spec: DecoderSpec) -> EmbeddingFile | None:
+    if not (folder / EMBEDDING_NAME).exists():
+        return None
+    return EmbeddingFile(EMBEDDING_NAME, rows=spec.vocab_size, columns=spec.hidden_size)
 
 
 def _file_entry(path: Path) -> FileEntry:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +57,23 @@ class Matrix:
                 yield from matrix.parts()
 
         return Matrix(sum(m.rows for m in matrices), matrices[0].columns, read)
+
+    def split(self, count: int) -> list[Matrix]:
+        """The rows in ``count`` matrices of about the same size; each reads the whole anew and keeps its share."""
+        bounds = [self.rows * i // count for i in range(count + 1)]
+        return [
+            Matrix(end - start, self.columns, partial(self._rows, start, end))
+            for start, end in pairwise(bounds)
+            if end > start
+        ]
+
+    def _rows(self, start: int, end: int) -> Iterator[Part]:
+        seen = 0
+        for part in self.float_parts():
+            wanted = part[max(start - seen, 0) : max(end - seen, 0)]
+            seen += len(part)
+            if len(wanted):
+                yield wanted
 
     def float_parts(self, most_values: int = 1 << 24) -> Iterator[NDArray[np.float32]]:
         """The rows as float32, at most ``most_values`` values at a time."""

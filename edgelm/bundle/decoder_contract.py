@@ -1,7 +1,8 @@
 """The inputs and outputs that a decoder's step graph must have, so that the generation loop can drive it.
 
-In: ``input_ids int64 (B, S)``, ``seqlens_k int32 (B)``, ``total_sequence_length int32 ()``, ``logit_index int64 (R)``
-and per layer ``past_key_values.{i}.key`` and ``.value (B, Hkv, T, D)``. Out: ``logits float32 (R, V)`` and per layer
+In: ``input_ids int64 (B, S)`` (or ``inputs_embeds float32 (B, S, H)`` where the manifest has an embedding table of
+width H), ``seqlens_k int32 (B)``, ``total_sequence_length int32 ()``, ``logit_index int64 (R)`` and per layer
+``past_key_values.{i}.key`` and ``.value (B, Hkv, T, D)``. Out: ``logits float32 (R, V)`` and per layer
 ``present.{i}.key`` and ``.value``, of the same type and shape as the past.
 """
 
@@ -14,7 +15,6 @@ from edgelm.bundle.onnx_model import DATA_TYPES, ValueInfo
 from edgelm.errors import ModelError
 
 _FIXED_INPUTS = (
-    ("input_ids", "int64", ("B", "S")),
     ("seqlens_k", "int32", ("B",)),
     ("total_sequence_length", "int32", ()),
     ("logit_index", "int64", ("R",)),
@@ -41,7 +41,7 @@ def check_decoder(
     if manifest.kv is None:
         raise ModelError(f"{graph_file}: the manifest gives no kv geometry, which a decoder needs")
     given = {value.name: value for value in inputs}
-    expected = [*_FIXED_INPUTS, *_cache_values("past_key_values", manifest.kv)]
+    expected = [_token_input(manifest), *_FIXED_INPUTS, *_cache_values("past_key_values", manifest.kv)]
     for name, dtype, dims in expected:
         _check(given, "input", name, dtype, dims, graph_file)
     unknown = sorted(given.keys() - {name for name, _, _ in expected})
@@ -53,6 +53,12 @@ def check_decoder(
         *_cache_values("present", manifest.kv),
     ]:
         _check(made, "output", name, dtype, dims, graph_file)
+
+
+def _token_input(manifest: Manifest) -> tuple[str, str, Dims]:
+    if manifest.embedding is None:
+        return "input_ids", "int64", ("B", "S")
+    return "inputs_embeds", "float32", ("B", "S", manifest.embedding.columns)
 
 
 def _cache_values(prefix: str, kv: KVGeometry) -> Iterator[tuple[str, str, Dims]]:

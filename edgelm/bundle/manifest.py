@@ -23,13 +23,14 @@ MAX_MANIFEST_BYTES = 1 << 20
 # Graph roles that a bundle of each family must have; it may have others beside them.
 FAMILY_ROLES = {"decoder": ("decoder",), "encoder": ("encoder",), "encoder-decoder": ("encoder", "decoder")}
 KV_DTYPE_BYTES = {"float32": 4, "int8": 1}
-QUANTIZATION_SCHEMES = ("int8", "int4", "dynamic-int8", "fp32")
+QUANTIZATION_SCHEMES = ("int8", "int8-block", "int4", "dynamic-int8", "fp32")
 
 MAX_CONTEXT = 10**8
 MAX_VOCAB = 10**7
 MAX_LAYERS = 1024
 MAX_HEADS = 1024
 MAX_HEAD_SIZE = 4096
+MAX_HIDDEN = 1 << 20
 MAX_FILE_BYTES = 1 << 45
 MAX_TASKS = 64
 MAX_EOS_TOKENS = 256
@@ -60,6 +61,15 @@ class KVGeometry:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbeddingFile:
+    """A table of int8 rows beside the graph, for a decoder that takes vectors; see ``runtime/embedding.py``."""
+
+    file: str
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """Where the weights came from, as pinned when they were fetched."""
 
@@ -82,6 +92,7 @@ class Manifest:
         context_length: tokens that prompt and answer may have together.
         vocab_size: width of the logits.
         kv: geometry of the KV cache; None for encoders.
+        embedding: the table that token ids are looked up in; None where the graph does that itself.
         bos_token_id: put before a raw prompt, if any.
         eos_token_id: tokens that end an answer.
         quantization: ``scheme`` (``int8``, ``int4``, ``dynamic-int8``, ``fp32``), and the scheme's own settings.
@@ -104,6 +115,7 @@ class Manifest:
     quantization: dict[str, Any]
     files: dict[str, FileEntry]
     source: Source
+    embedding: EmbeddingFile | None = None
     tool_versions: dict[str, str] = field(default_factory=dict)
     quality: dict[str, float] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -150,6 +162,7 @@ def parse_manifest(data: bytes) -> Manifest:
         quantization=_quantization(fields),
         files=files,
         source=_source(fields.object("source")),
+        embedding=_embedding(fields, files),
         tool_versions=_texts_by_name(fields, "tool_versions"),
         quality=_quality(fields),
     )
@@ -200,6 +213,18 @@ def _kv(fields: Fields, family: str) -> KVGeometry | None:
         kv_heads=kv.integer("kv_heads", 1, MAX_HEADS),
         head_size=kv.integer("head_size", 1, MAX_HEAD_SIZE),
         dtype=kv.choice("dtype", KV_DTYPE_BYTES),
+    )
+
+
+def _embedding(fields: Fields, files: dict[str, FileEntry]) -> EmbeddingFile | None:
+    if not fields.has("embedding"):
+        return None
+    embedding = fields.object("embedding")
+    file = embedding.text("file")
+    if file not in files:
+        raise embedding.fault("file", f"names {shown(file)}, which is not in files")
+    return EmbeddingFile(
+        file=file, rows=embedding.integer("rows", 1, MAX_VOCAB), columns=embedding.integer("columns", 1, MAX_HIDDEN)
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.errors import ContextLengthError
+from edgelm.runtime.embedding import EmbeddingTable
 from edgelm.runtime.kv_cache import KVCache
 from edgelm.runtime.session import Binding, Session, Switch, Tensor
 
@@ -22,13 +23,16 @@ class Decoder:
     """One sequence on one session.
 
     Args:
-        session: a graph with the decoder contract (``input_ids``, ``seqlens_k``, ``total_sequence_length``,
-            ``logit_index``, ``past_key_values.*`` → ``logits``, ``present.*``).
+        session: a graph with the decoder contract (``input_ids`` or ``inputs_embeds``, ``seqlens_k``,
+            ``total_sequence_length``, ``logit_index``, ``past_key_values.*`` → ``logits``, ``present.*``).
         context_length: tokens that the KV cache may hold.
         prefill_chunk: tokens computed in one run.
+        embedding: turns ids into vectors, for a graph that takes those.
     """
 
-    def __init__(self, session: Session, *, context_length: int, prefill_chunk: int) -> None:
+    def __init__(
+        self, session: Session, *, context_length: int, prefill_chunk: int, embedding: EmbeddingTable | None = None
+    ) -> None:
         self.context_length = context_length
         self.vocab_size = int(session.outputs["logits"].shape[1])
         self.prefill_chunk = prefill_chunk
@@ -39,7 +43,8 @@ class Decoder:
         row = np.zeros((1, self.vocab_size), np.float32)
         self._logits = Tensor(row)
         self._last: NDArray[np.float32] = row[0]
-        self._one = _Inputs(1)
+        self._embedding = embedding
+        self._one = _Inputs(1, embedding)
         self._step_binding = session.binding()
         self._one.bind(self._step_binding)
         self._step_binding.output("logits", self._logits)
@@ -110,13 +115,13 @@ class Decoder:
             self.cache.bind(self._step_binding)
 
     def _run_one(self, token: int) -> None:
-        self._one.set(token, self.cache.length)
+        self._one.set([token], self.cache.length)
         self._session.run(self._step_binding, self._switches["step"])
         self.cache.advance(1)
 
     def _run(self, ids: NDArray[np.int64], wanted: NDArray[np.int64], logits: Tensor) -> None:
         binding = self._session.binding()
-        inputs = _Inputs(len(ids), wanted)
+        inputs = _Inputs(len(ids), self._embedding, wanted)
         inputs.set(ids, self.cache.length)
         inputs.bind(binding)
         binding.output("logits", logits)
@@ -128,18 +133,25 @@ class Decoder:
 class _Inputs:
     """The small inputs of a run of ``count`` tokens, written in place."""
 
-    def __init__(self, count: int, wanted: NDArray[np.int64] | None = None) -> None:
+    def __init__(self, count: int, embedding: EmbeddingTable | None, wanted: NDArray[np.int64] | None = None) -> None:
         self.count = count
+        self._embedding = embedding
+        self._tokens = (
+            np.zeros((1, count), np.int64) if embedding is None else np.zeros((1, count, embedding.columns), np.float32)
+        )
         self._tensors = {
-            "input_ids": Tensor(np.zeros((1, count), np.int64)),
+            "input_ids" if embedding is None else "inputs_embeds": Tensor(self._tokens),
             "seqlens_k": Tensor(np.zeros(1, np.int32)),
             "total_sequence_length": Tensor(np.zeros((), np.int32)),
             "logit_index": Tensor(np.zeros(1, np.int64) if wanted is None else wanted),
         }
 
-    def set(self, ids: NDArray[np.int64] | int, past: int) -> None:
+    def set(self, ids: Ids, past: int) -> None:
         """The tokens, and how many stand before them in the cache."""
-        self._tensors["input_ids"].array[0] = ids
+        if self._embedding is None:
+            self._tokens[0] = ids
+        else:
+            self._embedding.lookup(ids, self._tokens[0])
         self._tensors["seqlens_k"].array[0] = past + self.count - 1
         self._tensors["total_sequence_length"].array[...] = past + self.count
 

@@ -1,7 +1,8 @@
 """The graph of the LLaMA family: one decoder step, from token ids and a KV cache to logits.
 
 Contract (inputs → outputs), with B rows, S new tokens, T slots of cache, R wanted logits:
-    input_ids int64 (B, S), seqlens_k int32 (B) = valid tokens − 1, total_sequence_length int32 (),
+    input_ids int64 (B, S) or inputs_embeds float32 (B, S, hidden),
+    seqlens_k int32 (B) = valid tokens − 1, total_sequence_length int32 (),
     logit_index int64 (R) into the B·S new tokens, past_key_values.{i}.key|value float32 (B, kv_heads, T, head_size)
     → logits float32 (R, vocab), present.{i}.key|value, to be bound to the same buffers as the past.
 
@@ -62,11 +63,10 @@ class _Decoder:
 
     def build(self, done: Callable[[], None]) -> None:
         g, spec = self.g, self.spec
-        ids = g.input("input_ids", np.int64, ("batch", "sequence"))
         g.input("seqlens_k", np.int32, ("batch",))
         g.input("total_sequence_length", np.int32, ())
         wanted = g.input("logit_index", np.int64, ("rows",))
-        stream, table = self.scheme.embedding(g, ids, "embed", self.weights.embedding())
+        stream, table = self.scheme.embedding(g, "embed", self.weights.embedding())
         if spec.embedding_scale != 1:
             stream = self._scaled(stream, spec.embedding_scale, "embed.scaled")
         update = ""

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgelm.runtime.embedding import row_dtype
 from edgelm_tools.checkpoint.base import BlockQuantized
 from edgelm_tools.graph import MICROSOFT, GraphBuilder
 from edgelm_tools.matrix import Matrix, Part
@@ -25,7 +27,9 @@ from edgelm_tools.quantize.rotation import hadamard, largest_hadamard
 # One block's activations are rounded together with int8 dot products.
 INT8_COMPUTE = 4
 EMBEDDING_BLOCK = 32
+EMBEDDING_NAME = "embedding.int8"
 HADAMARD_SIZE = 128
+HEAD_PIECES = 4
 # The largest steps of weights and of activations. Processors without VNNI add two products in 16 bits: with 127 for
 # both, 3 % of such sums overflow (relative error 0.02); with 110, 0.05 % (0.001).
 WEIGHT_STEPS = 110
@@ -65,8 +69,8 @@ class Scheme(Protocol):
         """The output head; ``tied_to`` is what ``embedding`` returned if it shares that weight."""
         ...
 
-    def embedding(self, g: GraphBuilder, ids: str, name: str, matrix: Matrix) -> tuple[str, str]:
-        """ids int64 (B, S) → (vectors (B, S, K) float32, a name for ``head(tied_to=…)``)."""
+    def embedding(self, g: GraphBuilder, name: str, matrix: Matrix) -> tuple[str, str]:
+        """Declares the graph's input of tokens; returns (vectors (B, S, K) float32, a name for ``head(tied_to=…)``)."""
         ...
 
 
@@ -87,9 +91,9 @@ class Float32:
     def head(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, tied_to: str | None) -> str:
         return _multiply_transposed(g, x, tied_to, name) if tied_to else self.linear(g, x, name, matrix)
 
-    def embedding(self, g: GraphBuilder, ids: str, name: str, matrix: Matrix) -> tuple[str, str]:
+    def embedding(self, g: GraphBuilder, name: str, matrix: Matrix) -> tuple[str, str]:
         weight = g.weight(f"{name}.weight", np.float32, (matrix.rows, matrix.columns), matrix.float_parts())
-        return g.node("Gather", [weight, ids], name=name, axis=0), weight
+        return g.node("Gather", [weight, token_ids(g)], name=name, axis=0), weight
 
 
 def _multiply_transposed(g: GraphBuilder, x: str, weight: str, name: str) -> str:
@@ -118,18 +122,33 @@ class Blockwise:
     def head(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, tied_to: str | None) -> str:
         return int8_head(g, x, name, matrix, tied_to)
 
-    def embedding(self, g: GraphBuilder, ids: str, name: str, matrix: Matrix) -> tuple[str, str]:
-        return int8_embedding(g, ids, name, matrix)
+    def embedding(self, g: GraphBuilder, name: str, matrix: Matrix) -> tuple[str, str]:
+        return int8_embedding(g, name, matrix)
 
 
-def int8_embedding(g: GraphBuilder, ids: str, name: str, matrix: Matrix) -> tuple[str, str]:
+def token_ids(g: GraphBuilder) -> str:
+    """Declares the usual input of tokens, int64 (B, S)."""
+    return g.input("input_ids", np.int64, ("batch", "sequence"))
+
+
+def store_embedding(path: Path, matrix: Matrix) -> None:
+    """Writes the table row by row: int8 steps, and the scale that makes the largest magnitude of the row 127."""
+    with path.open("wb") as file:
+        for part in matrix.float_parts():
+            rows = np.zeros(len(part), row_dtype(matrix.columns))
+            rows["scale"] = np.abs(part).max(axis=1) / np.float32(127)
+            rows["steps"] = np.rint(part / np.where(rows["scale"] > 0, rows["scale"], 1)[:, None])
+            file.write(rows.data)
+
+
+def int8_embedding(g: GraphBuilder, name: str, matrix: Matrix) -> tuple[str, str]:
     """Rows of an int8 table in blocks of 32, dequantized when they are looked up."""
     _store_blocks(g, name, matrix, 8, EMBEDDING_BLOCK)
     width = -(-matrix.columns // EMBEDDING_BLOCK) * EMBEDDING_BLOCK
     table = g.view(f"{name}.table", f"{name}.weight", (matrix.rows, width))
     vectors = g.node(
         "GatherBlockQuantized",
-        [table, ids, f"{name}.scales"],
+        [table, token_ids(g), f"{name}.scales"],
         name=name,
         domain=MICROSOFT,
         bits=8,
@@ -248,10 +267,15 @@ class Rowwise:
     def head(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, tied_to: str | None) -> str:
         if tied_to is not None:
             return int8_head(g, x, name, matrix, tied_to)
-        return self.linear(g, x, name, matrix)
+        # Loading holds the largest weight twice more for a moment: a head in pieces keeps that moment small.
+        pieces = matrix.split(HEAD_PIECES)
+        logits = [self.linear(g, x, f"{name}.{i}", piece) for i, piece in enumerate(pieces)]
+        return g.node("Concat", logits, name=f"{name}.joined", axis=-1)
 
-    def embedding(self, g: GraphBuilder, ids: str, name: str, matrix: Matrix) -> tuple[str, str]:
-        return int8_embedding(g, ids, name, matrix)
+    def embedding(self, g: GraphBuilder, name: str, matrix: Matrix) -> tuple[str, str]:
+        """The table goes into a file of its own, see ``edgelm.runtime.embedding``: it takes no memory there."""
+        store_embedding(g.path.with_name(EMBEDDING_NAME), matrix)
+        return g.input("inputs_embeds", np.float32, ("batch", "sequence", matrix.columns)), ""
 
 
 @dataclass(frozen=True)
@@ -271,8 +295,8 @@ class DynamicInt8:
     def head(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, tied_to: str | None) -> str:
         return int8_head(g, x, name, matrix, tied_to)
 
-    def embedding(self, g: GraphBuilder, ids: str, name: str, matrix: Matrix) -> tuple[str, str]:
-        return int8_embedding(g, ids, name, matrix)
+    def embedding(self, g: GraphBuilder, name: str, matrix: Matrix) -> tuple[str, str]:
+        return int8_embedding(g, name, matrix)
 
 
 def _largest_of_rows(g: GraphBuilder, x: str, name: str) -> str:

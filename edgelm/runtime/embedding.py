@@ -1,0 +1,67 @@
+"""The embedding table of a decoder whose graph takes vectors: rows are read from the file when they are needed.
+
+A table is a large part of a small model's weights, and a prompt needs a few hundred of its rows. Left in a file, it
+costs no resident memory at all. A row is ``columns`` int8 steps and their float32 scale, little-endian.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelm.errors import ModelError
+
+
+def row_dtype(columns: int) -> np.dtype[np.void]:
+    """How a row lies in the file: ``columns`` + 4 bytes."""
+    return np.dtype([("steps", np.int8, (columns,)), ("scale", "<f4")])
+
+
+class EmbeddingTable:
+    """An open table; may be used by many threads.
+
+    Args:
+        path: the file.
+        rows: tokens of the vocabulary.
+        columns: length of a vector.
+
+    Raises:
+        ModelError: the file is missing or not of that size.
+    """
+
+    def __init__(self, path: Path, *, rows: int, columns: int) -> None:
+        self.rows = rows
+        self.columns = columns
+        self._dtype = row_dtype(columns)
+        self._lock = threading.Lock()
+        try:
+            self._file = path.open("rb", buffering=0)
+        except OSError as error:
+            raise ModelError(f"{path.name}: cannot be read: {error.strerror}") from error
+        size = self._file.seek(0, 2)
+        if size != rows * self._dtype.itemsize:
+            self._file.close()
+            raise ModelError(f"{path.name}: {size} bytes, but {rows} rows take {rows * self._dtype.itemsize}")
+
+    def lookup(self, ids: Iterable[int], out: NDArray[np.float32]) -> None:
+        """Writes the vectors of ``ids`` (S,) to ``out`` (S, columns)."""
+        for place, token in enumerate(ids):
+            row = self._row(int(token))
+            np.multiply(row["steps"], row["scale"], out=out[place], dtype=np.float32)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def _row(self, token: int) -> np.void:
+        if not 0 <= token < self.rows:
+            raise ValueError(f"token {token} is outside the table of {self.rows} rows")
+        with self._lock:
+            self._file.seek(token * self._dtype.itemsize)
+            data = self._file.read(self._dtype.itemsize)
+        row: np.void = np.frombuffer(data, self._dtype, count=1)[0]
+        return row
