@@ -17,7 +17,16 @@ from edgelm.bundle.bundle import Bundle, open_bundle
 from edgelm.bundle.home import stamps_folder
 from edgelm.bundle.store import Store
 from edgelm.config import GenerationConfig, RuntimeConfig, parse_size
-from edgelm.errors import ConfigError, MemoryLimitError, ModelError, PromptError, TemplateError, UnsupportedModelError
+from edgelm.errors import (
+    ConfigError,
+    EdgeLMError,
+    MemoryLimitError,
+    ModelError,
+    PromptError,
+    TemplateError,
+    UnsupportedModelError,
+)
+from edgelm.generation.history import check_prompt
 from edgelm.generation.loop import generate_ids
 from edgelm.results import GenerationResult
 from edgelm.runtime.decoder import Decoder
@@ -160,12 +169,11 @@ class LanguageModel:
             NumericError: the model's logits are not numbers.
             ClosedError: the model is closed.
         """
-        return self.stream(prompt, **settings).drain()
+        return self._start(self._encode(prompt), settings).drain()
 
     def stream(self, prompt: str | Sequence[int], **settings: Any) -> TextStream:
         """Like ``generate``, but gives the text out piece by piece as it is made."""
-        ids = self._encode(prompt) if isinstance(prompt, str) else list(prompt)
-        return self._start(ids, settings)
+        return self._start(self._encode(prompt), settings)
 
     def chat(self, messages: Sequence[Message], **settings: Any) -> GenerationResult:
         """Answers a conversation: dicts with ``role`` and ``content``, rendered by the model's chat template.
@@ -174,7 +182,7 @@ class LanguageModel:
             TemplateError: the model has no chat template, or it fails on these messages.
             Others: see ``generate``.
         """
-        return self.stream_chat(messages, **settings).drain()
+        return self._start(self.encode_chat(messages), settings).drain()
 
     def stream_chat(self, messages: Sequence[Message], **settings: Any) -> TextStream:
         """Like ``chat``, but gives the text out piece by piece as it is made."""
@@ -193,8 +201,8 @@ class LanguageModel:
 
     def close(self) -> None:
         """Gives memory back; generations in progress end with ClosedError. May be called twice."""
-        self._pool.close()
         self._session.close()
+        self._pool.close()
         if self._embedding is not None:
             self._embedding.close()
 
@@ -223,8 +231,10 @@ class LanguageModel:
             embedding=self._embedding,
         )
 
-    def _encode(self, text: str) -> list[int]:
-        ids = self.tokenizer.encode(text)
+    def _encode(self, prompt: str | Sequence[int]) -> Sequence[int]:
+        if not isinstance(prompt, str):
+            return prompt
+        ids = self.tokenizer.encode(prompt)
         if ids:
             return ids
         start = self.bundle.manifest.bos_token_id
@@ -242,23 +252,24 @@ class LanguageModel:
         tokens = self.bundle.read_json(SPECIAL_TOKENS_NAME) if self.bundle.has(SPECIAL_TOKENS_NAME) else {}
         return ChatTemplate(source, special_tokens=tokens)
 
-    def _start(self, ids: list[int], settings: Mapping[str, Any]) -> TextStream:
-        from edgelm.text_stream import TextStream
+    def _start(self, prompt: Sequence[int], settings: Mapping[str, Any]) -> TextStream:
+        from edgelm.text_stream import IncrementalText, TextStream
 
+        self._session.check_open()
         config = self._config(settings)
-        needed = min(len(ids) + config.max_new_tokens, self.context_length)
-        lent = self._pool.borrow(ids)
+        ids = check_prompt(prompt, self.bundle.manifest.vocab_size)
+        text = IncrementalText(self.tokenizer, config.stop_strings)
+        lent = self._pool.borrow(ids, min(len(ids) + config.max_new_tokens, self.context_length))
         try:
-            self._check_memory(needed)
+            self._check_memory()
             steps = generate_ids(lent.decoder, ids, config, cached=lent.cached)
-            lent.decoder.reserve(needed)
-        except BaseException:
-            self._pool.discard(lent)
+        except EdgeLMError:  # nothing has run: what the cache holds stays right
+            self._pool.give_back(lent, ids)
             raise
+        lent.decoder.reserve(lent.tokens)
         return TextStream(
             steps,
-            self.tokenizer,
-            stops=config.stop_strings,
+            text,
             prompt_tokens=len(ids),
             cached_tokens=lent.cached,
             close=lambda answer, healthy: self._end(lent, [*ids, *answer], healthy),
@@ -270,9 +281,9 @@ class LanguageModel:
         else:
             self._pool.discard(lent)
 
-    def _check_memory(self, tokens: int) -> None:
+    def _check_memory(self) -> None:
         try:
-            self.memory_budget(tokens).check(self.runtime.max_memory)
+            self.memory_budget(self._pool.demand()).check(self.runtime.max_memory)
         except MemoryLimitError as error:
             raise MemoryLimitError(f"{error}; ask for fewer tokens (max_new_tokens) or raise the limit") from None
 

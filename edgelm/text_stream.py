@@ -15,6 +15,25 @@ from edgelm.text.stop_strings import StopMatcher
 from edgelm.text.tokenizer import Tokenizer
 
 
+class IncrementalText:
+    """Tokens to text that is final: detokenized, and cut before a stop string."""
+
+    def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...]) -> None:
+        self._vocab_size = tokenizer.vocab_size
+        self._detokenizer = IncrementalDetokenizer(tokenizer)
+        self._matcher = StopMatcher(stops)
+
+    def push(self, token: int) -> tuple[str, bool]:
+        """The text that a token makes final, and whether a stop string ended the answer."""
+        # Logits are often padded to a round width: what is beyond the tokenizer has no text.
+        return self._matcher.push(self._detokenizer.push(token) if token < self._vocab_size else "")
+
+    def finish(self) -> tuple[str, bool]:
+        """The rest, now that no token follows, and whether a stop string was in it."""
+        text, stopped = self._matcher.push(self._detokenizer.finish())
+        return text if stopped else text + self._matcher.finish(), stopped
+
+
 class TextStream(Iterator[Chunk]):
     """Iterates over the chunks of one answer; ``result`` is there once it has ended.
 
@@ -22,32 +41,24 @@ class TextStream(Iterator[Chunk]):
 
     Args:
         steps: the tokens; closed when the stream ends.
-        tokenizer: turns them into text.
-        stops: strings before which the answer ends.
+        text: turns them into text.
         prompt_tokens, cached_tokens: for the usage.
-        close: called once when the stream ends, however it ends.
+        close: called once when the stream ends, however it ends, with the tokens of the answer and whether the
+            decoder's cache is still what they say.
     """
 
     def __init__(
         self,
         steps: Generator[Step, None, None],
-        tokenizer: Tokenizer,
+        text: IncrementalText,
         *,
-        stops: tuple[str, ...],
         prompt_tokens: int,
         cached_tokens: int,
         close: Callable[[tuple[int, ...], bool], None],
     ) -> None:
-        self._steps = steps
-        self._detokenizer = IncrementalDetokenizer(tokenizer)
-        self._matcher = StopMatcher(stops)
-        self._prompt_tokens = prompt_tokens
-        self._cached_tokens = cached_tokens
-        self._on_close: Callable[[tuple[int, ...], bool], None] | None = close
-        self._token_ids: list[int] = []
-        self._texts: list[str] = []
-        self._result: GenerationResult | None = None
-        self._chunks = self._run()
+        # The generator must not refer to the stream: dropping the last reference to that then ends it at once.
+        self._answer = _Answer(steps, close, (prompt_tokens, cached_tokens))
+        self._chunks = self._answer.run(text)
 
     def __next__(self) -> Chunk:
         return next(self._chunks)
@@ -68,14 +79,14 @@ class TextStream(Iterator[Chunk]):
         Raises:
             RuntimeError: the stream has not come to its end.
         """
-        if self._result is None:
+        if self._answer.result is None:
             raise RuntimeError("the answer has not been read to its end")
-        return self._result
+        return self._answer.result
 
     @property
     def text(self) -> str:
         """The text given out so far."""
-        return "".join(self._texts)
+        return "".join(self._answer.texts)
 
     def drain(self) -> GenerationResult:
         """Reads to the end and returns the whole answer."""
@@ -86,9 +97,26 @@ class TextStream(Iterator[Chunk]):
     def close(self) -> None:
         """Ends the generation; may be called twice."""
         self._chunks.close()
-        self._finish(healthy=True)
+        self._answer.finish(healthy=True)
 
-    def _run(self) -> Generator[Chunk, None, None]:
+
+class _Answer:
+    """What a stream has got so far, and the loop that gets more."""
+
+    def __init__(
+        self,
+        steps: Generator[Step, None, None],
+        close: Callable[[tuple[int, ...], bool], None],
+        prompt_tokens: tuple[int, int],
+    ) -> None:
+        self.texts: list[str] = []
+        self.result: GenerationResult | None = None
+        self._steps = steps
+        self._on_close: Callable[[tuple[int, ...], bool], None] | None = close
+        self._prompt_tokens = prompt_tokens
+        self._token_ids: list[int] = []
+
+    def run(self, text: IncrementalText) -> Generator[Chunk, None, None]:
         started = time.perf_counter()
         first = started
         try:
@@ -96,36 +124,36 @@ class TextStream(Iterator[Chunk]):
                 if not self._token_ids:
                     first = time.perf_counter()
                 self._token_ids.append(step.token)
-                text, stopped = self._matcher.push(self._detokenizer.push(step.token))
+                piece, stopped = text.push(step.token)
+                if step.finish_reason and not stopped:
+                    rest, stopped = text.finish()
+                    piece += rest
                 if step.finish_reason or stopped:
                     reason = "stop" if stopped else str(step.finish_reason)
-                    text = text if stopped else text + self._rest()
                     timings = Timings(first - started, first - started, time.perf_counter() - first)
-                    self._end(text, reason, timings)
-                    yield Chunk(text, reason)
+                    self._end(piece, reason, timings)
+                    yield Chunk(piece, reason)
                     return
-                if text:
-                    self._texts.append(text)
-                    yield Chunk(text)
+                if piece:
+                    self.texts.append(piece)
+                    yield Chunk(piece)
         except GeneratorExit:
-            self._finish(healthy=True)
+            self.finish(healthy=True)
             raise
         except BaseException:  # the KV cache may be half written, also after Ctrl-C
-            self._finish(healthy=False)
+            self.finish(healthy=False)
             raise
 
-    def _rest(self) -> str:
-        text, stopped = self._matcher.push(self._detokenizer.finish())
-        return text if stopped else text + self._matcher.finish()
-
-    def _end(self, text: str, reason: str, timings: Timings) -> None:
-        self._texts.append(text)
-        self._finish(healthy=True)
-        usage = Usage(self._prompt_tokens, self._cached_tokens, len(self._token_ids))
-        self._result = GenerationResult(self.text, tuple(self._token_ids), reason, usage, timings, peak_memory())
-
-    def _finish(self, *, healthy: bool) -> None:
+    def finish(self, *, healthy: bool) -> None:
+        """Frees the decoder, once."""
         if self._on_close is not None:
             on_close, self._on_close = self._on_close, None
             self._steps.close()
             on_close(tuple(self._token_ids), healthy)
+
+    def _end(self, text: str, reason: str, timings: Timings) -> None:
+        self.texts.append(text)
+        self.finish(healthy=True)
+        usage = Usage(*self._prompt_tokens, len(self._token_ids))
+        whole = "".join(self.texts)
+        self.result = GenerationResult(whole, tuple(self._token_ids), reason, usage, timings, peak_memory())

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.errors import ModelError
+from edgelm.errors import ClosedError, ModelError
 
 
 def row_dtype(columns: int) -> np.dtype[np.void]:
@@ -54,13 +54,16 @@ class EmbeddingTable:
             np.multiply(row["steps"], row["scale"], out=out[place], dtype=np.float32)
 
     def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+        """Closes the file; may be called twice."""
+        with self._lock:
+            self._file.close()
 
     def _row(self, token: int) -> np.void:
         if not 0 <= token < self.rows:
             raise ValueError(f"token {token} is outside the table of {self.rows} rows")
         with self._lock:
+            if self._file.closed:
+                raise ClosedError("the model is closed")
             self._file.seek(token * self._dtype.itemsize)
             data = self._file.read(self._dtype.itemsize)
         row: np.void = np.frombuffer(data, self._dtype, count=1)[0]
