@@ -73,8 +73,13 @@ class Binding:
         self._binding = binding
 
     def input(self, name: str, tensor: Tensor) -> None:
-        """Reads the graph's input ``name`` from ``tensor``."""
-        self._binding.bind_ortvalue_input(name, tensor.value)
+        """Reads the graph's input ``name`` from ``tensor``.
+
+        Raises:
+            ModelError: there is no such input.
+        """
+        with _translated_errors("the graph cannot be bound"):
+            self._binding.bind_ortvalue_input(name, tensor.value)
 
     def output(self, name: str, tensor: Tensor) -> None:
         """Writes the graph's output ``name`` to ``tensor``, which must have its exact shape."""
