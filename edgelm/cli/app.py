@@ -40,14 +40,16 @@ class CommandLine(click.Group):
     ) -> NoReturn:
         """Runs the command line and ends the process with its exit code."""
         arguments = list(sys.argv[1:] if args is None else args) or ["--help"]
-        console.prepare_streams()
-        with console.plain_warnings():
-            code = _outcome(
-                lambda: super(CommandLine, self).main(
-                    arguments, prog_name or "edgelm", **{**extra, "standalone_mode": False}
-                ),
-                traceback_wanted="--verbose" in arguments,
-            )
+        settings = {**extra, "standalone_mode": False}
+        try:
+            console.prepare_streams()
+            with console.plain_warnings():
+                code = _outcome(
+                    lambda: super(CommandLine, self).main(arguments, prog_name or "edgelm", **settings),
+                    traceback_wanted="--verbose" in arguments,
+                )
+        except KeyboardInterrupt:  # a second one, while the first or an error was being reported
+            code = EXIT_INTERRUPTED
         sys.exit(code)
 
     def invoke(self, ctx: click.Context) -> Any:

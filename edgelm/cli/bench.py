@@ -115,7 +115,7 @@ def _summary(measured: Benchmark) -> str:
         ),
         ("first token", f"{measured.ttft_s:.3f} s"),
         ("load", f"{measured.load_s:.3f} s"),
-        ("peak memory", f"{measured.peak_rss_mb:.0f} MB"),
+        ("peak memory", f"{measured.peak_rss_mb:.0f} MiB"),
     ]
     title = (f"{measured.model}", f"{measured.scheme}, {measured.threads} threads")
     return table(title, rows)

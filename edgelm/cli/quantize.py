@@ -42,6 +42,7 @@ def command(model: str, scheme: str, output: Path | None, name: str | None, forc
         raise click.UsageError("give either --output or --name")
     present = _present(model)
     origin = _origin(model, present)
+    present = present or _present(origin.name)
     stored = bundle_name(output.resolve().name) if output is not None else name or f"{origin.name}-{scheme}"
     target = output if output is not None else Store().path(stored)
     with shown_progress() as progress:
