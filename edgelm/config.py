@@ -98,7 +98,7 @@ class RuntimeConfig:
 
     threads: int | None = None
     context_length: int | None = None
-    prefill_chunk: int = 512
+    prefill_chunk: int = 128
     max_memory: int | None = None
     prepack: bool = True
 

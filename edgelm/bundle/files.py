@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import shutil
 import stat
@@ -104,6 +103,8 @@ def sync_folder(path: Path) -> None:
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal digits."""
     with path.open("rb") as file:
+        import hashlib  # brings in a crypto library that most starts do not need
+
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

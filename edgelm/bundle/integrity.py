@@ -7,8 +7,8 @@ lie in the user's own cache, never in the bundle: a bundle cannot vouch for itse
 
 from __future__ import annotations
 
+import binascii
 import contextlib
-import hashlib
 import json
 import os
 import time
@@ -77,6 +77,8 @@ def check_size(folder: Path, name: str, entry: FileEntry) -> os.stat_result:
 
 
 def _check_hash(folder: Path, name: str, entry: FileEntry) -> None:
+    import hashlib  # brings in a crypto library: a few megabytes that most starts do not need
+
     with open_file(folder, name) as file:
         try:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -94,7 +96,8 @@ def _stamp_of(status: os.stat_result, entry: FileEntry) -> list[Any]:
 
 
 def _folder_key(folder: Path) -> str:
-    return hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()
+    """A short name for a path; should two share it, their inodes differ, and both are only hashed more often."""
+    return f"{binascii.crc32(os.fsencode(folder.resolve())):08x}"
 
 
 def _read_stamp(path: Path) -> Stamp:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,7 +56,7 @@ def publishing(target: Path, *, force: bool = False, marker: str = MANIFEST_NAME
     with _storage_errors(target), _lock_of(target):
         _heal(target)
         _check_absent(target, force=force, marker=marker)
-        folder = _beside(target, f"new-{secrets.token_hex(4)}")
+        folder = _beside(target, f"new-{_token()}")
         try:
             make_folder(folder)
             yield folder
@@ -112,7 +111,7 @@ def write_file_atomic(path: Path, data: bytes) -> None:
     Raises:
         StorageError: the disk is full, read-only or failing.
     """
-    fresh = _beside(path, f"new-{secrets.token_hex(4)}")
+    fresh = _beside(path, f"new-{_token()}")
     try:
         make_folder(path.parent)
         fresh.write_bytes(data)
@@ -155,7 +154,7 @@ def _heal(target: Path) -> None:
 
 def _throw_away(path: Path, target: Path) -> None:
     """Renames before it deletes: what bears a bundle's own name, or ``old``, is always whole."""
-    trash = _beside(target, f"trash-{secrets.token_hex(4)}")
+    trash = _beside(target, f"trash-{_token()}")
     path.rename(trash)
     sync_folder(trash.parent)
     remove_tree(trash)
@@ -174,6 +173,10 @@ def _check_absent(target: Path, *, force: bool, marker: str) -> None:
 
 def _lock_of(target: Path, *, timeout: float = 0.0) -> FileLock:
     return FileLock(_beside(target, "lock"), target=target, timeout=timeout)
+
+
+def _token() -> str:
+    return os.urandom(4).hex()
 
 
 def _beside(target: Path, kind: str) -> Path:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgelm.errors import ContextLengthError
 from edgelm.runtime.embedding import EmbeddingTable
 from edgelm.runtime.kv_cache import KVCache
-from edgelm.runtime.session import Binding, Session, Switch, Tensor
+from edgelm.runtime.session import Binding, Session, Switch, Tensor, give_back_freed_memory
 
 Ids = Sequence[int] | NDArray[np.int64]
 
@@ -67,6 +67,8 @@ class Decoder:
                 self._run_one(int(chunk[0]))
             else:
                 self._run(chunk, np.array([len(chunk) - 1], np.int64), self._logits)
+        if len(tokens) >= self.prefill_chunk:
+            give_back_freed_memory()
         return self._last
 
     def step(self, token: int) -> NDArray[np.float32]:

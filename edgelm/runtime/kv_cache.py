@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import mmap
+import sys
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -68,15 +71,29 @@ class KVCache:
             binding.output(name.replace("past_key_values", "present", 1), tensor)
 
     def _allocate(self, capacity: int) -> None:
-        for name, info in self._infos.items():
-            _, heads, _, size = info.shape
-            grown = np.zeros((1, int(heads), capacity, int(size)), info.dtype)
+        # Pages of an anonymous mapping take memory only once they are written, and go back to the system at once.
+        shapes = {name: (1, int(i.shape[1]), capacity, int(i.shape[3])) for name, i in self._infos.items()}
+        sizes = [math.prod(shapes[name]) * info.dtype.itemsize for name, info in self._infos.items()]
+        memory = _anonymous_memory(sum(sizes))
+        tensors = {}
+        offset = 0
+        for (name, info), size in zip(self._infos.items(), sizes, strict=True):
+            array = np.frombuffer(memory, info.dtype, size // info.dtype.itemsize, offset).reshape(shapes[name])
             if self.length:
-                grown[:, :, : self.length] = self._tensors[name].array[:, :, : self.length]
-            self._tensors[name] = Tensor(grown)
+                array[:, :, : self.length] = self._tensors[name].array[:, :, : self.length]
+            tensors[name] = Tensor(array)
+            offset += size
+        self._tensors = tensors
         self._capacity = capacity
 
     def arrays(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """Name and valid part of each tensor: (1, kv_heads, length, head_size)."""
         for name, tensor in self._tensors.items():
             yield name, tensor.array[:, :, : self.length]
+
+
+def _anonymous_memory(size: int) -> mmap.mmap:
+    length = max(size, 1)
+    if sys.platform == "win32":
+        return mmap.mmap(-1, length)
+    return mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -7,9 +7,8 @@ made once a machine, in a process of its own whose memory is given back.
 
 from __future__ import annotations
 
-import hashlib
+import binascii
 import platform
-import subprocess
 import sys
 from pathlib import Path
 
@@ -27,9 +26,9 @@ def prepacked_path(bundle: Bundle, role: str) -> Path:
     """Where the copy of a bundle's graph is, or would be: its hash, the runtime and the processor name it."""
     file_name = bundle.manifest.graphs[role]
     graph = bundle.graphs[role]
-    hashes = [bundle.manifest.files[name].sha256 for name in (file_name, *sorted(graph.external_files))]
-    key = hashlib.sha256("\n".join([*hashes, RUNTIME_VERSION, _processor()]).encode()).hexdigest()
-    return prepacked_folder() / key[:32] / GRAPH_NAME
+    hashes = [bundle.manifest.files[name].sha256[:16] for name in (file_name, *sorted(graph.external_files))]
+    processor = f"{binascii.crc32(_processor().encode()):08x}"
+    return prepacked_folder() / "-".join([*hashes, RUNTIME_VERSION, processor]) / GRAPH_NAME
 
 
 def prepack(bundle: Bundle, role: str) -> Path:
@@ -45,6 +44,8 @@ def prepack(bundle: Bundle, role: str) -> Path:
         return path
     try:
         with publishing(path.parent, marker=GRAPH_NAME) as folder:
+            import subprocess  # only the first start on a machine needs it
+
             source = bundle.path(bundle.manifest.graphs[role])
             command = [sys.executable, "-m", "edgelm.runtime.prepack", str(source), str(folder / GRAPH_NAME)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -138,7 +138,7 @@ class Session:
             self._session: ort.InferenceSession | None = ort.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
-        _give_back_freed_memory()
+        give_back_freed_memory()
         self._process = os.getpid()
         _SESSIONS.add(self)
         self.inputs = _infos(self._session.get_inputs())
@@ -234,8 +234,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 
-def _give_back_freed_memory() -> None:
-    """Loading leaves megabytes of freed memory that glibc would keep for later."""
+def give_back_freed_memory() -> None:
+    """Loading and long prompts leave megabytes of freed memory that glibc would keep for later."""
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 
