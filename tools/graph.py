@@ -60,7 +60,6 @@ class GraphBuilder:
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
         self._initializers: dict[str, TensorProto] = {}
-        self._value_count = 0
 
     def __enter__(self) -> Self:
         return self
@@ -125,11 +124,12 @@ class GraphBuilder:
         return name
 
     def save(self) -> None:
-        """Checks that every value is defined and writes the graph.
+        """Checks that every value is made once, before it is used, and writes the graph.
 
         Raises:
-            onnx.checker.ValidationError: a node takes a value that nothing makes.
+            ValueError: one is not; names it.
         """
+        self._check_values()
         graph = helper.make_graph(
             self._nodes, self.name, self._inputs, self._outputs, list(self._initializers.values())
         )
@@ -137,6 +137,20 @@ class GraphBuilder:
         model = helper.make_model(graph, opset_imports=opsets, producer_name="edgelm")
         model.ir_version = IR_VERSION
         self.path.write_bytes(model.SerializeToString())
+
+    def _check_values(self) -> None:
+        made = {"", *self._initializers, *(value.name for value in self._inputs)}
+        for node in self._nodes:
+            missing = [name for name in node.input if name not in made]
+            if missing:
+                raise ValueError(f"{node.name}: nothing makes its input {missing[0]!r}")
+            twice = [name for name in node.output if name and name in made]
+            if twice:
+                raise ValueError(f"{node.name}: its output {twice[0]!r} is there already")
+            made.update(node.output)
+        missing = [value.name for value in self._outputs if value.name not in made]
+        if missing:
+            raise ValueError(f"nothing makes the graph's output {missing[0]!r}")
 
     def _external(self, name: str, dtype: DTypeLike, shape: Sequence[int], offset: int, length: int) -> TensorProto:
         tensor = TensorProto(name=name, data_type=_tensor_type(dtype), dims=shape)

@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from edgelm.errors import ModelError
 from edgelm_tools.checkpoint.base import BlockQuantized, Checkpoint
 
 Part = NDArray[np.float32] | BlockQuantized
@@ -42,9 +43,9 @@ class Matrix:
         def read() -> Iterator[Part]:
             if transform is None:
                 quantized = checkpoint.quantized(name)
-                yield quantized if quantized is not None else checkpoint.tensor(name)
+                yield _checked(quantized, name) if quantized is not None else read_tensor(checkpoint, name)
             else:
-                yield transform(checkpoint.tensor(name))
+                yield transform(read_tensor(checkpoint, name))
 
         return Matrix(rows, columns, read)
 
@@ -82,6 +83,28 @@ class Matrix:
             rows = len(part.values) if isinstance(part, BlockQuantized) else len(part)
             for start in range(0, rows, step):
                 yield _floats(part, slice(start, start + step))
+
+
+def read_tensor(checkpoint: Checkpoint, name: str) -> NDArray[np.float32]:
+    """The tensor's values.
+
+    Raises:
+        ModelError: there is no such tensor, or it has a NaN or an infinity; names it.
+    """
+    values = checkpoint.tensor(name)
+    _check_finite(values, name)
+    return values
+
+
+def _checked(part: BlockQuantized, name: str) -> BlockQuantized:
+    _check_finite(part.scales, name)
+    return part
+
+
+def _check_finite(values: NDArray[np.float32], name: str) -> None:
+    # A NaN is both the least and the largest value.
+    if values.size and not (np.isfinite(values.min()) and np.isfinite(values.max())):
+        raise ModelError(f"tensor {name!r:.120} has values that are infinite or no numbers")
 
 
 def _floats(part: Part, rows: slice) -> NDArray[np.float32]:

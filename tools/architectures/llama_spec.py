@@ -75,7 +75,8 @@ def decoder_spec(config: Mapping[str, Any]) -> DecoderSpec:
     member = MEMBERS[model_type]
     fields = ConfigFields(config, member.defaults, what="config.json")
     settings = common_settings(fields, member) | member.settings(fields)
-    ropes = settings.setdefault("ropes", (plain_rope(fields),) * settings["layers"])
-    limits = [rope.context_length for rope in ropes if rope and rope.context_length]
+    if "ropes" not in settings:
+        settings["ropes"] = (plain_rope(fields),) * settings["layers"]
+    limits = [rope.context_length for rope in settings["ropes"] if rope and rope.context_length]
     settings["context_length"] = min([settings["context_length"], *limits])
     return DecoderSpec(model_type=model_type, **settings)

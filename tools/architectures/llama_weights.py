@@ -18,7 +18,7 @@ from edgelm_tools.architectures.head_layout import HeadLayout, head_layout
 from edgelm_tools.architectures.llama_spec import DecoderSpec
 from edgelm_tools.architectures.llama_tensors import EMBEDDING, FINAL_NORM, HEAD, NORMS, check_tensors, text_part
 from edgelm_tools.checkpoint.base import Checkpoint
-from edgelm_tools.matrix import Matrix
+from edgelm_tools.matrix import Matrix, read_tensor
 from edgelm_tools.quantize.rotation import rotation_matrix
 
 Floats = NDArray[np.float32]
@@ -129,7 +129,7 @@ class LlamaWeights:
         for kind, heads in (("q", self.spec.heads), ("k", self.spec.kv_heads), ("v", self.spec.kv_heads)):
             name = f"model.layers.{i}.self_attn.{kind}_proj.bias"
             size = heads * self.spec.head_size
-            bias = self.checkpoint.tensor(name) if name in self._names else np.zeros(size, np.float32)
+            bias = read_tensor(self.checkpoint, name) if name in self._names else np.zeros(size, np.float32)
             if kind == "v" and self.rotated:
                 bias = self._rotate_values(bias[:, None], heads)[:, 0]
             parts.append(self._widen(bias[:, None], kind, heads)[:, 0])
@@ -190,7 +190,7 @@ class LlamaWeights:
         name = f"model.layers.{i}.mlp.{kind}.bias"
         if kind == "down_proj":
             return self._writing_bias(name)
-        return self.checkpoint.tensor(name) if name in self._names else None
+        return read_tensor(self.checkpoint, name) if name in self._names else None
 
     def norm(self, place: str, i: int | None = None) -> tuple[Floats, Floats | None]:
         """Weight and bias of the norm at ``place`` (of layer ``i``, or the final one): (hidden,) each."""
@@ -198,7 +198,7 @@ class LlamaWeights:
         bias = name.removesuffix("weight") + "bias"
         if self.rotated:
             return np.ones(self.spec.hidden_size, np.float32), None
-        return self._norm_weight(name), self.checkpoint.tensor(bias) if bias in self._names else None
+        return self._norm_weight(name), read_tensor(self.checkpoint, bias) if bias in self._names else None
 
     def query_or_key_norm(self, i: int, kind: Literal["q", "k"]) -> tuple[Floats, float]:
         """Weight and epsilon of the norm of queries or keys.
@@ -216,7 +216,7 @@ class LlamaWeights:
         return FINAL_NORM if i is None else f"model.layers.{i}.{NORMS[self.spec.residual][place]}.weight"
 
     def _norm_weight(self, name: str) -> Floats:
-        weight: Floats = self.checkpoint.tensor(name) + np.float32(self.spec.norm_offset)
+        weight: Floats = read_tensor(self.checkpoint, name) + np.float32(self.spec.norm_offset)
         return weight
 
     def _reading(self, name: str, place: str, i: int | None = None) -> Matrix:
@@ -232,7 +232,7 @@ class LlamaWeights:
     def _writing_bias(self, name: str) -> Floats | None:
         if name not in self._names:
             return None
-        bias = self.checkpoint.tensor(name)
+        bias = read_tensor(self.checkpoint, name)
         return bias @ self._stream_rotation if self.rotated else bias
 
     def _rotate_values(self, weight: Floats, heads: int) -> Floats:

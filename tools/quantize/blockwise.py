@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from edgelm_tools.checkpoint.base import BlockQuantized
 
 ZERO_POINT = 128
+_TINY = np.finfo(np.float32).tiny
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ def quantize_int8(rows: NDArray[np.float32], block_size: int) -> Blocks:
     """
     blocks = _blocks(rows, block_size)
     scales = np.abs(blocks).max(axis=2) / np.float32(127)
-    steps = np.rint(blocks * _reciprocal(scales)[:, :, None])
+    steps = np.rint(blocks * reciprocal(scales)[:, :, None])
     return Blocks((steps + ZERO_POINT).astype(np.uint8), scales, 8)
 
 
@@ -63,12 +64,12 @@ def quantize_int4(rows: NDArray[np.float32], block_size: int) -> Blocks:
     best_zero = np.zeros_like(low)
     for clip in (1.0, 0.95, 0.9, 0.85, 0.8):
         scale = (high - low) * np.float32(clip / 15)
-        zero = np.clip(np.rint(-low * np.float32(clip) * _reciprocal(scale)), 0, 15)
+        zero = np.clip(np.rint(-low * np.float32(clip) * reciprocal(scale)), 0, 15)
         error = np.square(blocks - _round_trip(blocks, scale, zero, 15)).sum(axis=2)
         better = error < best_error
         best_error = np.where(better, error, best_error)
         best_scale, best_zero = np.where(better, scale, best_scale), np.where(better, zero, best_zero)
-    steps = np.rint(blocks * _reciprocal(best_scale)[:, :, None]) + best_zero[:, :, None]
+    steps = np.rint(blocks * reciprocal(best_scale)[:, :, None]) + best_zero[:, :, None]
     stored = np.clip(steps, 0, 15).astype(np.uint8)
     return Blocks(_pack(stored), best_scale, 4, _pack_zero_points(best_zero.astype(np.uint8)))
 
@@ -92,15 +93,15 @@ def _blocks(rows: NDArray[np.float32], block_size: int) -> NDArray[np.float32]:
     return padded.reshape(len(rows), -1, block_size)
 
 
-def _reciprocal(scales: NDArray[np.float32]) -> NDArray[np.float32]:
-    """1 / scale, and 0 for a block of zeros."""
-    return np.divide(np.float32(1), scales, out=np.zeros_like(scales), where=scales > 0)
+def reciprocal(scales: NDArray[np.float32]) -> NDArray[np.float32]:
+    """1 / scale; 0 for a scale of 0, and for one so small that float32 does not hold its reciprocal."""
+    return np.divide(np.float32(1), scales, out=np.zeros_like(scales), where=scales > _TINY)
 
 
 def _round_trip(
     blocks: NDArray[np.float32], scale: NDArray[np.float32], zero: NDArray[np.float32], most: int
 ) -> NDArray[np.float32]:
-    steps = np.rint(blocks * _reciprocal(scale)[:, :, None]) + zero[:, :, None]
+    steps = np.rint(blocks * reciprocal(scale)[:, :, None]) + zero[:, :, None]
     values: NDArray[np.float32] = (np.clip(steps, 0, most) - zero[:, :, None]) * scale[:, :, None]
     return values
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from edgelm_tools.quantize.blockwise import reciprocal
+
 _BLOCK = 128
 _DAMPING = 0.01
 
@@ -20,9 +22,8 @@ def round_to_inputs(
 
     factor: (K, K) float32, see ``error_factor``.
     """
-    reciprocal = np.divide(1, scales, out=np.zeros_like(scales), where=scales > 0)
     # In units of the steps, with a row for each input: the loop then works on contiguous memory.
-    rest = np.ascontiguousarray((weight * reciprocal[:, None]).T)
+    rest = np.ascontiguousarray((weight * reciprocal(scales)[:, None]).T)
     steps = np.empty(rest.shape, np.int8)
     for start in range(0, len(rest), _BLOCK):
         end = min(start + _BLOCK, len(rest))

@@ -137,7 +137,7 @@ def store_embedding(path: Path, matrix: Matrix) -> None:
         for part in matrix.float_parts():
             rows = np.zeros(len(part), row_dtype(matrix.columns))
             rows["scale"] = np.abs(part).max(axis=1) / np.float32(127)
-            rows["steps"] = np.rint(part / np.where(rows["scale"] > 0, rows["scale"], 1)[:, None])
+            rows["steps"] = np.rint(part * blockwise.reciprocal(rows["scale"])[:, None])
             file.write(rows.data)
 
 
@@ -240,7 +240,7 @@ class Rowwise:
 
     One integer matrix product serves any number of rows at the machine's full int8 speed. A single scale suits values
     without outliers: the residual stream is rotated for that (``rotation.py``), and a heavy-tailed input is rotated
-    here, by a small Hadamard matrix just before it is rounded. The output head stays block-wise.
+    here, by a small Hadamard matrix just before it is rounded.
     """
 
     name: str = "int8"
@@ -342,8 +342,7 @@ def _store_rowwise(
         if factor is not None:
             steps[:, start:end] = round_to_inputs(rows, scales[start:end], factor, most)
         else:
-            safe = np.where(scales[start:end] > 0, scales[start:end], 1)
-            steps[:, start:end] = np.rint(rows / safe[:, None]).T
+            steps[:, start:end] = np.rint(rows * blockwise.reciprocal(scales[start:end])[:, None]).T
         start = end
     weight = g.weight(f"{name}.weight", np.int8, steps.shape, [steps])
     return weight, g.weight(f"{name}.scales", np.float32, scales.shape, [scales])
