@@ -188,8 +188,13 @@ def write_checkpoint(folder: Path, model: Any) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.save_pretrained(folder, safe_serialization=True)
-    (folder / "tokenizer.json").write_bytes(_tokenizer())
+    write_text_assets(folder)
     return folder
+
+
+def write_text_assets(folder: Path) -> None:
+    """Adds ``tokenizer.json`` to a folder that transformers has written."""
+    (folder / "tokenizer.json").write_bytes(_tokenizer())
 
 
 @cache
