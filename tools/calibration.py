@@ -15,19 +15,50 @@ from numpy.typing import NDArray
 
 from edgelm.language_model import available_cores
 from edgelm.runtime.session import Session, Switch, Tensor
+from edgelm.text.chat_template import ChatTemplate
+from edgelm.text.prompt import encode_chat
+from edgelm.text.tokenizer import Tokenizer
 from edgelm_tools.architectures.llama import build_layer
 from edgelm_tools.architectures.llama_weights import LlamaWeights
 from edgelm_tools.graph import GraphBuilder
 from edgelm_tools.quantize.gptq import error_factor
 from edgelm_tools.quantize.schemes import Recorder
 
+Sequences = NDArray[np.int64]
 CALIBRATION_TOKENS = 4096
-_SEQUENCE = 512
+_SEQUENCE = 256
 
 
-def calibration_text() -> str:
-    """Plain English prose that comes with the tools; another text than quality is measured on."""
-    return files("edgelm_tools").joinpath("texts", "calibration.txt").read_text(encoding="utf-8")
+def calibration_sequences(tokenizer: Tokenizer, template: ChatTemplate | None, context_length: int) -> Sequences:
+    """What the model is calibrated on: plain prose, and for half of it, conversations where it has a template for them.
+
+    A conversation's first tokens and its markers make the model compute in ways that prose never does.
+    The text comes with the tools, and is another than the one quality is measured on.
+
+    Returns:
+        (sequences, tokens) int64.
+    """
+    text = files("edgelm_tools").joinpath("texts", "calibration.txt").read_text(encoding="utf-8")
+    length = min(_SEQUENCE, context_length)
+    wanted = CALIBRATION_TOKENS // length
+    chats = [] if template is None else _conversations(tokenizer, template, text, length)[: wanted // 2]
+    prose = tokenizer.encode(text)
+    starts = range(0, len(prose) - length + 1, length)
+    return np.array([*chats, *(prose[start : start + length] for start in starts)][:wanted], np.int64)
+
+
+def _conversations(tokenizer: Tokenizer, template: ChatTemplate, text: str, length: int) -> list[list[int]]:
+    """Token ids of conversations in which a paragraph's first sentence asks and the rest of it answers."""
+    turns = [paragraph.split(". ", 1) for paragraph in text.split("\n\n") if ". " in paragraph]
+    found: list[list[int]] = []
+    messages: list[dict[str, str]] = []
+    for question, answer in turns:
+        messages += [{"role": "user", "content": f"{question}."}, {"role": "assistant", "content": answer}]
+        ids = encode_chat(tokenizer, template, messages, add_generation_prompt=False)
+        if len(ids) >= length:
+            found.append(ids[:length])
+            messages = []
+    return found
 
 
 class LayerwiseCalibration:
@@ -35,12 +66,12 @@ class LayerwiseCalibration:
 
     Args:
         weights: the model, rotated as it will be quantized.
-        ids: (T,) the calibration text.
+        ids: (sequences, tokens) int64, see ``calibration_sequences``.
         hadamard_size: see ``Rowwise``.
         folder: where a layer's temporary graph may lie.
     """
 
-    def __init__(self, weights: LlamaWeights, ids: NDArray[np.int64], *, hadamard_size: int, folder: Path) -> None:
+    def __init__(self, weights: LlamaWeights, ids: Sequences, *, hadamard_size: int, folder: Path) -> None:
         self._weights = weights
         self._hadamard_size = hadamard_size
         self._folder = folder
@@ -65,17 +96,15 @@ class LayerwiseCalibration:
         normed = rows / np.sqrt(spread)
         return error_factor(normed.T @ normed)
 
-    def _embed(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _embed(self, ids: Sequences) -> NDArray[np.float32]:
         """The residual stream before the first layer: (sequences, tokens, hidden) float32."""
         rows = {}
-        wanted = set(ids.tolist())
+        wanted = set(ids.ravel().tolist())
         start = 0
         for part in self._weights.embedding().float_parts():
             rows.update({i: part[i - start].copy() for i in wanted if start <= i < start + len(part)})
             start += len(part)
-        length = min(_SEQUENCE, len(ids), self._weights.spec.context_length)
-        whole = ids[: len(ids) // length * length].reshape(-1, length)
-        stream = np.array([[rows[i] for i in sequence] for sequence in whole.tolist()], np.float32)
+        stream = np.array([[rows[i] for i in sequence] for sequence in ids.tolist()], np.float32)
         return stream * np.float32(self._weights.spec.embedding_scale)
 
     def _advance(self) -> None:

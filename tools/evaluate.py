@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -57,10 +58,12 @@ def measure_quality(
 ) -> Quality:
     """Runs both graphs over the evaluation text."""
     ids = Tokenizer.from_file(tokenizer).encode(evaluation_text())[: min(EVALUATION_TOKENS, context_length)]
-    return compare(open_decoder(graph, len(ids)), open_decoder(reference, len(ids)), ids, progress)
+    with open_decoder(graph, len(ids)) as candidate, open_decoder(reference, len(ids)) as yardstick:
+        return compare(candidate, yardstick, ids, progress)
 
 
-def open_decoder(graph: Path, context_length: int) -> Decoder:
+@contextmanager
+def open_decoder(graph: Path, context_length: int) -> Iterator[Decoder]:
     """A decoder over a graph file that needs no manifest."""
     session = Session(graph, threads=available_cores())
     embedding = None
@@ -68,7 +71,12 @@ def open_decoder(graph: Path, context_length: int) -> Decoder:
         columns = int(session.inputs["inputs_embeds"].shape[2])
         rows = int(session.outputs["logits"].shape[1])
         embedding = EmbeddingTable(graph.with_name(EMBEDDING_NAME), rows=rows, columns=columns)
-    return Decoder(session, context_length=context_length, prefill_chunk=_CHUNK, embedding=embedding)
+    try:
+        yield Decoder(session, context_length=context_length, prefill_chunk=_CHUNK, embedding=embedding)
+    finally:
+        session.close()
+        if embedding is not None:
+            embedding.close()
 
 
 def compare(candidate: Decoder, reference: Decoder, ids: Sequence[int], progress: Progress | None = None) -> Quality:

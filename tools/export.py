@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tokenizers
 
 from edgelm import __version__
@@ -17,10 +16,12 @@ from edgelm.bundle.manifest import MANIFEST_NAME, EmbeddingFile, FileEntry, KVGe
 from edgelm.bundle.progress import NoProgress, Progress
 from edgelm.bundle.publish import publishing
 from edgelm.errors import ConfigError
+from edgelm.text.chat_template import ChatTemplate
+from edgelm.text.tokenizer import Tokenizer
 from edgelm_tools.architectures.llama import build_decoder
 from edgelm_tools.architectures.llama_spec import DecoderSpec, decoder_spec
 from edgelm_tools.architectures.llama_weights import LlamaWeights, can_rotate, padded_head_size
-from edgelm_tools.calibration import CALIBRATION_TOKENS, LayerwiseCalibration, calibration_text
+from edgelm_tools.calibration import LayerwiseCalibration, calibration_sequences
 from edgelm_tools.checkpoint import Checkpoint, TextAssets, open_checkpoint
 from edgelm_tools.evaluate import EVALUATION_TOKENS, Quality, measure_quality
 from edgelm_tools.graph import GraphBuilder
@@ -75,9 +76,7 @@ def export(
         spec = decoder_spec(checkpoint.config)
         assets = checkpoint.text_assets()
         with publishing(target, force=force) as folder:
-            used = write_graph(
-                folder / GRAPH_NAME, checkpoint, spec, chosen, tokenizer=assets.tokenizer, progress=shown
-            )
+            used = write_graph(folder / GRAPH_NAME, checkpoint, spec, chosen, assets=assets, progress=shown)
             _write_text_assets(folder, checkpoint, assets)
             quality = _report(folder, checkpoint, spec, used, shown) if report else None
             manifest = _manifest(folder, name, origin, spec, used, assets, quality)
@@ -93,19 +92,19 @@ def write_graph(
     spec: DecoderSpec,
     scheme: Scheme,
     *,
-    tokenizer: bytes | None = None,
+    assets: TextAssets | None = None,
     progress: Progress | None = None,
 ) -> Scheme:
     """Writes the decoder graph and its weights; returns the scheme that was used.
 
     A scheme that wants its input rotated gives way to blocks where the architecture does not allow that; it is
-    calibrated if ``tokenizer`` (a ``tokenizer.json``) is given.
+    calibrated if the text ``assets`` are given.
     """
     if scheme.wants_rotation and not can_rotate(spec):
         scheme = _SCHEMES["int8-block"]
     weights = LlamaWeights(checkpoint, spec, rotated=scheme.wants_rotation)
-    if isinstance(scheme, Rowwise) and tokenizer is not None:
-        scheme = replace(scheme, calibration=_calibration(path.parent, weights, scheme, tokenizer))
+    if isinstance(scheme, Rowwise) and assets is not None:
+        scheme = replace(scheme, calibration=_calibration(path.parent, weights, scheme, assets))
     shown = progress or NoProgress()
     shown.start(f"Converting to {scheme.name}", spec.layers)
     with GraphBuilder(path, name="decoder") as graph:
@@ -115,9 +114,12 @@ def write_graph(
     return scheme
 
 
-def _calibration(folder: Path, weights: LlamaWeights, scheme: Rowwise, tokenizer: bytes) -> LayerwiseCalibration:
-    encoding = tokenizers.Tokenizer.from_buffer(tokenizer).encode(calibration_text())
-    ids = np.array(encoding.ids[:CALIBRATION_TOKENS], np.int64)
+def _calibration(folder: Path, weights: LlamaWeights, scheme: Rowwise, assets: TextAssets) -> LayerwiseCalibration:
+    tokenizer = Tokenizer(tokenizers.Tokenizer.from_buffer(assets.tokenizer))
+    template = None
+    if assets.chat_template:
+        template = ChatTemplate(assets.chat_template, special_tokens=assets.special_tokens)
+    ids = calibration_sequences(tokenizer, template, weights.spec.context_length)
     return LayerwiseCalibration(weights, ids, hadamard_size=scheme.hadamard_size, folder=folder)
 
 
