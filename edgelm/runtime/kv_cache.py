@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from edgelm.errors import MemoryLimitError
 from edgelm.runtime.session import Binding, Tensor, TensorInfo
 
 # Growing in steps keeps copies rare and leaves at most this many tokens of the cache unused.
@@ -94,6 +95,9 @@ class KVCache:
 
 def _anonymous_memory(size: int) -> mmap.mmap:
     length = max(size, 1)
-    if sys.platform == "win32":
-        return mmap.mmap(-1, length)
-    return mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        if sys.platform == "win32":
+            return mmap.mmap(-1, length)
+        return mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, OverflowError):
+        raise MemoryLimitError(f"not enough memory for a KV cache of {size} bytes") from None

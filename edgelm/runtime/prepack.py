@@ -3,11 +3,15 @@
 The runtime maps such weights straight from the file: it starts faster, and memory is shared between processes and can
 be taken back by the system. The layout belongs to one version of the runtime and one kind of processor, so a copy is
 made once a machine, in a process of its own whose memory is given back.
+
+Beside a copy lies a record of its files: one that was cut or changed would be garbage, or end the process, once it is
+mapped. The small graph is summed at every start; of the weights, size and time must be those of the record.
 """
 
 from __future__ import annotations
 
 import binascii
+import json
 import platform
 import sys
 from pathlib import Path
@@ -15,10 +19,19 @@ from pathlib import Path
 from edgelm.bundle.bundle import Bundle
 from edgelm.bundle.home import prepacked_folder
 from edgelm.bundle.publish import publishing
-from edgelm.errors import BundleExistsError, EdgeLMError, LockedError, StorageError
+from edgelm.bundle.regular_file import read_file
+from edgelm.bundle.strict_json import load_json
+from edgelm.errors import BundleExistsError, EdgeLMError, ModelError, StorageError
 from edgelm.runtime.session import RUNTIME_VERSION, Session
 
 GRAPH_NAME = "graph.onnx"
+RECORD_NAME = "copy.json"
+_MAX_RECORD_BYTES = 1 << 16
+# Run with -P, and edgelm's own place last on the path: nothing in the user's current folder is ever imported.
+_CHILD = (
+    "import sys; sys.path.append(sys.argv.pop()); "
+    "from edgelm.runtime.prepack import write_copy; write_copy(*sys.argv[1:])"
+)
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
@@ -32,7 +45,7 @@ def prepacked_path(bundle: Bundle, role: str) -> Path:
 
 
 def prepack(bundle: Bundle, role: str) -> Path:
-    """Makes the copy if it is not there yet and returns its path.
+    """Makes the copy if there is no whole one yet, and returns its path.
 
     Raises:
         StorageError: the cache cannot be written.
@@ -40,29 +53,68 @@ def prepack(bundle: Bundle, role: str) -> Path:
         EdgeLMError: the child process failed; carries its last line.
     """
     path = prepacked_path(bundle, role)
-    if path.exists():
+    if _is_whole(path.parent):
         return path
     try:
-        with publishing(path.parent, marker=GRAPH_NAME) as folder:
-            import subprocess  # only the first start on a machine needs it
-
-            source = bundle.path(bundle.manifest.graphs[role])
-            command = [sys.executable, "-m", "edgelm.runtime.prepack", str(source), str(folder / GRAPH_NAME)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-                raise EdgeLMError(f"the prepacked copy of {source.name} could not be made: {last[:200]}")
-    except BundleExistsError:  # another process was quicker
-        return path
+        with publishing(path.parent, force=True, marker=GRAPH_NAME) as folder:
+            if _is_whole(path.parent):
+                raise BundleExistsError("another process was quicker")
+            _make(bundle.path(bundle.manifest.graphs[role]), folder / GRAPH_NAME)
+            (folder / RECORD_NAME).write_text(json.dumps(_record(folder)))
+    except BundleExistsError as error:
+        if not _is_whole(path.parent):
+            raise StorageError(str(error)) from error
     return path
 
 
 def try_prepack(bundle: Bundle, role: str) -> Path | None:
-    """Like ``prepack``, but None where no copy can be kept: a model runs without one, only slower to start."""
+    """Like ``prepack``, but None where no copy can be had: a model runs without one, only slower to start."""
     try:
         return prepack(bundle, role)
-    except (StorageError, LockedError):
+    except EdgeLMError:
         return None
+
+
+def write_copy(source: str, target: str) -> None:
+    """Writes the copy of the graph ``source``: what the child process does."""
+    Session(Path(source), threads=1, optimized_to=Path(target)).close()
+
+
+def _make(source: Path, target: Path) -> None:
+    import subprocess  # only the first start on a machine needs it
+
+    what = f"the prepacked copy of {source.name} could not be made"
+    if not sys.executable or getattr(sys, "frozen", False):  # a frozen application would start itself once more
+        raise EdgeLMError(f"{what}: there is no Python interpreter to make it with")
+    command = [sys.executable, "-P", "-c", _CHILD, str(source), str(target), str(Path(__file__).parents[2])]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise EdgeLMError(f"{what}: {error}") from error
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise EdgeLMError(f"{what}: {last[:200]}")
+
+
+def _record(folder: Path) -> dict[str, list[int]]:
+    """What is known of each file of a copy: the graph's size and checksum, the others' size and time."""
+    record = {}
+    for path in folder.iterdir():
+        if path.name == GRAPH_NAME:
+            graph = path.read_bytes()
+            record[path.name] = [len(graph), binascii.crc32(graph)]
+        elif path.name != RECORD_NAME:
+            status = path.stat()
+            record[path.name] = [status.st_size, status.st_mtime_ns]
+    return record
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        data = read_file(folder, RECORD_NAME, limit=_MAX_RECORD_BYTES)
+        return bool(load_json(data, what=RECORD_NAME, limit=_MAX_RECORD_BYTES) == _record(folder))
+    except (ModelError, OSError):
+        return False
 
 
 def _processor() -> str:
@@ -73,7 +125,3 @@ def _processor() -> str:
         return f"{platform.machine()} {platform.processor()}"
     features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     return f"{platform.machine()} {features}"
-
-
-if __name__ == "__main__":
-    Session(Path(sys.argv[1]), threads=1, optimized_to=Path(sys.argv[2])).close()
