@@ -83,7 +83,14 @@ def benchmark(
     if new_tokens < 1:
         raise ConfigError(f"new_tokens must be at least 1, not {new_tokens}")
     started = time.perf_counter()
-    lm = load(model, threads=threads, context_length=context_length, max_memory=max_memory, prepack=prepack)
+    lm = load(
+        model,
+        threads=threads,
+        context_length=context_length,
+        max_memory=max_memory,
+        prepack=prepack,
+        preload_text=False,
+    )
     load_s = time.perf_counter() - started
     with lm:
         ids = _prompt(prompt, lm.bundle.manifest.vocab_size)

@@ -93,6 +93,7 @@ class RuntimeConfig:
         context_length: tokens of prompt and answer together; None: the model's own limit.
         prefill_chunk: prompt tokens computed in one run; bounds the memory of activations.
         max_memory: bytes of resident memory that the process may reach; None: no limit.
+        preload_text: read the tokenizer while the graph is loaded; else when it is first needed.
         prepack: keep a copy of the weights in this CPU's layout in the cache (starts faster, uses less memory).
     """
 
@@ -101,6 +102,7 @@ class RuntimeConfig:
     prefill_chunk: int = 128
     max_memory: int | None = None
     prepack: bool = True
+    preload_text: bool = True
 
     def __post_init__(self) -> None:
         if self.threads is not None:

@@ -5,7 +5,9 @@ The text side is imported when it is first needed: work on token ids alone pays 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -60,6 +62,7 @@ def load(
     context_length: int | None = None,
     prefill_chunk: int | None = None,
     prepack: bool = True,
+    preload_text: bool = True,
 ) -> LanguageModel:
     """Loads an installed model, or a bundle's folder.
 
@@ -70,6 +73,7 @@ def load(
         context_length: tokens of prompt and answer together; None: the model's own limit.
         prefill_chunk: prompt tokens computed in one run.
         prepack: keep a copy of the weights in this machine's layout in the cache.
+        preload_text: read the tokenizer now; else when it is first needed.
 
     Raises:
         ModelNotFoundError: it is not installed; says how to get it.
@@ -77,7 +81,12 @@ def load(
         MemoryLimitError: it does not fit into ``max_memory``.
         ConfigError: a setting is out of range.
     """
-    settings: dict[str, Any] = {"threads": threads, "context_length": context_length, "prepack": prepack}
+    settings: dict[str, Any] = {
+        "threads": threads,
+        "context_length": context_length,
+        "prepack": prepack,
+        "preload_text": preload_text,
+    }
     if prefill_chunk is not None:
         settings["prefill_chunk"] = prefill_chunk
     if max_memory is not None:
@@ -119,8 +128,12 @@ class LanguageModel:
         self.memory_budget(min(_LEAST_TOKENS, self.context_length)).check(self.runtime.max_memory)
         defaults = bundle.generation_defaults()
         self.generation_config = defaults.updated(eos_token_id=defaults.eos_token_id or manifest.eos_token_id)
+        preload = self._preload_text() if self.runtime.preload_text else None
         self._embedding = self._open_embedding()
         self._session = self._open_session()
+        if preload is not None:
+            preload.join()
+            _ = self.tokenizer
         self._pool = SequencePool(self._new_decoder)
 
     def __enter__(self) -> Self:
@@ -209,6 +222,17 @@ class LanguageModel:
     def new_decoder(self) -> Decoder:
         """A decoder with an empty KV cache of its own, for work below the level of generations: scores, benchmarks."""
         return self._new_decoder()
+
+    def _preload_text(self) -> threading.Thread:
+        """Reads the tokenizer beside the graph: each keeps one core busy. What fails there fails again, and is told."""
+
+        def read() -> None:
+            with contextlib.suppress(EdgeLMError):
+                _ = self.tokenizer
+
+        thread = threading.Thread(target=read, name="edgelm-text", daemon=True)
+        thread.start()
+        return thread
 
     def _open_embedding(self) -> EmbeddingTable | None:
         described = self.bundle.manifest.embedding

@@ -77,6 +77,7 @@ class GGUFCheckpoint:
         values = self._in_order(stored_name, self._read(stored))
         if self._architecture in SHIFTED_NORM_ARCHITECTURES and stored_name.endswith("norm.weight"):
             values -= np.float32(1)
+        self._gguf.file.forget()
         return values
 
     def quantized(self, name: str) -> BlockQuantized | None:
@@ -100,6 +101,7 @@ class GGUFCheckpoint:
             packed = blocks["values"]
             values, bits = np.concatenate([packed & 15, packed >> 4], axis=1).view(np.int8) - np.int8(8), 4
         ordered = self._in_order(stored_name, np.array(values).reshape(rows, columns))
+        self._gguf.file.forget()
         return BlockQuantized(values=ordered, scales=scales, block_size=_BLOCK, bits=bits)
 
     def text_assets(self) -> TextAssets:

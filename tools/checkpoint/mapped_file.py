@@ -52,6 +52,11 @@ class MappedFile:
         mapped = self._checked(start, count * np.dtype(dtype).itemsize)
         return np.frombuffer(mapped, dtype=dtype, count=count, offset=start)
 
+    def forget(self) -> None:
+        """Gives the memory of what was read back to the system; the next read brings it in again."""
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
     def close(self) -> None:
         """Lets go of the mapping; it ends with the last array that looks into it."""
         self._map = None

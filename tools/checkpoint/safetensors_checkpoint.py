@@ -64,6 +64,11 @@ class SafetensorsCheckpoint:
             UnsupportedModelError: it is of another dtype.
         """
         file, entry = self._find(name)
+        values = self._read(file, entry, name)
+        file.forget()
+        return values
+
+    def _read(self, file: MappedFile, entry: TensorEntry, name: str) -> NDArray[np.float32]:
         if entry.dtype == "BF16":
             # bfloat16 is the upper half of a float32.
             halves = file.array("<u2", entry.start, (entry.end - entry.start) // 2)
