@@ -162,7 +162,7 @@ def parse_manifest(data: bytes) -> Manifest:
         quantization=_quantization(fields),
         files=files,
         source=_source(fields.object("source")),
-        embedding=_embedding(fields, files),
+        embedding=_embedding(fields, files, vocab_size),
         tool_versions=_texts_by_name(fields, "tool_versions"),
         quality=_quality(fields),
     )
@@ -216,7 +216,7 @@ def _kv(fields: Fields, family: str) -> KVGeometry | None:
     )
 
 
-def _embedding(fields: Fields, files: dict[str, FileEntry]) -> EmbeddingFile | None:
+def _embedding(fields: Fields, files: dict[str, FileEntry], vocab_size: int) -> EmbeddingFile | None:
     if not fields.has("embedding"):
         return None
     embedding = fields.object("embedding")
@@ -224,7 +224,9 @@ def _embedding(fields: Fields, files: dict[str, FileEntry]) -> EmbeddingFile | N
     if file not in files:
         raise embedding.fault("file", f"names {shown(file)}, which is not in files")
     return EmbeddingFile(
-        file=file, rows=embedding.integer("rows", 1, MAX_VOCAB), columns=embedding.integer("columns", 1, MAX_HIDDEN)
+        file=file,
+        rows=embedding.integer("rows", vocab_size, MAX_VOCAB),
+        columns=embedding.integer("columns", 1, MAX_HIDDEN),
     )
 
 

@@ -48,7 +48,13 @@ class EmbeddingTable:
             raise ModelError(f"{path.name}: {size} bytes, but {rows} rows take {rows * self._dtype.itemsize}")
 
     def lookup(self, ids: Iterable[int], out: NDArray[np.float32]) -> None:
-        """Writes the vectors of ``ids`` (S,) to ``out`` (S, columns)."""
+        """Writes the vectors of ``ids`` (S,) to ``out`` (S, columns).
+
+        Raises:
+            ClosedError: the table is closed.
+            ModelError: the file cannot be read, or has become shorter.
+            ValueError: an id is outside the table.
+        """
         for place, token in enumerate(ids):
             row = self._row(int(token))
             np.multiply(row["steps"], row["scale"], out=out[place], dtype=np.float32)
@@ -64,7 +70,12 @@ class EmbeddingTable:
         with self._lock:
             if self._file.closed:
                 raise ClosedError("the model is closed")
-            self._file.seek(token * self._dtype.itemsize)
-            data = self._file.read(self._dtype.itemsize)
+            try:
+                self._file.seek(token * self._dtype.itemsize)
+                data = self._file.read(self._dtype.itemsize)
+            except OSError as error:
+                raise ModelError(f"the embedding table cannot be read: {error.strerror or error}") from error
+        if len(data) < self._dtype.itemsize:
+            raise ModelError("the embedding table has become shorter than it was")
         row: np.void = np.frombuffer(data, self._dtype, count=1)[0]
         return row
