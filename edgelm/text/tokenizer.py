@@ -233,10 +233,10 @@ def _vocab_size(backend: tokenizers.Tokenizer) -> int:
     # Ids without gaps are the rule, and checking it costs a tenth of fetching the whole vocabulary.
     if size and None not in map(backend.id_to_token, range(size)):
         return size
-    ids = backend.get_vocab(with_added_tokens=True).values()
+    ids: dict[str, int] = backend.get_vocab(with_added_tokens=True)
     if not ids:
         raise ModelError("the tokenizer has an empty vocabulary")
-    return max(ids) + 1
+    return max(ids.values()) + 1
 
 
 def _checked_text(text: str) -> str:
