@@ -1,0 +1,126 @@
+"""Quantized graphs of tiny models stay near their fp32 graphs, and whole bundles open."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.tiny_checkpoints import CONTEXT, VOCABULARY, reference_model, variant, write_checkpoint
+
+from edgelm.bundle.bundle import open_bundle
+from edgelm.bundle.manifest import Source
+from edgelm.runtime.decoder import Decoder
+from edgelm.runtime.session import Session
+from edgelm_tools.architectures.head_layout import head_layout
+from edgelm_tools.architectures.llama_spec import DecoderSpec, decoder_spec
+from edgelm_tools.architectures.llama_weights import can_rotate
+from edgelm_tools.checkpoint import Checkpoint, open_checkpoint
+from edgelm_tools.evaluate import Quality, compare, open_decoder
+from edgelm_tools.export import SCHEMES, export, write_graph
+from edgelm_tools.quantize.schemes import Blockwise, DynamicInt8, Float32, Rowwise, Scheme
+
+pytestmark = pytest.mark.reference
+
+# One of each model type, the odder where there is a choice.
+NAMES = (
+    "llama.biases",
+    "mistral.window",
+    "qwen2.tied_window",
+    "qwen3",
+    "phi3.partial",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "granite",
+    "olmo2.biases",
+    "smollm3",
+    "stablelm.parallel",
+)
+# The most that each scheme may cost these models, whose weights are noise, in nats of KL divergence (uncalibrated).
+# Logits of other positions would cost about 3.
+BOUNDS = {"int8": 0.12, "int8-block": 0.03, "int4": 1.0, "dynamic-int8": 0.12}
+QUANTIZED: dict[str, Scheme] = {
+    "int8": Rowwise(),
+    "int8-block": Blockwise("int8-block", bits=8, block_size=32),
+    "int4": Blockwise("int4", bits=4, block_size=32),
+    "dynamic-int8": DynamicInt8(),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    folder: Path
+    checkpoint: Checkpoint
+    spec: DecoderSpec
+    ids: list[int]
+
+    def quality(self, graph: Path) -> Quality:
+        with open_decoder(graph, CONTEXT) as ours, open_decoder(self.folder / "fp32.onnx", CONTEXT) as fp32:
+            return compare(ours, fp32, self.ids)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
+    folder = tmp_path_factory.mktemp("quantized")
+    model = reference_model(variant(request.param))
+    checkpoint = open_checkpoint(write_checkpoint(folder / "checkpoint", model))
+    spec = decoder_spec(checkpoint.config)
+    write_graph(folder / "fp32.onnx", checkpoint, spec, Float32())
+    yield Case(folder, checkpoint, spec, np.random.default_rng(2).integers(0, VOCABULARY, CONTEXT).tolist())
+    checkpoint.close()
+
+
+@pytest.mark.parametrize("scheme", QUANTIZED.values(), ids=QUANTIZED.keys())
+def test_quantized_graphs_stay_near_fp32(case: Case, scheme: Scheme, tmp_path: Path) -> None:
+    used = write_graph(tmp_path / "decoder.onnx", case.checkpoint, case.spec, scheme)
+    assert used.name == ("int8-block" if scheme.name == "int8" and not can_rotate(case.spec) else scheme.name)
+    assert case.quality(tmp_path / "decoder.onnx").kl < BOUNDS[used.name]
+
+
+@pytest.mark.parametrize("scheme", sorted(set(SCHEMES) - {"int8"}))
+def test_bundles_open(case: Case, scheme: str, tmp_path: Path) -> None:
+    export_and_open(case, scheme, tmp_path / "bundle")
+
+
+def export_and_open(case: Case, scheme: str, target: Path) -> None:
+    origin = Source("test:tiny", license="none")
+    made = export(case.folder / "checkpoint", target, name="tiny", origin=origin, scheme=scheme, report=False)
+    bundle = open_bundle(target)
+    assert bundle.manifest == made
+    assert made.architecture == case.spec.model_type
+    assert made.context_length == case.spec.context_length
+    assert made.eos_token_id == (2,)
+    assert made.kv is not None
+    assert (made.kv.layers, made.kv.head_size) == (case.spec.layers, head_layout(case.spec).padded_size)
+
+
+def test_a_calibrated_bundle_opens_and_is_measured(tmp_path: Path) -> None:
+    model = reference_model(variant("llama.tied"))
+    write_checkpoint(tmp_path / "checkpoint", model)
+    origin = Source("test:tiny", license="none")
+    manifest = export(tmp_path / "checkpoint", tmp_path / "bundle", name="tiny", origin=origin, scheme="int8")
+    bundle = open_bundle(tmp_path / "bundle")
+    assert manifest.eos_token_id == (2, 5)
+    assert manifest.quantization["scheme"] == "int8"
+    assert 0 < manifest.quality["kl"] < BOUNDS["int8"]
+    report = json.loads(bundle.read_text("report.json", 1 << 20))
+    assert report.items() >= manifest.quality.items()
+
+
+def test_int8_steps_and_prefill_agree_within_their_rounding(tmp_path: Path) -> None:
+    model = reference_model(variant("qwen3"))
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "checkpoint", model))
+    spec = decoder_spec(checkpoint.config)
+    write_graph(tmp_path / "decoder.onnx", checkpoint, spec, DynamicInt8())
+    session = Session(tmp_path / "decoder.onnx", threads=1, spinning=False)
+    ids = np.random.default_rng(3).integers(0, VOCABULARY, 40)
+    prefilled, stepped = (Decoder(session, context_length=CONTEXT, prefill_chunk=1 << 20) for _ in range(2))
+    for token in ids:
+        steps = stepped.step(int(token))
+    whole = prefilled.prefill(ids)
+    assert np.corrcoef(steps, whole)[0, 1] > 0.95
+    checkpoint.close()
