@@ -109,6 +109,7 @@ class LayerwiseCalibration:
 
     def _advance(self) -> None:
         self._layer += 1
+        self._factors.clear()
         recorder = Recorder(hadamard_size=self._hadamard_size)
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
             path = Path(folder) / "layer.onnx"
@@ -120,10 +121,15 @@ class LayerwiseCalibration:
             hessians: dict[str, NDArray[np.float32]] = {}
             for sequence in range(len(self._stream)):
                 for name, x in self._run(session, sequence).items():
-                    hessians[name] = hessians.get(name, np.float32(0)) + x.T @ x
+                    if name not in hessians:
+                        hessians[name] = np.zeros((x.shape[1], x.shape[1]), np.float32)
+                    hessians[name] += x.T @ x
             session.close()
         self._recorded = recorder.recorded
-        self._factors = {name: error_factor(hessian) for name, hessian in hessians.items()}
+        while hessians:
+            name, hessian = hessians.popitem()
+            self._factors[name] = error_factor(hessian)
+            del hessian
 
     def _run(self, session: Session, sequence: int) -> dict[str, NDArray[np.float32]]:
         """Moves one sequence through the layer; returns the recorded inputs, (tokens, K) each."""

@@ -41,12 +41,13 @@ def round_to_inputs(
 def error_factor(hessian: NDArray[np.float32]) -> NDArray[np.float32]:
     """How an error in one weight is made up for by those behind it: the upper Cholesky factor of the inverse Hessian.
 
-    hessian: (K, K) float32, the sum of xᵀx over calibration inputs x (1, K). It is damped, so that float32 is enough
-    and inputs that the calibration never saw do no harm.
+    hessian: (K, K) float32, the sum of xᵀx over calibration inputs x (1, K); it is changed, because a copy of it can be
+    a large part of the memory that conversion takes. It is damped, so that float32 is enough and inputs that the
+    calibration never saw do no harm.
     """
-    damped = hessian.copy()
-    diagonal = np.diag(damped).copy()
+    diagonal = np.diag(hessian).copy()
     # An input that is always zero has no say: any positive number keeps the matrix invertible.
     diagonal[diagonal == 0] = 1
-    np.fill_diagonal(damped, diagonal + _DAMPING * diagonal.mean())
-    return np.ascontiguousarray(np.linalg.cholesky(np.linalg.inv(damped)).T)
+    np.fill_diagonal(hessian, diagonal + _DAMPING * diagonal.mean())
+    lower = np.linalg.cholesky(np.linalg.inv(hessian))
+    return lower.T
