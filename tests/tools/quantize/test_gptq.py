@@ -107,7 +107,7 @@ def test_rows_of_zeros_and_of_the_smallest_numbers_become_zeros() -> None:
 def test_the_factor_is_triangular_and_inverts_the_damped_hessian() -> None:
     inputs = correlated(400, 30, seed=6)
     hessian = inputs.T @ inputs
-    factor = error_factor(hessian).astype(np.float64)
+    factor = error_factor(hessian.copy()).astype(np.float64)
     np.testing.assert_array_equal(factor, np.triu(factor))
     damped = hessian + 0.01 * np.diag(hessian).mean() * np.eye(30)
     np.testing.assert_allclose(factor.T @ factor @ damped, np.eye(30), atol=2e-3)
