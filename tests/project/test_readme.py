@@ -1,0 +1,86 @@
+"""README.md says what the code does: its tables are held to the code's."""
+
+from __future__ import annotations
+
+import re
+
+import click
+import pytest
+from support.source_tree import ROOT
+
+import edgelm
+from edgelm.cli.app import app
+from edgelm.cli.help_page import SUB_COMMANDS
+from edgelm.cli.options import SCHEMES
+from edgelm_tools.architectures.llama_members import MEMBERS
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [name for section in SUB_COMMANDS.values() for name in section]
+# Options of one command only, which its own help page is enough for.
+SHARED = ("run", "chat", "bench")
+OWN = {"--help", "--prompt", "--file", "--prompt-ids", "--prompt-tokens", "--prepack"}
+
+
+def section(title: str) -> str:
+    found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)
+    assert found, f"README.md has no section {title!r}"
+    return found[1]
+
+
+def first_cells(text: str) -> list[str]:
+    """The first cell of each row of the tables, without its quotes."""
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| `")]
+    return [re.findall(r"`([^`]+)`", row)[0] for row in rows]
+
+
+def long_options(name: str) -> set[str]:
+    command = app.get_command(click.Context(app), name)
+    assert command
+    options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    return {name for option in options for name in (*option.opts, *option.secondary_opts) if name.startswith("--")}
+
+
+def test_every_command_is_in_the_table() -> None:
+    rows = first_cells(section("Commands"))
+    assert [row.split()[1] for row in rows if row.startswith("edgelm ")] == COMMANDS
+
+
+@pytest.mark.parametrize("command", SHARED)
+def test_every_shared_flag_is_in_the_table(command: str) -> None:
+    assert long_options(command) - OWN - set(re.findall(r"--[a-z-]+", section("Commands"))) == set()
+
+
+def test_every_flag_of_the_readme_exists() -> None:
+    known = set().union(*(long_options(command) for command in COMMANDS)) | {"--compare", "--help"}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - known == set()
+
+
+def test_every_scheme_is_in_the_table() -> None:
+    assert first_cells(section("Quantization")) == list(SCHEMES)
+
+
+def test_every_architecture_is_in_the_table() -> None:
+    assert first_cells(section("Models")) == list(MEMBERS)
+
+
+def test_every_folder_of_the_map_exists() -> None:
+    paths = re.findall(r"`((?:edgelm|tools|models|tests)/[\w./]*)`", README)
+    assert paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_python_example_uses_public_names() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    compile(example, "README.md", "exec")
+    assert set(re.findall(r"\bedgelm\.(\w+)", example)) <= set(edgelm.__all__)
+    assert len(example.strip().splitlines()) <= 10
+
+
+def test_the_exit_codes_are_those_of_the_errors() -> None:
+    from edgelm import errors
+
+    classes = [value for value in vars(errors).values() if isinstance(value, type)]
+    codes = {error.exit_code for error in classes if issubclass(error, errors.EdgeLMError)}
+    line = re.search(r"^Exit codes: (.*?)\. A prompt", README, re.MULTILINE)
+    assert line
+    assert {int(code) for code in re.findall(r"\b\d+\b", line[1])} == codes | {0}
