@@ -113,6 +113,7 @@ class RuntimeConfig:
         if self.max_memory is not None:
             _check_int("max_memory", self.max_memory, 1)
         _check_bool("prepack", self.prepack)
+        _check_bool("preload_text", self.preload_text)
 
 
 _UNITS = {"": 1, "B": 1}

@@ -130,10 +130,10 @@ class LanguageModel:
         self.generation_config = defaults.updated(eos_token_id=defaults.eos_token_id or manifest.eos_token_id)
         preload = self._preload_text() if self.runtime.preload_text else None
         self._session = self._open_session()
-        self._embedding = self._open_embedding()
         if preload is not None:
             preload.join()
             _ = self.tokenizer
+        self._embedding = self._open_embedding()
         self._pool = SequencePool(self._new_decoder)
 
     def __enter__(self) -> Self:

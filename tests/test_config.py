@@ -199,8 +199,10 @@ def test_threads_have_both_bounds(value):
     refused(f"threads must be from 1 to 1024, not {value}", RuntimeConfig, threads=value)
 
 
-def test_prepack_is_a_truth_value():
-    refused("prepack must be true or false, not 'no'", RuntimeConfig, prepack="no")
+@pytest.mark.parametrize("name", ["prepack", "preload_text"])
+def test_switches_are_truth_values(name):
+    assert getattr(RuntimeConfig(), name) is True
+    refused(f"{name} must be true or false, not 'no'", RuntimeConfig, **{name: "no"})
 
 
 @pytest.mark.parametrize(

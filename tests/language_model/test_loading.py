@@ -48,9 +48,13 @@ def test_only_decoders_generate(tmp_path):
 
 
 def test_a_tokenizer_with_more_tokens_than_logits_is_refused(tmp_path, load):
-    lm = load(write_decoder_bundle(tmp_path / "b", files={"tokenizer.json": byte_tokenizer().to_str().encode()}))
+    folder = write_decoder_bundle(tmp_path / "b", files={"tokenizer.json": byte_tokenizer().to_str().encode()})
+    message = r"^tiny: the tokenizer has ids up to 258, but the logits are 32 wide$"
+    with pytest.raises(ModelError, match=message):
+        load(folder)
+    lm = load(folder, preload_text=False)
     for prompt in ("abc", [3, 4]):
-        with pytest.raises(ModelError, match=r"tiny: the tokenizer has ids up to 258, but the logits are 32 wide"):
+        with pytest.raises(ModelError, match=message):
             lm.generate(prompt)
     assert lm._pool.demand() == 0, "no decoder is left behind"
 
@@ -225,10 +229,19 @@ def test_a_template_cannot_do_what_it_must_not(tmp_path, load, template, message
 
 
 @pytest.mark.parametrize("data", [b"{}", b"not JSON", b'{"model": {"type": "BPE"}}', b"\xff" * 10])
-def test_a_broken_tokenizer_is_refused_when_it_is_needed(tmp_path, load, data):
-    lm = load(write_decoder_bundle(tmp_path / "b", files={"tokenizer.json": data}))
-    with pytest.raises(ModelError, match=r"tokenizer\.json: not a usable tokenizer"):
-        lm.generate("abc")
+def test_a_broken_tokenizer_is_refused(tmp_path, load, data, capfd):
+    folder = write_decoder_bundle(tmp_path / "b", files={"tokenizer.json": data})
+    for use in (lambda: load(folder), lambda: load(folder, preload_text=False).generate("abc")):
+        with pytest.raises(ModelError, match=r"tokenizer\.json: not a usable tokenizer") as caught:
+            use()
+        assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_tokenizer_that_is_read_later_gives_the_same(load):
+    later = load("letters", preload_text=False)
+    assert "tokenizer" not in vars(later)
+    assert later.generate("abc", max_new_tokens=3).text == load("letters").generate("abc", max_new_tokens=3).text
 
 
 def test_a_context_beyond_the_positions_of_the_graph_is_an_error_not_garbage(tmp_path, load, capfd):
