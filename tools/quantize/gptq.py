@@ -49,5 +49,22 @@ def error_factor(hessian: NDArray[np.float32]) -> NDArray[np.float32]:
     # An input that is always zero has no say: any positive number keeps the matrix invertible.
     diagonal[diagonal == 0] = 1
     np.fill_diagonal(hessian, diagonal + _DAMPING * diagonal.mean())
-    lower = np.linalg.cholesky(np.linalg.inv(hessian))
-    return lower.T
+    return _upper_factor(hessian)
+
+
+def _upper_factor(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """U with UᵀU = matrix⁻¹, by halves: nearly all of the work is products in float32.
+
+    With matrix = (A B; Bᵀ C): U₂ is C's factor, X = B U₂ᵀ, U₁ that of A − X Xᵀ, and U = (U₁ −U₁XU₂; 0 U₂).
+    """
+    size = len(matrix)
+    if size <= _BLOCK:
+        lower = np.linalg.cholesky(np.linalg.inv(matrix.astype(np.float64)))
+        return np.asarray(lower.T, np.float32)
+    half = size // 2
+    factor = np.zeros_like(matrix)
+    factor[half:, half:] = _upper_factor(matrix[half:, half:])
+    across = matrix[:half, half:] @ factor[half:, half:].T
+    factor[:half, :half] = _upper_factor(matrix[:half, :half] - across @ across.T)
+    factor[:half, half:] = factor[:half, :half] @ (across @ -factor[half:, half:])
+    return factor
