@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.memory_checkpoint import LLAMA_CONFIG
 
@@ -39,14 +39,20 @@ def defaults_of_transformers(model_type: str, **settings: Any) -> dict[str, Any]
     return values
 
 
+SLIDES = {"use_sliding_window": True}
+
+
 @pytest.mark.reference
-@pytest.mark.parametrize("model_type", MEMBERS)
-def test_a_field_that_is_left_out_has_the_default_of_transformers(model_type: str) -> None:
-    config = defaults_of_transformers(model_type)
+@pytest.mark.parametrize(
+    ("model_type", "kept"),
+    [*((name, {}) for name in MEMBERS), ("qwen2", SLIDES), ("qwen3", SLIDES), ("smollm3", SLIDES)],
+)
+def test_a_field_that_is_left_out_has_the_default_of_transformers(model_type: str, kept: dict[str, Any]) -> None:
+    config = defaults_of_transformers(model_type, **kept)
     whole = decoder_spec(config)
-    for name in config.keys() - {"model_type", *SIZES}:
+    for name in config.keys() - {"model_type", *SIZES, *kept}:
         assert decoder_spec({key: value for key, value in config.items() if key != name}) == whole, name
-    assert decoder_spec({key: config[key] for key in ("model_type", *SIZES)}) == whole
+    assert decoder_spec({key: config[key] for key in ("model_type", *SIZES, *kept)}) == whole
 
 
 @pytest.mark.reference
@@ -71,6 +77,7 @@ def test_a_missing_size_is_named(name: str) -> None:
 
 @pytest.mark.parametrize("name", SIZES)
 @given(value=st.sampled_from([0, -1, 2.0, "8", True, [], {}, 10**12]))
+@settings(deadline=None)
 def test_a_size_of_the_wrong_type_or_range_is_named(name: str, value: Any) -> None:
     with pytest.raises(ModelError, match=f"config.json: {name} must be a whole number from 1 to"):
         spec_of(**{name: value})
