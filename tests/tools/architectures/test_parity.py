@@ -7,6 +7,7 @@ Error: the largest difference of two logits, in standard deviations of the refer
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support.tiny_checkpoints import VARIANTS, VOCABULARY, reference_logits, reference_model, write_checkpoint
+from support.tiny_checkpoints import (
+    VARIANTS,
+    VOCABULARY,
+    Variant,
+    reference_logits,
+    reference_model,
+    variant,
+    write_checkpoint,
+)
 
 from edgelm.runtime.decoder import Decoder
 from edgelm.runtime.session import Session, Switch, Tensor
@@ -52,8 +61,13 @@ def write_and_open(path: Path, checkpoint: Checkpoint, spec: DecoderSpec, scheme
 
 @pytest.fixture(scope="module", params=VARIANTS, ids=str)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
-    folder = tmp_path_factory.mktemp("case")
-    model = reference_model(request.param)
+    with opened(request.param, tmp_path_factory.mktemp("case")) as case:
+        yield case
+
+
+@contextmanager
+def opened(variant: Variant, folder: Path) -> Iterator[Case]:
+    model = reference_model(variant)
     checkpoint = open_checkpoint(write_checkpoint(folder / "checkpoint", model))
     spec = decoder_spec(checkpoint.config)
     # The whole context window: well beyond every sliding window.
@@ -114,6 +128,19 @@ def greedy_tokens(model: Any, prompt: NDArray[np.int64]) -> list[int]:
             tokens.append(int(output.logits[0, -1].argmax()))
             output = model(torch.tensor([tokens[-1:]]), past_key_values=output.past_key_values, use_cache=True)
     return tokens
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral.window", "qwen3.window_bias", "gemma2", "smollm3.window"])
+def test_long_texts_take_no_other_way(name: str, tmp_path: Path) -> None:
+    """Longer than the blocks in which attention is computed, and than a growth of the cache."""
+    short = variant(name)
+    long = Variant(name, short.model_type, short.settings | {"max_position_embeddings": 700})
+    with opened(long, tmp_path) as case:
+        assert error(whole(case.decoder(prefill_chunk=300).all_logits(case.ids)), case.expected) < TOLERANCE
+        decoder = case.decoder(prefill_chunk=128)
+        decoder.prefill(case.ids[:690])
+        steps = np.stack([decoder.step(int(token)).copy() for token in case.ids[690:]])
+        assert error(steps, case.expected[690:]) < TOLERANCE
 
 
 def test_rotation_changes_nothing(case: Case, tmp_path: Path) -> None:
