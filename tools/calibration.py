@@ -118,18 +118,17 @@ class LayerwiseCalibration:
                 graph.save()
             # Threads that spin while they wait would slow down the products below.
             session = Session(path, threads=available_cores(), spinning=False)
-            hessians: dict[str, NDArray[np.float32]] = {}
+            inputs: dict[str, list[NDArray[np.float32]]] = {}
             for sequence in range(len(self._stream)):
                 for name, x in self._run(session, sequence).items():
-                    if name not in hessians:
-                        hessians[name] = np.zeros((x.shape[1], x.shape[1]), np.float32)
-                    hessians[name] += x.T @ x
+                    inputs.setdefault(name, []).append(x)
             session.close()
         self._recorded = recorder.recorded
-        while hessians:
-            name, hessian = hessians.popitem()
-            self._factors[name] = error_factor(hessian)
-            del hessian
+        while inputs:
+            name, parts = inputs.popitem()
+            rows = np.concatenate(parts)
+            del parts
+            self._factors[name] = error_factor(rows.T @ rows)
 
     def _run(self, session: Session, sequence: int) -> dict[str, NDArray[np.float32]]:
         """Moves one sequence through the layer; returns the recorded inputs, (tokens, K) each."""

@@ -15,7 +15,7 @@ from edgelm import __version__
 from edgelm.bundle.manifest import MANIFEST_NAME, EmbeddingFile, FileEntry, KVGeometry, Manifest, Source
 from edgelm.bundle.progress import NoProgress, Progress
 from edgelm.bundle.publish import publishing
-from edgelm.errors import ConfigError
+from edgelm.errors import ConfigError, ModelError
 from edgelm.text.chat_template import ChatTemplate
 from edgelm.text.tokenizer import Tokenizer
 from edgelm_tools.architectures.llama import build_decoder
@@ -116,6 +116,10 @@ def write_graph(
 
 def _calibration(folder: Path, weights: LlamaWeights, scheme: Rowwise, assets: TextAssets) -> LayerwiseCalibration:
     tokenizer = Tokenizer(tokenizers.Tokenizer.from_buffer(assets.tokenizer))
+    if tokenizer.vocab_size > weights.spec.vocab_size:
+        raise ModelError(
+            f"the tokenizer has ids up to {tokenizer.vocab_size - 1}, the embedding {weights.spec.vocab_size} rows"
+        )
     template = None
     if assets.chat_template:
         template = ChatTemplate(assets.chat_template, special_tokens=assets.special_tokens)
