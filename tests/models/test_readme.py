@@ -1,0 +1,43 @@
+"""What README.md shows of the real model is what the real model does."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from support.command_line import environment
+from support.source_tree import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# Integers are added up in another way on other processors.
+KL_TOLERANCE = 0.001
+PERPLEXITY_TOLERANCE = 1.005
+
+
+def test_the_first_command_answers_as_shown(command: Callable) -> None:
+    shown = re.search(r'^\$ edgelm run (\w+) "(.*?)"\n.*?\n([^\n]*)\n```', README, re.MULTILINE | re.DOTALL)
+    assert shown
+    done = command("run", shown[1], shown[2])
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{shown[3]}\n", "")
+    assert "Paris" in done.stdout
+
+
+def test_the_python_example_runs(home: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    run = [sys.executable, "-W", "error", "-c", example]
+    done = subprocess.run(run, env=environment(EDGELM_HOME=str(home)), capture_output=True, encoding="utf-8", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("The capital of France is Paris. 8 stop\n")
+
+
+def test_the_table_shows_the_figures_of_the_report(home: Path) -> None:
+    report = json.loads((home / "models" / "smollm2" / "report.json").read_text())
+    row = re.search(r"^\| `int8` .*?\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) % \|", README, re.MULTILINE)
+    assert row
+    assert abs(float(row[1]) - report["kl"]) < KL_TOLERANCE
+    assert 1 / PERPLEXITY_TOLERANCE < float(row[2]) / report["perplexity"] < PERPLEXITY_TOLERANCE
+    assert abs(float(row[3]) / 100 - report["top1"]) < 0.01
