@@ -164,9 +164,10 @@ class LanguageModel:
         """Whether the model was trained for conversations."""
         return self.bundle.has(TEMPLATE_NAME)
 
-    def memory_budget(self, tokens: int) -> Budget:
-        """Bytes that holding ``tokens`` of prompt and answer takes, itemised."""
-        return budget(self.bundle.manifest, tokens=tokens, prefill_chunk=self.runtime.prefill_chunk)
+    def memory_budget(self, tokens: int, *, sequences: int = 1) -> Budget:
+        """Bytes that holding ``tokens`` of prompt and answer takes, in all of several ``sequences``, itemised."""
+        chunk = self.runtime.prefill_chunk
+        return budget(self.bundle.manifest, tokens=tokens, prefill_chunk=chunk, sequences=sequences)
 
     def generate(self, prompt: str | Sequence[int], **settings: Any) -> GenerationResult:
         """Continues a text, or token ids, and returns the whole answer.
@@ -306,8 +307,9 @@ class LanguageModel:
             self._pool.discard(lent)
 
     def _check_memory(self) -> None:
+        sequences, tokens = self._pool.demand()
         try:
-            self.memory_budget(self._pool.demand()).check(self.runtime.max_memory)
+            self.memory_budget(tokens, sequences=sequences).check(self.runtime.max_memory)
         except MemoryLimitError as error:
             raise MemoryLimitError(f"{error}; ask for fewer tokens (max_new_tokens) or raise the limit") from None
 

@@ -93,12 +93,12 @@ class SequencePool:
         self._ended.put((lent, None))
         self._settle()
 
-    def demand(self) -> int:
-        """For how many tokens in all the caches of all sequences have, or will have, room."""
+    def demand(self) -> tuple[int, int]:
+        """How many sequences there are, and for how many tokens in all their caches have, or will have, room."""
         with self._locked():
             tokens = [max(lent.tokens, lent.decoder.cache.capacity) for lent in self._lent]
             tokens += [idle.decoder.cache.capacity for idle in self._idle]
-        return sum(tokens)
+        return len(tokens), sum(tokens)
 
     def close(self) -> None:
         """Cancels what runs and frees the caches; may be called twice."""
