@@ -13,6 +13,7 @@ from edgelm.bundle.manifest import (
     FAMILY_ROLES,
     MAX_MANIFEST_BYTES,
     QUANTIZATION_SCHEMES,
+    EmbeddingFile,
     FileEntry,
     KVGeometry,
     Manifest,
@@ -52,6 +53,15 @@ def manifests(draw: st.DrawFn) -> Manifest:
         quantization=draw(st.dictionaries(WORDS, SETTINGS | st.lists(SETTINGS), max_size=3))
         | {"scheme": draw(st.sampled_from(QUANTIZATION_SCHEMES))},
         files=files,
+        embedding=draw(
+            st.none()
+            | st.builds(
+                EmbeddingFile,
+                file=st.sampled_from(sorted(files)),
+                rows=st.integers(vocab_size, 10**7),
+                columns=st.integers(1, 1 << 20),
+            )
+        ),
         source=Source(draw(WORDS), draw(WORDS), draw(st.none() | WORDS), draw(st.sampled_from([None, HASH]))),
         tool_versions=draw(st.dictionaries(WORDS, WORDS, max_size=3)),
         quality=draw(st.dictionaries(WORDS, st.floats(-1e200, 1e200), max_size=3)),
@@ -106,6 +116,16 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("context_length", 64.0, "context_length must be an integer from 1 to 100000000, not 64.0"),
     ("context_length", True, "context_length must be an integer from 1 to 100000000, not true"),
     ("vocab_size", 10**8, "vocab_size must be an integer from 1 to 10000000"),
+    (
+        "embedding",
+        {"file": "table", "rows": 10**6, "columns": 8},
+        'embedding.file names "table", which is not in files',
+    ),
+    (
+        "embedding",
+        {"file": "tokenizer.json", "rows": 10**6, "columns": 0},
+        "embedding.columns must be an integer from 1 to 1048576, not 0",
+    ),
     ("kv", None, "kv must be an object, not null"),
     ("kv/layers", "x", 'kv.layers must be an integer from 1 to 1024, not "x"'),
     ("kv/layers", 1025, "kv.layers must be an integer from 1 to 1024, not 1025"),
@@ -116,7 +136,11 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("eos_token_id", [2, -1], "eos_token_id[1] must be an integer from 0 to 31, not -1"),
     ("eos_token_id", 2, "eos_token_id must be a list of at most 256 integers, not 2"),
     ("quantization", {}, "quantization.scheme is missing"),
-    ("quantization/scheme", "int3", 'quantization.scheme must be one of int8, int4, dynamic-int8, fp32, not "int3"'),
+    (
+        "quantization/scheme",
+        "int3",
+        'quantization.scheme must be one of int8, int8-block, int4, dynamic-int8, fp32, not "int3"',
+    ),
     ("files", [], "files must be an object, not []"),
     ("files/decoder.onnx", 1, "files.decoder.onnx must be an object, not 1"),
     ("files/decoder.onnx/size", -1, "files.decoder.onnx.size must be an integer from 0"),
@@ -139,7 +163,10 @@ def test_a_field_that_breaks_its_rule_is_named(path: str, value: Any, message: s
     assert message in text
 
 
-@pytest.mark.parametrize("name", sorted(set(valid()) - {"tool_versions", "quality", "bos_token_id"}))
+OPTIONAL = ("tool_versions", "quality", "bos_token_id", "embedding")
+
+
+@pytest.mark.parametrize("name", sorted(set(valid()) - set(OPTIONAL)))
 def test_a_missing_field_is_named(name: str) -> None:
     document = valid()
     del document[name]
@@ -148,10 +175,10 @@ def test_a_missing_field_is_named(name: str) -> None:
 
 def test_fields_that_may_be_missing() -> None:
     document = valid()
-    for name in ("tool_versions", "quality", "bos_token_id"):
+    for name in OPTIONAL:
         del document[name]
     manifest = parse_manifest(json.dumps(document).encode())
-    assert (manifest.tool_versions, manifest.quality, manifest.bos_token_id) == ({}, {}, None)
+    assert (manifest.tool_versions, manifest.quality, manifest.bos_token_id, manifest.embedding) == ({}, {}, None, None)
 
 
 @pytest.mark.parametrize(
