@@ -104,7 +104,7 @@ def test_decoding_with_the_reference_gives_the_same_answer(fp32: edgelm.Language
     import torch
 
     prompt = fp32.encode_chat([{"role": "user", "content": QUESTIONS[1]}])
-    ours = fp32.generate(prompt, max_new_tokens=32).token_ids
+    ours = fp32.generate(prompt, max_new_tokens=16).token_ids
     ids = torch.tensor([prompt])
-    theirs = reference.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=32, do_sample=False)
+    theirs = reference.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False)
     assert list(ours) == theirs[0, len(prompt) :].tolist()
