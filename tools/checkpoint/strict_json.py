@@ -1,14 +1,12 @@
-"""JSON as checkpoints may carry it: one object, no repeated names, no NaN or infinity, no endless nesting."""
+"""JSON as checkpoints may carry it: one object, as strict as in a bundle."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections import Counter
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from edgelm.errors import ModelError
+from edgelm.bundle.strict_json import load_json
+from edgelm.errors import ManifestError, ModelError
 
 MAX_JSON_BYTES = 64 * 2**20
 
@@ -17,19 +15,12 @@ def parse_json_object(data: bytes, source: str) -> dict[str, Any]:
     """Parses one JSON object; ``source`` says in errors where the bytes came from.
 
     Raises:
-        ModelError: it is not UTF-8, not JSON, not an object, repeats a name, or holds NaN or infinity.
+        ModelError: it is refused by ``load_json``, or not an object.
     """
     try:
-        value = json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=_object_without_repeats,
-            parse_constant=_refuse_constant,
-            parse_float=_finite_float,
-        )
-    except RecursionError:
-        raise ModelError(f"{source}: the JSON is nested too deeply") from None
-    except ValueError as error:
-        raise ModelError(f"{source}: not valid JSON: {error}") from None
+        value = load_json(data, what=source, limit=MAX_JSON_BYTES)
+    except ManifestError as error:
+        raise ModelError(str(error)) from None
     if not isinstance(value, dict):
         raise ModelError(f"{source}: must be a JSON object, not {type(value).__name__}")
     return value
@@ -60,22 +51,3 @@ def read_small_file(path: Path, limit: int) -> bytes:
     if len(data) > limit:
         raise ModelError(f"{path}: larger than the {limit} bytes allowed for such a file")
     return data
-
-
-def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        repeated, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise ValueError(f"the name {repeated!r:.80} is repeated")
-    return result
-
-
-def _refuse_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not a JSON number")
-
-
-def _finite_float(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"the number {text:.40} is out of range")
-    return number

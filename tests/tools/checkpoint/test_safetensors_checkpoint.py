@@ -169,8 +169,8 @@ def test_a_wrong_header_is_refused(tmp_path: Path, header: dict[str, Any], messa
         (b"\xff" * 16, "not a safetensors file"),
         ((2**40).to_bytes(8, "little") + b"{}", "not a safetensors file"),
         ((4).to_bytes(8, "little") + b"[{}]", "must be a JSON object"),
-        ((13).to_bytes(8, "little") + b'{"x":1,"x":1}', "'x' is repeated"),
-        ((400_000).to_bytes(8, "little") + b'{"x":' + b"[" * 400_000, "nested too deeply|not valid JSON"),
+        ((13).to_bytes(8, "little") + b'{"x":1,"x":1}', "'x' occurs twice"),
+        ((400_000).to_bytes(8, "little") + b'{"x":' + b"[" * 400_000, "nested deeper|not valid JSON"),
     ],
 )
 def test_a_broken_file_is_refused(tmp_path: Path, weights: bytes, message: str) -> None:
@@ -218,10 +218,10 @@ def open_and_read_or_refuse(folder: Path) -> None:
         (b"{", ModelError, "not valid JSON"),
         (b'{"a": NaN}', ModelError, "NaN is not a JSON number"),
         (b'{"a": 1e999}', ModelError, "out of range"),
-        (b'{"a": 1, "a": 2}', ModelError, "'a' is repeated"),
-        (b"[" * 200_000, ModelError, "nested too deeply"),
+        (b'{"a": 1, "a": 2}', ModelError, "'a' occurs twice"),
+        (b"[" * 200_000, ModelError, "nested deeper"),
         (b'{"a": ' + b"9" * 5000 + b"}", ModelError, "not valid JSON"),
-        (b"\xff\xfe", ModelError, "not valid JSON"),
+        (b"\xff\xfe", ModelError, "not UTF-8"),
         (b"[]", ModelError, "must be a JSON object"),
     ],
 )
