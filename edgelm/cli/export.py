@@ -11,8 +11,9 @@ from edgelm.bundle.store import Store
 from edgelm.cli import console
 from edgelm.cli.help_page import PagedCommand, examples
 from edgelm.cli.options import scheme_option
+from edgelm.cli.origin import bundle_name, find_origin
 from edgelm.cli.progress_bar import shown_progress
-from edgelm.cli.pulling import bundle_name, convert, find_origin
+from edgelm.cli.pulling import convert
 from edgelm.cli.summary import installed_line
 
 _EXAMPLES = """

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import sys
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-
-import click
 
 from edgelm.bundle.catalog import load_catalog
 from edgelm.bundle.manifest import MANIFEST_NAME
 from edgelm.bundle.store import Store
-from edgelm.cli.pulling import REMOTE, exists, find_origin
+from edgelm.cli.origin import REMOTE, exists, find_origin
 from edgelm.errors import ModelError, ModelNotFoundError
 
 _CHECKPOINT_FILES = ("config.json", "*.safetensors", "*.gguf")
-# Together below a second: time for an interrupted child to clean up by itself, and once it was told to.
-_GRACE_SECONDS = 0.4
 
 
 def ensure_installed(model: str, *, offline: bool) -> Path:
@@ -42,37 +33,11 @@ def ensure_installed(model: str, *, offline: bool) -> Path:
         return folder
     if offline:
         raise ModelNotFoundError(f"{model!r} is not installed, and nothing is fetched with --offline")
-    _pull(model)
+    # Not imported before it is needed: a start that finds its model does without processes.
+    from edgelm.cli.pull_process import pull_in_child
+
+    pull_in_child(model)
     return folder
-
-
-def _pull(model: str) -> None:
-    """Pulls in a process of its own: converting takes far more memory than running, and must not count as that."""
-    child = multiprocessing.get_context("spawn").Process(target=_run_pull, args=(model,), name="edgelm-pull")
-    child.start()
-    try:
-        child.join()
-    except KeyboardInterrupt:
-        _end(child)
-        raise
-    if child.exitcode:
-        raise click.exceptions.Exit(child.exitcode if child.exitcode > 0 else 1)
-
-
-def _run_pull(model: str) -> None:
-    from edgelm.cli.app import app
-
-    app.main(["pull", "--", model])
-
-
-def _end(child: BaseProcess) -> None:
-    """Ends a child that a terminal has interrupted as well, or that nobody has told yet."""
-    child.join(_GRACE_SECONDS)
-    if child.is_alive() and child.pid is not None and sys.platform != "win32":
-        os.kill(child.pid, signal.SIGINT)
-        child.join(_GRACE_SECONDS)
-    if child.is_alive():
-        child.terminate()
 
 
 def _is_pullable(model: str) -> bool:

@@ -11,8 +11,9 @@ from edgelm.bundle.store import Store
 from edgelm.cli import console
 from edgelm.cli.help_page import PagedCommand, examples
 from edgelm.cli.options import scheme_option
+from edgelm.cli.origin import find_origin
 from edgelm.cli.progress_bar import shown_progress
-from edgelm.cli.pulling import announce, find_origin, install
+from edgelm.cli.pulling import announce, install
 from edgelm.cli.summary import installed_line
 
 _EXAMPLES = """

@@ -13,8 +13,9 @@ from edgelm.bundle.store import Store
 from edgelm.cli import console
 from edgelm.cli.help_page import PagedCommand, examples
 from edgelm.cli.options import scheme_option
+from edgelm.cli.origin import Origin, bundle_name, find_origin, origin_of_installed
 from edgelm.cli.progress_bar import shown_progress
-from edgelm.cli.pulling import Origin, bundle_name, convert, find_origin, origin_of_installed
+from edgelm.cli.pulling import convert
 from edgelm.cli.summary import installed_line, quality_rows, scheme_text
 from edgelm.cli.units import size_text, table
 from edgelm.errors import ModelError

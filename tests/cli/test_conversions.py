@@ -16,7 +16,7 @@ from support.command_line import edgelm
 from edgelm.bundle.manifest import Source, parse_manifest
 from edgelm.bundle.sources import HubSource, LocalSource
 from edgelm.cli.options import SCHEMES
-from edgelm.cli.pulling import Origin, bundle_name, find_origin, origin_of_installed
+from edgelm.cli.origin import Origin, bundle_name, find_origin, origin_of_installed
 from edgelm.cli.toolbox import exporter
 from edgelm.errors import ConfigError, MissingDependencyError, ModelNotFoundError
 
