@@ -23,7 +23,7 @@ from edgelm_tools.architectures.llama_spec import DecoderSpec, decoder_spec
 from edgelm_tools.architectures.llama_weights import LlamaWeights, can_rotate, padded_head_size
 from edgelm_tools.calibration import LayerwiseCalibration, calibration_sequences
 from edgelm_tools.checkpoint import Checkpoint, TextAssets, open_checkpoint
-from edgelm_tools.evaluate import EVALUATION_TOKENS, Quality, measure_quality
+from edgelm_tools.evaluate import Quality, measure_quality
 from edgelm_tools.graph import GraphBuilder
 from edgelm_tools.quantize.schemes import EMBEDDING_NAME, Blockwise, DynamicInt8, Float32, Rowwise, Scheme
 
@@ -160,7 +160,7 @@ def _report(
         for path in reference.iterdir():
             path.unlink()
         reference.rmdir()
-    details = {"scheme": scheme.name, "text": "evaluation.txt", "tokens": EVALUATION_TOKENS, **quality.as_dict()}
+    details = {"scheme": scheme.name, "text": "evaluation.txt", "tokens": quality.tokens, **quality.as_dict()}
     _write_json(folder / "report.json", details)
     return quality
 

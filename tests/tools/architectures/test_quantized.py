@@ -58,9 +58,9 @@ class Case:
     spec: DecoderSpec
     ids: list[int]
 
-    def quality(self, graph: Path) -> Quality:
+    def quality(self, graph: Path, *windows: list[int]) -> Quality:
         with open_decoder(graph, CONTEXT) as ours, open_decoder(self.folder / "fp32.onnx", CONTEXT) as fp32:
-            return compare(ours, fp32, self.ids)
+            return compare(ours, fp32, windows or [self.ids])
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -79,6 +79,15 @@ def test_quantized_graphs_stay_near_fp32(case: Case, scheme: Scheme, tmp_path: P
     used = write_graph(tmp_path / "decoder.onnx", case.checkpoint, case.spec, scheme)
     assert used.name == ("int8-block" if scheme.name == "int8" and not can_rotate(case.spec) else scheme.name)
     assert case.quality(tmp_path / "decoder.onnx").kl < BOUNDS[used.name]
+
+
+def test_windows_are_texts_of_their_own(case: Case, tmp_path: Path) -> None:
+    write_graph(tmp_path / "decoder.onnx", case.checkpoint, case.spec, QUANTIZED["dynamic-int8"])
+    first, second = case.ids[:10], case.ids[10:30]
+    apart = [case.quality(tmp_path / "decoder.onnx", window) for window in (first, second)]
+    both = case.quality(tmp_path / "decoder.onnx", first, second)
+    assert both.tokens == 30
+    assert both.kl == pytest.approx((10 * apart[0].kl + 20 * apart[1].kl) / 30, rel=1e-4)
 
 
 @pytest.mark.parametrize("scheme", sorted(set(SCHEMES) - {"int8"}))
