@@ -11,8 +11,9 @@ Attention is ONNX Runtime's GroupQueryAttention, which applies rotary embeddings
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -22,7 +23,8 @@ from edgelm_tools.architectures.llama_spec import DecoderSpec
 from edgelm_tools.architectures.llama_weights import LlamaWeights
 from edgelm_tools.architectures.rope import Rope
 from edgelm_tools.graph import MICROSOFT, GraphBuilder
-from edgelm_tools.quantize.schemes import Scheme
+from edgelm_tools.matrix import Matrix
+from edgelm_tools.quantize.schemes import Rows, Scheme
 
 QUERY_AND_KEY: tuple[Literal["q", "k"], ...] = ("q", "k")
 Norm = tuple[NDArray[np.float32], NDArray[np.float32] | None]
@@ -90,8 +92,7 @@ class _Decoder:
             attended = self._take(attended, wanted, heads, f"{name}.heads")
             if self.spec.residual == "parallel":
                 x = self._take(x, wanted, hidden, f"{name}.entry")
-        update = self.scheme.linear(self.g, attended, f"{name}.o", self.weights.output(i))
-        update = self._biased(update, f"{name}.o", self.weights.output_bias(i))
+        update = self._linear(attended, f"{name}.o", self.weights.output(i), self.weights.output_bias(i), "uneven")
         if self.spec.residual == "parallel":
             return stream, self.g.node("Add", [update, self._mlp(i, x)], name=f"{name}.parallel")
         stream, x = self._enter(i, stream, self._leave(i, update, "attention"), "mlp")
@@ -101,6 +102,11 @@ class _Decoder:
         """(residual stream with the update added, input of the sublayer)."""
         norm = None if self.spec.residual == "post" else self.weights.norm(sublayer, i)
         return self._join(stream, update, f"layer{i}.{sublayer}_norm", norm, f"layer{i}.{sublayer}")
+
+    @property
+    def _entering(self) -> Rows:
+        """What the inputs of the sublayers are like."""
+        return "uneven" if self.spec.residual == "post" else "normed"
 
     def _leave(self, i: int, update: str, sublayer: str) -> str:
         """What a sublayer adds to the residual stream: normed and scaled where the model does that."""
@@ -114,14 +120,14 @@ class _Decoder:
     def _attention(self, i: int, x: str) -> str:
         """x (batch, sequence, hidden) → heads side by side (batch, sequence, heads · head size)."""
         g, spec, name, size = self.g, self.spec, f"layer{i}", self.weights.layout.padded_size
-        packed = self.scheme.linear(g, x, f"{name}.qkv", self.weights.qkv(i))
-        packed = self._biased(packed, f"{name}.qkv", self.weights.qkv_bias(i))
+        packed = self._linear(x, f"{name}.qkv", self.weights.qkv(i), self.weights.qkv_bias(i), self._entering)
         heads = [packed, "", ""] if spec.qk_norm is None else self._normed_heads(i, packed)
         shape = ("batch", spec.kv_heads, "capacity", size)
         past = [g.input(f"past_key_values.{i}.{kind}", np.float32, shape) for kind in ("key", "value")]
         present = [g.output(f"present.{i}.{kind}", np.float32, shape) for kind in ("key", "value")]
         rope = spec.ropes[i]
         inputs = [*heads, *past, "seqlens_k", "total_sequence_length", *(self._tables(rope) if rope else ("", ""))]
+        scale = 1.0 if rope and self._carries_scale(rope) else spec.attention_scale
         return g.node(
             "GroupQueryAttention",
             inputs,
@@ -131,7 +137,7 @@ class _Decoder:
             num_heads=spec.heads,
             kv_num_heads=spec.kv_heads,
             do_rotary=int(rope is not None),
-            scale=spec.attention_scale,
+            scale=scale,
             softcap=spec.attention_softcap or None,
             local_window_size=spec.windows[i],
         )
@@ -163,23 +169,33 @@ class _Decoder:
         number = sorted({r for r in self.spec.ropes if r}, key=self.spec.ropes.index).index(rope)
         names = [f"rope{number}.{kind}" for kind in ("cos", "sin")]
         if not self.g.has(names[0]):
+            if self._carries_scale(rope):
+                rope = replace(rope, factor=rope.factor * math.sqrt(self.spec.attention_scale))
             tables = rope.tables(self.spec.context_length, width=self.weights.layout.padded_pairs)
             for name, table in zip(names, tables, strict=True):
                 self.g.constant(name, table, np.float32)
         return names
 
+    def _carries_scale(self, rope: Rope) -> bool:
+        """Whether the rotary tables of queries and keys also scale their product.
+
+        The runtime's fast matrix product for a single row, which a decoding step is, knows no factor: it takes those
+        whose scale is 1.
+        """
+        return 2 * len(rope.frequencies) == self.spec.head_size
+
     def _mlp(self, i: int, x: str) -> str:
-        g, name = self.g, f"layer{i}"
-        gate, up = (
-            self._biased(self.scheme.linear(g, x, f"{name}.{kind}", matrix), f"{name}.{kind}", bias)
-            for kind, matrix, bias in (
-                ("gate", self.weights.gate(i), self.weights.mlp_bias(i, "gate_proj")),
-                ("up", self.weights.up(i), self.weights.mlp_bias(i, "up_proj")),
-            )
-        )
-        product = g.node("Mul", [self._activated(gate, f"{name}.activation"), up], name=f"{name}.gated")
-        down = self.scheme.linear(g, product, f"{name}.down", self.weights.down(i), heavy_tailed=True)
-        return self._biased(down, f"{name}.down", self.weights.mlp_bias(i, "down_proj"))
+        name, weights = f"layer{i}", self.weights
+        gate = self._linear(x, f"{name}.gate", weights.gate(i), weights.mlp_bias(i, "gate_proj"), self._entering)
+        up = self._linear(x, f"{name}.up", weights.up(i), weights.mlp_bias(i, "up_proj"), self._entering)
+        product = self.g.node("Mul", [self._activated(gate, f"{name}.activation"), up], name=f"{name}.gated")
+        return self._linear(product, f"{name}.down", weights.down(i), weights.mlp_bias(i, "down_proj"), "heavy-tailed")
+
+    def _linear(self, x: str, name: str, matrix: Matrix, bias: NDArray[np.float32] | None, rows: Rows) -> str:
+        product = self.scheme.linear(self.g, x, name, matrix, rows=rows)
+        if bias is None:
+            return product
+        return self.g.node("Add", [product, self.g.constant(f"{name}.bias", bias, np.float32)], name=f"{name}.biased")
 
     def _activated(self, x: str, name: str) -> str:
         if self.spec.activation == "silu":
@@ -234,11 +250,6 @@ class _Decoder:
     def _rms(self, x: str, weight: NDArray[np.float32], name: str, epsilon: float) -> str:
         scale = self.g.constant(f"{name}.weight", weight, np.float32)
         return self.g.node("SimplifiedLayerNormalization", [x, scale], name=name, epsilon=epsilon)
-
-    def _biased(self, x: str, name: str, bias: NDArray[np.float32] | None) -> str:
-        if bias is None:
-            return x
-        return self.g.node("Add", [x, self.g.constant(f"{name}.bias", bias, np.float32)], name=f"{name}.biased")
 
     def _scaled(self, x: str, factor: float, name: str) -> str:
         return self.g.node("Mul", [x, self.g.constant(f"{name}.factor", factor, np.float32)], name=name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,14 +30,18 @@ EMBEDDING_BLOCK = 32
 EMBEDDING_NAME = "embedding.int8"
 HADAMARD_SIZE = 128
 HEAD_PIECES = 4
-# The largest steps of weights and of activations. Processors without VNNI add two products in 16 bits: with 127 for
-# both, 3 % of such sums overflow (relative error 0.02); with these, 0.05 % (0.001). Activations have the finer steps,
-# because calibration makes up for the errors of weights alone.
+# The largest steps of weights. ONNX Runtime gives activations 255 steps in all, and processors without VNNI add two
+# products in 16 bits: with 127 for the weights, 3 % of such sums overflow (relative error 0.02), with 96 they are
+# 0.05 % (0.001).
 WEIGHT_STEPS = 96
-ROW_STEPS = 126
-# ONNX Runtime gives the activations of DynamicInt8 up to 255 steps: with these, no such sum overflows at all. With 127,
-# a small model's text is garbage on processors without VNNI.
+# With these, no such sum overflows at all. With 127, the text of a small model that is not rotated is garbage there.
 DYNAMIC_WEIGHT_STEPS = 63
+# Far below the square of any activation: a row of zeros stays one.
+_NO_ROW = 1e-20
+
+Rows = Literal["normed", "uneven", "heavy-tailed"]
+"""What the rows of an input are like: behind a norm, and so all of one magnitude; of any magnitude; or that with rare,
+very large values in them (a gated MLP's product)."""
 
 
 class Calibration(Protocol):
@@ -65,8 +69,8 @@ class Scheme(Protocol):
         """What the manifest says about the scheme, beside its name."""
         ...
 
-    def linear(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, *, heavy_tailed: bool = False) -> str:
-        """x (…, K) → (…, N). ``heavy_tailed``: the input has rare, very large values (a gated MLP's product)."""
+    def linear(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, *, rows: Rows = "uneven") -> str:
+        """x (…, K) → (…, N)."""
         ...
 
     def head(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, tied_to: str | None) -> str:
@@ -88,7 +92,7 @@ class Float32:
     def settings(self) -> dict[str, Any]:
         return {"bits": 32}
 
-    def linear(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, *, heavy_tailed: bool = False) -> str:
+    def linear(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, *, rows: Rows = "uneven") -> str:
         weight = g.weight(f"{name}.weight", np.float32, (matrix.rows, matrix.columns), matrix.float_parts())
         return _multiply_transposed(g, x, weight, name)
 
@@ -119,7 +123,7 @@ class Blockwise:
     def settings(self) -> dict[str, Any]:
         return {"bits": self.bits, "block_size": self.block_size}
 
-    def linear(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, *, heavy_tailed: bool = False) -> str:
+    def linear(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, *, rows: Rows = "uneven") -> str:
         stored = _store_blocks(g, name, matrix, self.bits, self.block_size)
         return _matmul_nbits(g, x, name, stored, matrix, self.bits, self.block_size)
 
@@ -240,11 +244,11 @@ def _only(part: Part, matrix: Matrix) -> Matrix:
 
 @dataclass(frozen=True)
 class Rowwise:
-    """int8 with one scale for each row of activations and one for each output channel of the weights.
+    """int8 with one scale for all activations of a run and one for each output channel of the weights.
 
     One integer matrix product serves any number of rows at the machine's full int8 speed. A single scale suits values
-    without outliers: the residual stream is rotated for that (``rotation.py``), and a heavy-tailed input is rotated
-    here, by a small Hadamard matrix just before it is rounded.
+    without outliers: all rows are brought to one magnitude, the residual stream is rotated (``rotation.py``), and a
+    heavy-tailed input is rotated here, by a small Hadamard matrix just before it is rounded.
     """
 
     name: str = "int8"
@@ -255,25 +259,21 @@ class Rowwise:
     def settings(self) -> dict[str, Any]:
         return {"bits": 8, "granularity": "row", "rotation": "hadamard"}
 
-    def linear(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, *, heavy_tailed: bool = False) -> str:
-        spread = _spread(matrix, self.hadamard_size, heavy_tailed)
+    def linear(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, *, rows: Rows = "uneven") -> str:
+        x, magnitude = (x, None) if rows == "normed" else _rows_of_one_magnitude(g, x, name, matrix.columns)
+        spread = _spread(matrix, self.hadamard_size, rows)
         x = _spread_out(g, x, name, matrix.columns, spread)
         factor = self.calibration.factor(name) if self.calibration else None
         weight, scales = _store_rowwise(g, name, matrix, spread=spread, most=WEIGHT_STEPS, factor=factor)
-        largest = _largest_of_rows(g, x, name)
-        share = g.node("Div", [x, largest], name=f"{name}.share")
-        step, zero = g.constant("step", 1 / ROW_STEPS, np.float32), g.constant("middle", ROW_STEPS, np.uint8)
-        steps = g.node("QuantizeLinear", [share, step, zero], name=f"{name}.steps")
-        inputs = [steps, weight, step, scales, zero]
-        product = g.node("MatMulIntegerToFloat", inputs, name=name, domain=MICROSOFT)
-        return g.node("Mul", [product, largest], name=f"{name}.rescale")
+        product = _integer_product(g, x, name, weight, scales)
+        return product if magnitude is None else g.node("Div", [product, magnitude], name=f"{name}.rescale")
 
     def head(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, tied_to: str | None) -> str:
         if tied_to is not None:
             return int8_head(g, x, name, matrix, tied_to)
         # Loading holds the largest weight twice more for a moment: a head in pieces keeps that moment small.
         pieces = matrix.split(HEAD_PIECES)
-        logits = [self.linear(g, x, f"{name}.{i}", piece) for i, piece in enumerate(pieces)]
+        logits = [self.linear(g, x, f"{name}.{i}", piece, rows="normed") for i, piece in enumerate(pieces)]
         return g.node("Concat", logits, name=f"{name}.joined", axis=-1)
 
     def embedding(self, g: GraphBuilder, name: str, matrix: Matrix) -> tuple[str, str]:
@@ -292,9 +292,9 @@ class DynamicInt8:
     def settings(self) -> dict[str, Any]:
         return {"bits": 8, "granularity": "tensor"}
 
-    def linear(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, *, heavy_tailed: bool = False) -> str:
+    def linear(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, *, rows: Rows = "uneven") -> str:
         weight, scales = _store_rowwise(g, name, matrix, most=DYNAMIC_WEIGHT_STEPS)
-        return g.node("DynamicQuantizeMatMul", [x, weight, scales], name=name, domain=MICROSOFT)
+        return _integer_product(g, x, name, weight, scales)
 
     def head(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, tied_to: str | None) -> str:
         return int8_head(g, x, name, matrix, tied_to)
@@ -303,15 +303,27 @@ class DynamicInt8:
         return int8_embedding(g, name, matrix)
 
 
-def _largest_of_rows(g: GraphBuilder, x: str, name: str) -> str:
-    """The largest magnitude of each row: (…, 1)."""
-    magnitude = g.node("Abs", [x], name=f"{name}.abs")
-    last = g.constant("last_axis", [-1], np.int64)
-    return g.node("ReduceMax", [magnitude, last], name=f"{name}.largest", keepdims=1)
+def _integer_product(g: GraphBuilder, x: str, name: str, weight: str, scales: str) -> str:
+    """Rounds x to 8 bits, multiplies, and scales each output.
+
+    The operator would scale outputs itself, but prepares that anew in each run, one by one, in a tenth of a step's
+    time; a product of its own takes a hundredth.
+    """
+    one = g.constant("one", 1.0, np.float32)
+    product = g.node("DynamicQuantizeMatMul", [x, weight, one], name=name, domain=MICROSOFT)
+    return g.node("Mul", [product, scales], name=f"{name}.scaled")
 
 
-def _spread(matrix: Matrix, most: int, heavy_tailed: bool) -> int:
-    return largest_hadamard(matrix.columns, most) if heavy_tailed else 1
+def _rows_of_one_magnitude(g: GraphBuilder, x: str, name: str, columns: int) -> tuple[str, str]:
+    """(x with rows whose mean square is 1, the factors (…, 1) that made them so)."""
+    ones = g.constant(f"ones_{columns}", np.ones(columns), np.float32)
+    outputs = [f"{name}.even", f"{name}.factor"]
+    g.node("SimplifiedLayerNormalization", [x, ones], name=f"{name}.even", outputs=outputs, epsilon=_NO_ROW)
+    return outputs[0], outputs[1]
+
+
+def _spread(matrix: Matrix, most: int, rows: Rows) -> int:
+    return largest_hadamard(matrix.columns, most) if rows == "heavy-tailed" else 1
 
 
 def _spread_out(g: GraphBuilder, x: str, name: str, columns: int, size: int) -> str:
@@ -360,18 +372,19 @@ def _spread_rows(rows: NDArray[np.float32], spread: int) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Recorder(Float32):
-    """fp32 that also gives out the inputs of its linear layers, as ``Rowwise`` will see them, for calibration.
+    """fp32 that also gives out the inputs of its linear layers, spread as in ``Rowwise``, for calibration.
 
+    Their rows keep their magnitudes: an error in a large row costs more.
     ``recorded``: linear layer → the graph output that holds its inputs (Q+K+V share theirs, and so on).
     """
 
     hadamard_size: int = HADAMARD_SIZE
     recorded: dict[str, str] = field(default_factory=dict)
 
-    def linear(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, *, heavy_tailed: bool = False) -> str:
-        spread = _spread(matrix, self.hadamard_size, heavy_tailed)
+    def linear(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, *, rows: Rows = "uneven") -> str:
+        spread = _spread(matrix, self.hadamard_size, rows)
         seen = _spread_out(g, x, name, matrix.columns, spread)
         if seen not in self.recorded.values():
             g.output(seen, np.float32, ("batch", "sequence", matrix.columns))
         self.recorded[name] = seen
-        return super().linear(g, x, name, matrix, heavy_tailed=heavy_tailed)
+        return super().linear(g, x, name, matrix, rows=rows)

@@ -19,7 +19,6 @@ from edgelm_tools.quantize.gptq import error_factor
 from edgelm_tools.quantize.schemes import (
     DYNAMIC_WEIGHT_STEPS,
     EMBEDDING_NAME,
-    ROW_STEPS,
     WEIGHT_STEPS,
     Blockwise,
     DynamicInt8,
@@ -97,7 +96,8 @@ def rounding_of_inputs(scheme: Scheme, x: Floats) -> Floats:
         steps = [np.broadcast_to(np.abs(run).max(axis=-1, keepdims=True) / 127, run.shape) for run in runs]
         return np.concatenate(steps, axis=-1) / 2
     if isinstance(scheme, Rowwise):
-        return np.broadcast_to(np.abs(x).max(axis=-1, keepdims=True) / ROW_STEPS / 2, x.shape)
+        magnitude = np.sqrt(np.square(x).mean(axis=-1, keepdims=True))
+        return magnitude * rounding_of_inputs(DynamicInt8(), x / magnitude)
     if isinstance(scheme, DynamicInt8):
         # The zero point is rounded, too.
         return np.full_like(x, (max(x.max(), 0) - min(x.min(), 0)) / 255)
@@ -140,10 +140,18 @@ def test_rowwise_spreads_rare_large_values_before_it_rounds(columns: int, tmp_pa
     x[0, :, 3] *= 200
     exact = x @ weight.T
     plain, spread = (
-        np.abs(product(tmp_path, Rowwise(), matrix_of(weight), x, heavy_tailed=tail) - exact).mean()
-        for tail in (False, True)
+        np.abs(product(tmp_path, Rowwise(), matrix_of(weight), x, rows=rows) - exact).mean()
+        for rows in ("uneven", "heavy-tailed")
     )
     assert spread < 0.75 * plain
+
+
+@pytest.mark.parametrize("rows", ["uneven", "heavy-tailed"])
+def test_a_small_row_is_rounded_as_finely_as_the_large_one_beside_it(rows: str, tmp_path: Path) -> None:
+    weight, x = random_weight((16, 64)), random_input(64, rows=2)
+    x[0, 1] = x[0, 0] * 1e-4
+    y = product(tmp_path, Rowwise(), matrix_of(weight), x, rows=rows)
+    np.testing.assert_allclose(y[0, 1], y[0, 0] * 1e-4, rtol=1e-3, atol=1e-7)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
@@ -152,8 +160,8 @@ def test_rows_and_weights_of_zeros_give_zeros(scheme: Scheme, tmp_path: Path) ->
     weight[3] = 0
     weight[4] = 1e-42
     x[0, 2] = 0
-    for tail in (False, True):
-        y = product(tmp_path, scheme, matrix_of(weight), x, heavy_tailed=tail)
+    for rows in ("normed", "uneven", "heavy-tailed"):
+        y = product(tmp_path, scheme, matrix_of(weight), x, rows=rows)
         assert np.isfinite(y).all()
         assert np.abs(y[0, :, 3:5]).max() < 1e-30
         np.testing.assert_allclose(y[0, 2], 0, atol=1e-5)
@@ -240,7 +248,7 @@ def test_rowwise_keeps_its_embedding_in_a_file_and_its_head_in_pieces(tmp_path: 
     assert (np.abs(rows[0] - weight) <= np.abs(weight).max(axis=1, keepdims=True) / 253).all()
     stored = stored_values(Rowwise(), np.where(weight, weight, 1e-20).astype(np.float32))
     error = np.abs(run(tmp_path / "g.onnx", inputs_embeds=rows) - rows @ stored.T)
-    assert (error <= rounding_of_inputs(Rowwise(), rows) @ np.abs(stored).T * 1.01 + 1e-4).all()
+    assert (error <= rounding_of_inputs(DynamicInt8(), rows) @ np.abs(stored).T * 1.01 + 1e-4).all()
 
 
 def test_the_recorder_computes_in_fp32_and_gives_out_what_rowwise_would_round(tmp_path: Path) -> None:
@@ -250,7 +258,7 @@ def test_the_recorder_computes_in_fp32_and_gives_out_what_rowwise_would_round(tm
         g.input("x", np.float32, ("batch", "sequence", 64))
         plain = recorder.linear(g, "x", "plain", matrix_of(weight))
         recorder.linear(g, "x", "again", matrix_of(weight))
-        recorder.linear(g, "x", "tailed", matrix_of(weight), heavy_tailed=True)
+        recorder.linear(g, "x", "tailed", matrix_of(weight), rows="heavy-tailed")
         result(g, plain, 6)
     session = ort.InferenceSession(str(tmp_path / "g.onnx"), providers=["CPUExecutionProvider"])
     assert recorder.recorded["plain"] == recorder.recorded["again"]
