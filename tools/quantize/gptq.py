@@ -10,15 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm_tools.quantize.blockwise import reciprocal
+from edgelm_tools.quantize.rowwise import nearest_steps
 
 _BLOCK = 128
 _DAMPING = 0.01
 
 
 def round_to_inputs(
-    weight: NDArray[np.float32], scales: NDArray[np.float32], factor: NDArray[np.float32], most: int
+    weight: NDArray[np.float32], scales: NDArray[np.float32], factor: NDArray[np.float32]
 ) -> NDArray[np.int8]:
-    """Rounds weight (N, K) to steps of ``scales`` (N,) in [−most, most]; returns (K, N) int8, transposed.
+    """Rounds weight (N, K) to steps of ``scales`` (N,), in the bounds of ``rowwise``: (K, N) int8, transposed.
 
     factor: (K, K) float32, see ``error_factor``.
     """
@@ -29,7 +30,7 @@ def round_to_inputs(
         end = min(start + _BLOCK, len(rest))
         errors = np.empty((end - start, rest.shape[1]), np.float32)
         for row in range(start, end):
-            rounded = np.clip(np.rint(rest[row]), -most, most)
+            rounded = nearest_steps(rest[row], steps[row - 1] if row % 2 else None)
             steps[row] = rounded
             error = (rest[row] - rounded) / factor[row, row]
             rest[row + 1 : end] -= factor[row, row + 1 : end, None] * error

@@ -23,6 +23,7 @@ from edgelm_tools.quantize import blockwise
 from edgelm_tools.quantize.blockwise import Blocks
 from edgelm_tools.quantize.gptq import round_to_inputs
 from edgelm_tools.quantize.rotation import hadamard, largest_hadamard
+from edgelm_tools.quantize.rowwise import round_rows, row_scales
 
 # One block's activations are rounded together with int8 dot products.
 INT8_COMPUTE = 4
@@ -30,12 +31,6 @@ EMBEDDING_BLOCK = 32
 EMBEDDING_NAME = "embedding.int8"
 HADAMARD_SIZE = 128
 HEAD_PIECES = 4
-# The largest steps of weights. ONNX Runtime gives activations 255 steps in all, and processors without VNNI add two
-# products in 16 bits: with 127 for the weights, 3 % of such sums overflow (relative error 0.02), with 96 they are
-# 0.05 % (0.001).
-WEIGHT_STEPS = 96
-# With these, no such sum overflows at all. With 127, the text of a small model that is not rotated is garbage there.
-DYNAMIC_WEIGHT_STEPS = 63
 # Far below the square of any activation: a row of zeros stays one.
 _NO_ROW = 1e-20
 
@@ -264,7 +259,7 @@ class Rowwise:
         spread = _spread(matrix, self.hadamard_size, rows)
         x = _spread_out(g, x, name, matrix.columns, spread)
         factor = self.calibration.factor(name) if self.calibration else None
-        weight, scales = _store_rowwise(g, name, matrix, spread=spread, most=WEIGHT_STEPS, factor=factor)
+        weight, scales = _store_rowwise(g, name, matrix, spread=spread, factor=factor)
         product = _integer_product(g, x, name, weight, scales)
         return product if magnitude is None else g.node("Div", [product, magnitude], name=f"{name}.rescale")
 
@@ -293,7 +288,7 @@ class DynamicInt8:
         return {"bits": 8, "granularity": "tensor"}
 
     def linear(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, *, rows: Rows = "uneven") -> str:
-        weight, scales = _store_rowwise(g, name, matrix, most=DYNAMIC_WEIGHT_STEPS)
+        weight, scales = _store_rowwise(g, name, matrix)
         return _integer_product(g, x, name, weight, scales)
 
     def head(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, tied_to: str | None) -> str:
@@ -343,7 +338,6 @@ def _store_rowwise(
     name: str,
     matrix: Matrix,
     *,
-    most: int,
     spread: int = 1,
     factor: NDArray[np.float32] | None = None,
 ) -> tuple[str, str]:
@@ -354,11 +348,11 @@ def _store_rowwise(
     for part in matrix.float_parts():
         rows = _spread_rows(part, spread)
         end = start + len(rows)
-        scales[start:end] = np.abs(rows).max(axis=1) / np.float32(most)
-        if factor is not None:
-            steps[:, start:end] = round_to_inputs(rows, scales[start:end], factor, most)
+        scales[start:end] = row_scales(rows)
+        if factor is None:
+            steps[:, start:end] = round_rows(rows, scales[start:end])
         else:
-            steps[:, start:end] = np.rint(rows * blockwise.reciprocal(scales[start:end])[:, None]).T
+            steps[:, start:end] = round_to_inputs(rows, scales[start:end], factor)
         start = end
     weight = g.weight(f"{name}.weight", np.int8, steps.shape, [steps])
     return weight, g.weight(f"{name}.scales", np.float32, scales.shape, [scales])
