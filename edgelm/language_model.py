@@ -128,8 +128,9 @@ class LanguageModel:
         self.memory_budget(min(_LEAST_TOKENS, self.context_length)).check(self.runtime.max_memory)
         defaults = bundle.generation_defaults()
         self.generation_config = defaults.updated(eos_token_id=defaults.eos_token_id or manifest.eos_token_id)
+        graph, optimize = self._graph()
         preload = self._preload_text() if self.runtime.preload_text else None
-        self._session = self._open_session()
+        self._session = Session(graph, threads=self.runtime.threads or available_cores(), optimize=optimize)
         if preload is not None:
             preload.join()
             _ = self.tokenizer
@@ -225,11 +226,15 @@ class LanguageModel:
         return self._new_decoder()
 
     def _preload_text(self) -> threading.Thread:
-        """Reads the tokenizer beside the graph: each keeps one core busy. What fails there fails again, and is told."""
+        """Reads template and tokenizer while the graph is loaded: each keeps one core busy, and the graph needs no Python.
+
+        What fails there fails again, and is told.
+        """
 
         def read() -> None:
             with contextlib.suppress(EdgeLMError):
                 _ = self.tokenizer
+                _ = self._template if self.has_chat_template else None
 
         thread = threading.Thread(target=read, name="edgelm-text", daemon=True)
         thread.start()
@@ -241,12 +246,10 @@ class LanguageModel:
             return None
         return EmbeddingTable(self.bundle.path(described.file), rows=described.rows, columns=described.columns)
 
-    def _open_session(self) -> Session:
-        threads = self.runtime.threads or available_cores()
+    def _graph(self) -> tuple[Path, bool]:
+        """The graph to load, and whether it is still to be optimized."""
         copy = try_prepack(self.bundle, "decoder") if self.runtime.prepack else None
-        if copy is not None:
-            return Session(copy, threads=threads, optimize=False)
-        return Session(self.bundle.path(self.bundle.manifest.graphs["decoder"]), threads=threads)
+        return (self.bundle.path(self.bundle.manifest.graphs["decoder"]), True) if copy is None else (copy, False)
 
     def _new_decoder(self) -> Decoder:
         return Decoder(

@@ -29,6 +29,9 @@ os.environ.setdefault("ORT_GQA_DISABLE_FLASH_ATTENTION", "1")
 import onnxruntime as ort
 
 RUNTIME_VERSION: str = ort.__version__
+# Longer than any gap between two operators or two steps. The library's own choice, about a second, takes a core from
+# whatever else the process does while a graph is loaded, and after each answer.
+_SPIN_MICROSECONDS = 1000
 _FATAL_ONLY = 4  # what fails is raised, so it need not also be printed
 _TERMINATED = "terminate flag"
 _OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory", "bad_array_new_length")
@@ -209,6 +212,7 @@ def _options(threads: int, optimize: bool, spinning: bool) -> ort.SessionOptions
     options.inter_op_num_threads = 1
     options.log_severity_level = _FATAL_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_MICROSECONDS))
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options
