@@ -226,7 +226,7 @@ class LanguageModel:
         return self._new_decoder()
 
     def _preload_text(self) -> threading.Thread:
-        """Reads template and tokenizer while the graph is loaded: each keeps one core busy, and the graph needs no Python.
+        """Reads tokenizer and template while the graph is loaded, which keeps the other core busy and needs no Python.
 
         What fails there fails again, and is told.
         """

@@ -23,8 +23,6 @@ from edgelm.errors import CancelledError, ClosedError, MemoryLimitError, ModelEr
 
 # Read by onnxruntime when it is loaded: from 1.29 on it reports usage unless told not to.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-# Read when a graph is loaded: for one row, the plain attention uses wider vector instructions than the "flash" one.
-os.environ.setdefault("ORT_GQA_DISABLE_FLASH_ATTENTION", "1")
 
 import onnxruntime as ort
 

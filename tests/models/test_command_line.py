@@ -10,7 +10,8 @@ from pathlib import Path
 import edgelm
 
 MOST_KL = 0.006
-# Times that of fp32. Roundings of equal KL lie between 1.001 and 1.010 on this text; 24.51 against 24.31 is 1.0083.
+# Times that of fp32. Roundings of equal KL lie between 1.002 and 1.009 on this text, by chance: other processors sum the
+# calibration's products in another order, and come to another rounding.
 MOST_PERPLEXITY = 1.01
 FAST_REFUSAL_SECONDS = 2.0
 
@@ -29,7 +30,7 @@ def test_the_report_of_int8_keeps_its_promise(home: Path) -> None:
     bundle = home / "models" / "smollm2"
     report = json.loads((bundle / "report.json").read_text())
     assert report["scheme"] == "int8"
-    assert report["tokens"] == 2048
+    assert report["tokens"] == 6144
     assert 0 < report["kl"] <= MOST_KL
     assert report["perplexity"] <= MOST_PERPLEXITY * report["reference_perplexity"]
     assert report["top1"] >= 0.94

@@ -11,9 +11,8 @@ Attention is ONNX Runtime's GroupQueryAttention, which applies rotary embeddings
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -127,7 +126,6 @@ class _Decoder:
         present = [g.output(f"present.{i}.{kind}", np.float32, shape) for kind in ("key", "value")]
         rope = spec.ropes[i]
         inputs = [*heads, *past, "seqlens_k", "total_sequence_length", *(self._tables(rope) if rope else ("", ""))]
-        scale = 1.0 if rope and self._carries_scale(rope) else spec.attention_scale
         return g.node(
             "GroupQueryAttention",
             inputs,
@@ -137,7 +135,7 @@ class _Decoder:
             num_heads=spec.heads,
             kv_num_heads=spec.kv_heads,
             do_rotary=int(rope is not None),
-            scale=scale,
+            scale=spec.attention_scale,
             softcap=spec.attention_softcap or None,
             local_window_size=spec.windows[i],
         )
@@ -169,20 +167,10 @@ class _Decoder:
         number = sorted({r for r in self.spec.ropes if r}, key=self.spec.ropes.index).index(rope)
         names = [f"rope{number}.{kind}" for kind in ("cos", "sin")]
         if not self.g.has(names[0]):
-            if self._carries_scale(rope):
-                rope = replace(rope, factor=rope.factor * math.sqrt(self.spec.attention_scale))
             tables = rope.tables(self.spec.context_length, width=self.weights.layout.padded_pairs)
             for name, table in zip(names, tables, strict=True):
                 self.g.constant(name, table, np.float32)
         return names
-
-    def _carries_scale(self, rope: Rope) -> bool:
-        """Whether the rotary tables of queries and keys also scale their product.
-
-        The runtime's fast matrix product for a single row, which a decoding step is, knows no factor: it takes those
-        whose scale is 1.
-        """
-        return 2 * len(rope.frequencies) == self.spec.head_size
 
     def _mlp(self, i: int, x: str) -> str:
         name, weights = f"layer{i}", self.weights
