@@ -10,8 +10,8 @@ from pathlib import Path
 import edgelm
 
 MOST_KL = 0.006
-# Times that of fp32. Roundings of equal KL lie between 1.002 and 1.009 on this text, by chance: other processors sum the
-# calibration's products in another order, and come to another rounding.
+# Times that of fp32. Roundings of equal KL lie between 1.002 and 1.009 on this text, by chance: other processors sum
+# the calibration's products in another order, and come to another rounding.
 MOST_PERPLEXITY = 1.01
 FAST_REFUSAL_SECONDS = 2.0
 
