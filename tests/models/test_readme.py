@@ -13,7 +13,7 @@ from support.command_line import environment
 from support.source_tree import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-# Integers are added up in another way on other processors.
+# Other processors sum the products of the calibration in another order.
 KL_TOLERANCE = 0.001
 PERPLEXITY_TOLERANCE = 1.005
 
