@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from multiprocessing.process import BaseProcess
 
 import click
@@ -34,7 +35,16 @@ def pull_in_child(model: str) -> None:
 def _run_pull(model: str) -> None:
     from edgelm.cli.app import app
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     app.main(["pull", "--", model])
+
+
+def _end_with_parent() -> None:
+    """Interrupts this process when its parent has died: nobody waits for the model any more."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        signal.raise_signal(signal.SIGINT)
 
 
 def _end(child: BaseProcess) -> None:

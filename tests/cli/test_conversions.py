@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 from click.testing import Result
 from support.bundles import write_decoder_bundle
 from support.checkpoints import llama_metadata, llama_tensors, write_gguf
-from support.command_line import edgelm
+from support.command_line import edgelm, started
 
 from edgelm.bundle.manifest import Source, parse_manifest
 from edgelm.bundle.sources import HubSource, LocalSource
@@ -82,6 +85,25 @@ def test_run_pulls_what_is_not_there(home: Path, checkpoint: Path) -> None:
     again = edgelm("run", "mine", "hello", "-n", "4", "--json", "--offline")
     assert json.loads(again.stdout)["text"] == json.loads(done.stdout)["text"]
     assert again.stderr == b""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the child in /proc")
+def test_a_pull_ends_with_the_process_that_wanted_the_model(home: Path, checkpoint: Path) -> None:
+    with started("run", "mine", "hello") as running:
+        assert running.stderr is not None
+        assert running.stderr.readline().startswith(b"fetching mine from ")
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+        (child,) = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        os.kill(int(child), signal.SIGSTOP)
+        running.kill()
+        running.wait()
+        os.kill(int(child), signal.SIGCONT)
+        deadline = time.monotonic() + 30
+        while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert not Path(f"/proc/{child}").exists()
+    assert not (home / "models" / "mine").exists()
+    assert not list((home / "models").glob("*new*"))
 
 
 def test_run_hands_on_why_pulling_failed(home: Path, checkpoint: Path) -> None:
