@@ -13,7 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.errors import ClosedError, ModelError
+from edgelm.errors import ClosedError, ModelError, NumericError
+
+# With larger ones, a vector's squares leave float32.
+_MOST_SCALE = 1e15
 
 
 def row_dtype(columns: int) -> np.dtype[np.void]:
@@ -53,10 +56,14 @@ class EmbeddingTable:
         Raises:
             ClosedError: the table is closed.
             ModelError: the file cannot be read, or has become shorter.
+            NumericError: a vector is not of finite numbers. (Rounded together with others in the graph, it would not
+                show in the logits.)
             ValueError: an id is outside the table.
         """
         for place, token in enumerate(ids):
             row = self._row(int(token))
+            if not abs(row["scale"]) < _MOST_SCALE:
+                raise NumericError(f"the embedding of token {token} is not of finite numbers")
             np.multiply(row["steps"], row["scale"], out=out[place], dtype=np.float32)
 
     def close(self) -> None:

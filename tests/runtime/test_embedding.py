@@ -11,7 +11,7 @@ from support.embedding_bundle import TABLE_NAME, quantized, write_embedding_bund
 
 import edgelm
 from edgelm.bundle.manifest import EmbeddingFile
-from edgelm.errors import ClosedError, ManifestError, ModelError
+from edgelm.errors import ClosedError, ManifestError, ModelError, NumericError
 from edgelm.runtime.decoder import Decoder
 from edgelm.runtime.embedding import EmbeddingTable, row_dtype
 from edgelm.runtime.session import Session
@@ -51,6 +51,17 @@ def test_a_row_takes_its_columns_and_four_bytes():
 def test_a_token_outside_the_table_is_refused(table, token):
     with pytest.raises(ValueError, match=f"token {token} is outside the table of 40 rows"):
         table.lookup([0, token], np.zeros((2, 24), np.float32))
+
+
+@pytest.mark.parametrize("scale", [np.nan, np.inf, -np.inf, 1e37])
+def test_a_vector_that_is_not_of_finite_numbers_is_refused(tmp_path, scale):
+    rows = quantized(VECTORS)
+    rows["scale"][7] = scale
+    (tmp_path / TABLE_NAME).write_bytes(rows.tobytes())
+    table = EmbeddingTable(tmp_path / TABLE_NAME, rows=40, columns=24)
+    with pytest.raises(NumericError, match=r"^the embedding of token 7 is not of finite numbers$"):
+        table.lookup([6, 7, 8], np.zeros((3, 24), np.float32))
+    table.close()
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(39, 24), (41, 24), (40, 23)])
