@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from edgelm.runtime.decoder import Decoder
 from edgelm.runtime.embedding import EmbeddingTable
 from edgelm.runtime.session import Session
 from edgelm.text.tokenizer import Tokenizer
+from edgelm_tools.architectures.base import ModelFacts
 from edgelm_tools.quantize.schemes import EMBEDDING_NAME
 
 # With 2,048 tokens, chance alone moves perplexity by 0.2 %; that is half of what int8 costs.
@@ -51,19 +53,34 @@ class Quality:
         }
 
 
+class Measured(Protocol):
+    """What a report says."""
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were looked at."""
+        ...
+
+    def as_dict(self) -> dict[str, float]:
+        """The figures, rounded as they are published."""
+        ...
+
+
 def evaluation_text() -> str:
     """The text that every report uses: plain English prose that comes with the tools."""
     return files("edgelm_tools").joinpath("texts", "evaluation.txt").read_text(encoding="utf-8")
 
 
-def measure_quality(
-    graph: Path, reference: Path, tokenizer: Path, context_length: int, progress: Progress | None = None
-) -> Quality:
-    """Runs both graphs over the evaluation text, in windows that fit into the context."""
-    ids = Tokenizer.from_file(tokenizer).encode(evaluation_text())[:EVALUATION_TOKENS]
-    length = min(_WINDOW, context_length)
+def measure_decoder(folder: Path, reference: Path, facts: ModelFacts, progress: Progress | None = None) -> Quality:
+    """Runs the decoders of both folders over the evaluation text, in windows that fit into the context.
+
+    ``folder`` holds the tokenizer, too.
+    """
+    ids = Tokenizer.from_file(folder / "tokenizer.json").encode(evaluation_text())[:EVALUATION_TOKENS]
+    length = min(_WINDOW, facts.context_length)
     windows = [ids[start : start + length] for start in range(0, len(ids), length)]
-    with open_decoder(graph, length) as candidate, open_decoder(reference, length) as yardstick:
+    graphs = folder / "decoder.onnx", reference / "decoder.onnx"
+    with open_decoder(graphs[0], length) as candidate, open_decoder(graphs[1], length) as yardstick:
         return compare(candidate, yardstick, windows, progress)
 
 
@@ -126,3 +143,10 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     shifted = logits - logits.max(axis=1, keepdims=True)
     result: NDArray[np.float32] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return result
+
+
+Measure = Callable[[Path, Path, ModelFacts, Progress | None], Measured]
+"""Compares the graphs of a folder with those of a reference folder."""
+
+MEASURES: dict[str, Measure] = {"decoder": measure_decoder}
+"""Family → how its quality is measured."""

@@ -62,6 +62,13 @@ class Fields:
             raise self._wrong(name, "a finite number", value)
         return float(value)
 
+    def flag(self, name: str) -> bool:
+        """True or false."""
+        value = self.value(name)
+        if not isinstance(value, bool):
+            raise self._wrong(name, "true or false", value)
+        return value
+
     def text(self, name: str) -> str:
         """A string that can be shown on a terminal: no control characters, not empty."""
         value = self.value(name)

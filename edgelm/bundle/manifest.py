@@ -12,9 +12,37 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgelm.bundle.fields import Fields, shown
+from edgelm.bundle.manifest_parts import (
+    KV_DTYPE_BYTES,
+    POOLING_MODES,
+    PROBLEM_TYPES,
+    EmbeddingFile,
+    FileEntry,
+    Head,
+    KVGeometry,
+    Pooling,
+    RecurrentState,
+    Source,
+)
 from edgelm.bundle.names import name_fault, name_key
 from edgelm.bundle.strict_json import load_json
 from edgelm.errors import ManifestError
+
+__all__ = [
+    "FAMILY_ROLES",
+    "MANIFEST_NAME",
+    "MAX_MANIFEST_BYTES",
+    "QUANTIZATION_SCHEMES",
+    "EmbeddingFile",
+    "FileEntry",
+    "Head",
+    "KVGeometry",
+    "Manifest",
+    "Pooling",
+    "RecurrentState",
+    "Source",
+    "parse_manifest",
+]
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "edgelm.json"
@@ -22,7 +50,6 @@ MAX_MANIFEST_BYTES = 1 << 20
 
 # Graph roles that a bundle of each family must have; it may have others beside them.
 FAMILY_ROLES = {"decoder": ("decoder",), "encoder": ("encoder",), "encoder-decoder": ("encoder", "decoder")}
-KV_DTYPE_BYTES = {"float32": 4, "int8": 1}
 QUANTIZATION_SCHEMES = ("int8", "int8-block", "int4", "dynamic-int8", "fp32")
 
 MAX_CONTEXT = 10**8
@@ -34,49 +61,9 @@ MAX_HIDDEN = 1 << 20
 MAX_FILE_BYTES = 1 << 45
 MAX_TASKS = 64
 MAX_EOS_TOKENS = 256
+MAX_LABELS = 1 << 16
 
 _ROLE = re.compile(r"[a-z][a-z0-9_-]{0,63}")
-
-
-@dataclass(frozen=True, slots=True)
-class FileEntry:
-    """Size in bytes and SHA-256 (hex) of one file of the bundle."""
-
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class KVGeometry:
-    """The key/value cache that the decoder graph works on: per layer two (B, kv_heads, T, head_size) tensors."""
-
-    layers: int
-    kv_heads: int
-    head_size: int
-    dtype: str = "float32"
-
-    def bytes_per_token(self) -> int:
-        """Bytes that one token takes in the whole cache."""
-        return 2 * self.layers * self.kv_heads * self.head_size * KV_DTYPE_BYTES[self.dtype]
-
-
-@dataclass(frozen=True, slots=True)
-class EmbeddingFile:
-    """A table of int8 rows beside the graph, for a decoder that takes vectors; see ``runtime/embedding.py``."""
-
-    file: str
-    rows: int
-    columns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where the weights came from, as pinned when they were fetched."""
-
-    uri: str
-    license: str = "unknown"
-    revision: str | None = None
-    sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,12 +76,19 @@ class Manifest:
         family: ``decoder``, ``encoder`` or ``encoder-decoder``.
         tasks: what it is for (``text-generation``, ``chat``, …).
         graphs: role (``decoder``, ``encoder``) → file name of the ONNX graph.
-        context_length: tokens that prompt and answer may have together.
-        vocab_size: width of the logits.
-        kv: geometry of the KV cache; None for encoders.
+        context_length: tokens that prompt and answer may have together; of an encoder, those of its input; of an
+            encoder-decoder, those of the answer.
+        vocab_size: width of a decoder's logits; of an encoder, tokens that its embedding has.
+        kv: geometry of the KV cache; None for encoders, and for decoders with a ``state``.
+        state: what a recurrent decoder carries instead.
         embedding: the table that token ids are looked up in; None where the graph does that itself.
         bos_token_id: put before a raw prompt, if any.
         eos_token_id: tokens that end an answer.
+        pad_token_id: what fills shorter rows of a batch; None where it may be any token.
+        decoder_start_token_id: the decoder's first input, in an encoder-decoder.
+        source_length: tokens that the encoder of an encoder-decoder takes; None: any number.
+        head: what an encoder's logits mean, if it has a classification head.
+        pooling: how an encoder's hidden states become a text's vector, if the model says so.
         quantization: ``scheme`` (``int8``, ``int4``, ``dynamic-int8``, ``fp32``), and the scheme's own settings.
         files: every file of the bundle but the manifest itself.
         source: origin and licence.
@@ -116,6 +110,12 @@ class Manifest:
     files: dict[str, FileEntry]
     source: Source
     embedding: EmbeddingFile | None = None
+    state: RecurrentState | None = None
+    pad_token_id: int | None = None
+    decoder_start_token_id: int | None = None
+    source_length: int | None = None
+    head: Head | None = None
+    pooling: Pooling | None = None
     tool_versions: dict[str, str] = field(default_factory=dict)
     quality: dict[str, float] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -148,6 +148,12 @@ def parse_manifest(data: bytes) -> Manifest:
     family = fields.choice("family", FAMILY_ROLES)
     vocab_size = fields.integer("vocab_size", 1, MAX_VOCAB)
     files = _files(fields.object("files"))
+
+    def token(name: str) -> int | None:
+        return fields.integer(name, 0, vocab_size - 1) if fields.has(name) else None
+
+    if family == "encoder-decoder" and token("decoder_start_token_id") is None:
+        raise fields.fault("decoder_start_token_id", f"is missing; family {family} needs it")
     return Manifest(
         name=fields.text("name"),
         architecture=fields.text("architecture"),
@@ -157,12 +163,18 @@ def parse_manifest(data: bytes) -> Manifest:
         context_length=fields.integer("context_length", 1, MAX_CONTEXT),
         vocab_size=vocab_size,
         kv=_kv(fields, family),
-        bos_token_id=fields.integer("bos_token_id", 0, vocab_size - 1) if fields.has("bos_token_id") else None,
+        bos_token_id=token("bos_token_id"),
         eos_token_id=fields.integers("eos_token_id", 0, vocab_size - 1, most=MAX_EOS_TOKENS),
         quantization=_quantization(fields),
         files=files,
         source=_source(fields.object("source")),
         embedding=_embedding(fields, files, vocab_size),
+        state=_state(fields),
+        pad_token_id=token("pad_token_id"),
+        decoder_start_token_id=token("decoder_start_token_id"),
+        source_length=fields.integer("source_length", 1, MAX_CONTEXT) if fields.has("source_length") else None,
+        head=_head(fields),
+        pooling=_pooling(fields),
         tool_versions=_texts_by_name(fields, "tool_versions"),
         quality=_quality(fields),
     )
@@ -204,8 +216,7 @@ def _kv(fields: Fields, family: str) -> KVGeometry | None:
         if fields.has("kv"):
             raise fields.fault("kv", "must be null: family encoder has no cache")
         return None
-    # A decoder of an encoder-decoder may keep a recurrent state in place of keys and values.
-    if not fields.has("kv") and family == "encoder-decoder":
+    if not fields.has("kv") and fields.has("state"):
         return None
     kv = fields.object("kv")
     return KVGeometry(
@@ -228,6 +239,27 @@ def _embedding(fields: Fields, files: dict[str, FileEntry], vocab_size: int) -> 
         rows=embedding.integer("rows", vocab_size, MAX_VOCAB),
         columns=embedding.integer("columns", 1, MAX_HIDDEN),
     )
+
+
+def _state(fields: Fields) -> RecurrentState | None:
+    if not fields.has("state"):
+        return None
+    state = fields.object("state")
+    return RecurrentState(state.integer("layers", 1, MAX_LAYERS), state.integer("size", 1, MAX_HIDDEN))
+
+
+def _head(fields: Fields) -> Head | None:
+    if not fields.has("head"):
+        return None
+    head = fields.object("head")
+    return Head(head.texts("labels", most=MAX_LABELS), head.choice("problem_type", PROBLEM_TYPES))
+
+
+def _pooling(fields: Fields) -> Pooling | None:
+    if not fields.has("pooling"):
+        return None
+    pooling = fields.object("pooling")
+    return Pooling(pooling.choice("mode", POOLING_MODES), pooling.flag("normalize"))
 
 
 def _quantization(fields: Fields) -> dict[str, Any]:

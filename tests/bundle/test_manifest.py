@@ -15,11 +15,15 @@ from edgelm.bundle.manifest import (
     QUANTIZATION_SCHEMES,
     EmbeddingFile,
     FileEntry,
+    Head,
     KVGeometry,
     Manifest,
+    Pooling,
+    RecurrentState,
     Source,
     parse_manifest,
 )
+from edgelm.bundle.manifest_parts import POOLING_MODES, PROBLEM_TYPES
 from edgelm.errors import ManifestError
 
 HASH = "0123456789abcdef" * 4
@@ -48,6 +52,12 @@ def manifests(draw: st.DrawFn) -> Manifest:
         context_length=draw(st.integers(1, 10**8)),
         vocab_size=vocab_size,
         kv=None if family == "encoder" else draw(GEOMETRIES),
+        state=draw(st.none() | st.builds(RecurrentState, st.integers(1, 1024), st.integers(1, 1 << 20))),
+        pad_token_id=draw(st.none() | tokens),
+        decoder_start_token_id=draw(tokens if family == "encoder-decoder" else st.none() | tokens),
+        source_length=draw(st.none() | st.integers(1, 10**8)),
+        head=draw(st.none() | st.builds(Head, st.lists(WORDS, max_size=3).map(tuple), st.sampled_from(PROBLEM_TYPES))),
+        pooling=draw(st.none() | st.builds(Pooling, st.sampled_from(POOLING_MODES), st.booleans())),
         bos_token_id=draw(st.none() | tokens),
         eos_token_id=tuple(draw(st.lists(tokens, max_size=3))),
         quantization=draw(st.dictionaries(WORDS, SETTINGS | st.lists(SETTINGS), max_size=3))
@@ -127,6 +137,14 @@ REFUSED: list[tuple[str, Any, str]] = [
         "embedding.columns must be an integer from 1 to 1048576, not 0",
     ),
     ("kv", None, "kv must be an object, not null"),
+    ("state", {"layers": 0, "size": 8}, "state.layers must be an integer from 1 to 1024, not 0"),
+    ("pad_token_id", 32, "pad_token_id must be an integer from 0 to 31, not 32"),
+    ("decoder_start_token_id", -1, "decoder_start_token_id must be an integer from 0 to 31, not -1"),
+    ("source_length", 0, "source_length must be an integer from 1 to 100000000, not 0"),
+    ("head", {"labels": "good", "problem_type": "regression"}, "head.labels must be a list of at most 65536"),
+    ("head", {"labels": [], "problem_type": "ranking"}, "head.problem_type must be one of single_label_classification"),
+    ("pooling", {"mode": "sum", "normalize": True}, 'pooling.mode must be one of mean, cls, last, max, not "sum"'),
+    ("pooling", {"mode": "mean", "normalize": 1}, "pooling.normalize must be true or false, not 1"),
     ("kv/layers", "x", 'kv.layers must be an integer from 1 to 1024, not "x"'),
     ("kv/layers", 1025, "kv.layers must be an integer from 1 to 1024, not 1025"),
     ("kv/kv_heads", -1, "kv.kv_heads must be an integer from 1 to 1024, not -1"),
@@ -163,10 +181,11 @@ def test_a_field_that_breaks_its_rule_is_named(path: str, value: Any, message: s
     assert message in text
 
 
-OPTIONAL = ("tool_versions", "quality", "bos_token_id", "embedding")
+OPTIONAL = {"tool_versions", "quality", "bos_token_id", "embedding", "state", "pad_token_id", "head", "pooling"}
+OPTIONAL |= {"decoder_start_token_id", "source_length"}
 
 
-@pytest.mark.parametrize("name", sorted(set(valid()) - set(OPTIONAL)))
+@pytest.mark.parametrize("name", sorted(set(valid()) - OPTIONAL))
 def test_a_missing_field_is_named(name: str) -> None:
     document = valid()
     del document[name]
@@ -221,8 +240,12 @@ def test_an_encoder_has_no_cache_and_a_recurrent_decoder_needs_none() -> None:
     assert "kv must be null" in refusal(encoder)
     assert parse_manifest(json.dumps(encoder | {"kv": None}).encode()).kv is None
     pair = {"encoder": "decoder.onnx", "decoder": "decoder.onnx"}
-    translator = valid() | {"family": "encoder-decoder", "graphs": pair, "kv": None}
-    assert parse_manifest(json.dumps(translator).encode()).kv is None
+    translator = valid() | {"family": "encoder-decoder", "graphs": pair, "kv": None, "decoder_start_token_id": 0}
+    assert "kv must be an object" in refusal(translator)
+    translator["state"] = {"layers": 2, "size": 8}
+    assert parse_manifest(json.dumps(translator).encode()).state == RecurrentState(2, 8)
+    del translator["decoder_start_token_id"]
+    assert "decoder_start_token_id is missing; family encoder-decoder needs it" in refusal(translator)
 
 
 @pytest.mark.parametrize(

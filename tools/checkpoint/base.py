@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgelm.bundle.manifest import Pooling
+
 
 @dataclass(frozen=True, slots=True)
 class BlockQuantized:
@@ -30,13 +32,17 @@ class TextAssets:
 
     ``tokenizer``: bytes of a ``tokenizer.json``; ``chat_template``: Jinja source or None; ``generation_config``:
     the values of ``generation_config.json`` (may be empty); ``special_tokens``: role (``bos_token``, ``eos_token``,
-    ``unk_token``, ``pad_token``) → the token's text, as chat templates see them.
+    ``unk_token``, ``pad_token``, …) → the token's text, as chat templates see them; ``pooling``: how
+    sentence-transformers makes a vector of this encoder's hidden states; ``max_length``: tokens that it gives the
+    encoder at most.
     """
 
     tokenizer: bytes
     chat_template: str | None = None
     generation_config: dict[str, Any] = field(default_factory=dict)
     special_tokens: dict[str, str] = field(default_factory=dict)
+    pooling: Pooling | None = None
+    max_length: int | None = None
 
 
 class Checkpoint(Protocol):

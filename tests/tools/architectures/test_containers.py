@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from support.checkpoints import TOKENS, llama_metadata, write_gguf
 from support.memory_checkpoint import MemoryCheckpoint
+from support.native_graphs import write_native
 from support.tiny_checkpoints import (
     VOCABULARY,
     Variant,
@@ -27,7 +28,6 @@ from edgelm.runtime.decoder import Decoder
 from edgelm.runtime.session import Session
 from edgelm_tools.architectures.llama_spec import decoder_spec
 from edgelm_tools.checkpoint import Checkpoint, open_checkpoint
-from edgelm_tools.export import write_graph
 from edgelm_tools.quantize.schemes import Float32
 
 Floats = NDArray[np.float32]
@@ -64,7 +64,7 @@ STORED = {
 
 def logits(folder: Path, checkpoint: Checkpoint, ids: NDArray[np.int64]) -> Floats:
     spec = decoder_spec(checkpoint.config)
-    write_graph(folder / "decoder.onnx", checkpoint, spec, Float32())
+    write_native(folder / "decoder.onnx", checkpoint, Float32())
     session = Session(folder / "decoder.onnx", threads=1, spinning=False)
     decoder = Decoder(session, context_length=spec.context_length, prefill_chunk=1 << 20)
     return np.concatenate(list(decoder.all_logits(ids)))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support.native_graphs import write_native
 from support.tiny_checkpoints import (
     VARIANTS,
     VOCABULARY,
@@ -30,7 +31,6 @@ from edgelm.runtime.session import Session, Switch, Tensor
 from edgelm_tools.architectures.llama_spec import DecoderSpec, decoder_spec
 from edgelm_tools.architectures.llama_weights import can_rotate
 from edgelm_tools.checkpoint import Checkpoint, open_checkpoint
-from edgelm_tools.export import write_graph
 from edgelm_tools.quantize.schemes import Float32
 
 pytestmark = pytest.mark.reference
@@ -54,8 +54,8 @@ class Case:
         return Decoder(self.session, context_length=self.spec.context_length, prefill_chunk=prefill_chunk)
 
 
-def write_and_open(path: Path, checkpoint: Checkpoint, spec: DecoderSpec, scheme: Float32) -> Session:
-    write_graph(path, checkpoint, spec, scheme)
+def write_and_open(path: Path, checkpoint: Checkpoint, scheme: Float32) -> Session:
+    write_native(path, checkpoint, scheme)
     return Session(path, threads=1, spinning=False)
 
 
@@ -72,7 +72,7 @@ def opened(variant: Variant, folder: Path) -> Iterator[Case]:
     spec = decoder_spec(checkpoint.config)
     # The whole context window: well beyond every sliding window.
     ids = np.random.default_rng(1).integers(0, VOCABULARY, spec.context_length)
-    session = write_and_open(folder / "decoder.onnx", checkpoint, spec, Float32())
+    session = write_and_open(folder / "decoder.onnx", checkpoint, Float32())
     yield Case(model, ids, reference_logits(model, ids), checkpoint, spec, session)
     checkpoint.close()
 
@@ -147,7 +147,7 @@ def test_rotation_changes_nothing(case: Case, tmp_path: Path) -> None:
     if not can_rotate(case.spec):
         assert case.spec.norm == "layer" or case.spec.residual in ("post", "sandwich")
         return
-    session = write_and_open(tmp_path / "rotated.onnx", case.checkpoint, case.spec, Float32(wants_rotation=True))
+    session = write_and_open(tmp_path / "rotated.onnx", case.checkpoint, Float32(wants_rotation=True))
     decoder = Decoder(session, context_length=case.spec.context_length, prefill_chunk=1 << 20)
     assert error(whole(decoder.all_logits(case.ids)), case.expected) < TOLERANCE
 

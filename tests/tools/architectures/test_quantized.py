@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.native_graphs import write_native
 from support.tiny_checkpoints import CONTEXT, VOCABULARY, reference_model, variant, write_checkpoint
 
 from edgelm.bundle.bundle import open_bundle
@@ -20,7 +21,7 @@ from edgelm_tools.architectures.llama_spec import DecoderSpec, decoder_spec
 from edgelm_tools.architectures.llama_weights import can_rotate
 from edgelm_tools.checkpoint import Checkpoint, open_checkpoint
 from edgelm_tools.evaluate import Quality, compare, open_decoder
-from edgelm_tools.export import SCHEMES, export, write_graph
+from edgelm_tools.export import SCHEMES, export
 from edgelm_tools.quantize.schemes import Blockwise, DynamicInt8, Float32, Rowwise, Scheme
 
 pytestmark = pytest.mark.reference
@@ -69,20 +70,20 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     model = reference_model(variant(request.param))
     checkpoint = open_checkpoint(write_checkpoint(folder / "checkpoint", model))
     spec = decoder_spec(checkpoint.config)
-    write_graph(folder / "fp32.onnx", checkpoint, spec, Float32())
+    write_native(folder / "fp32.onnx", checkpoint, Float32())
     yield Case(folder, checkpoint, spec, np.random.default_rng(2).integers(0, VOCABULARY, CONTEXT).tolist())
     checkpoint.close()
 
 
 @pytest.mark.parametrize("scheme", QUANTIZED.values(), ids=QUANTIZED.keys())
 def test_quantized_graphs_stay_near_fp32(case: Case, scheme: Scheme, tmp_path: Path) -> None:
-    used = write_graph(tmp_path / "decoder.onnx", case.checkpoint, case.spec, scheme)
+    used = write_native(tmp_path / "decoder.onnx", case.checkpoint, scheme)
     assert used.name == ("int8-block" if scheme.name == "int8" and not can_rotate(case.spec) else scheme.name)
     assert case.quality(tmp_path / "decoder.onnx").kl < BOUNDS[used.name]
 
 
 def test_windows_are_texts_of_their_own(case: Case, tmp_path: Path) -> None:
-    write_graph(tmp_path / "decoder.onnx", case.checkpoint, case.spec, QUANTIZED["dynamic-int8"])
+    write_native(tmp_path / "decoder.onnx", case.checkpoint, QUANTIZED["dynamic-int8"])
     first, second = case.ids[:10], case.ids[10:30]
     apart = [case.quality(tmp_path / "decoder.onnx", window) for window in (first, second)]
     both = case.quality(tmp_path / "decoder.onnx", first, second)
@@ -123,8 +124,7 @@ def test_a_calibrated_bundle_opens_and_is_measured(tmp_path: Path) -> None:
 def test_int8_steps_and_prefill_agree_within_their_rounding(tmp_path: Path) -> None:
     model = reference_model(variant("qwen3"))
     checkpoint = open_checkpoint(write_checkpoint(tmp_path / "checkpoint", model))
-    spec = decoder_spec(checkpoint.config)
-    write_graph(tmp_path / "decoder.onnx", checkpoint, spec, DynamicInt8())
+    write_native(tmp_path / "decoder.onnx", checkpoint, DynamicInt8())
     session = Session(tmp_path / "decoder.onnx", threads=1, spinning=False)
     ids = np.random.default_rng(3).integers(0, VOCABULARY, 40)
     prefilled, stepped = (Decoder(session, context_length=CONTEXT, prefill_chunk=1 << 20) for _ in range(2))

@@ -1,0 +1,78 @@
+"""The parts of a manifest: what a model's graphs need, and what their outputs mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KV_DTYPE_BYTES = {"float32": 4, "int8": 1}
+POOLING_MODES = ("mean", "cls", "last", "max")
+# As in transformers' configurations: how many of the labels hold at a time, or one number in place of labels.
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """Size in bytes and SHA-256 (hex) of one file of the bundle."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class KVGeometry:
+    """The key/value cache that the decoder graph works on: per layer two (B, kv_heads, T, head_size) tensors."""
+
+    layers: int
+    kv_heads: int
+    head_size: int
+    dtype: str = "float32"
+
+    def bytes_per_token(self) -> int:
+        """Bytes that one token takes in the whole cache."""
+        return 2 * self.layers * self.kv_heads * self.head_size * KV_DTYPE_BYTES[self.dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingFile:
+    """A table of int8 rows beside the graph, for a decoder that takes vectors; see ``runtime/embedding.py``."""
+
+    file: str
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the weights came from, as pinned when they were fetched."""
+
+    uri: str
+    license: str = "unknown"
+    revision: str | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecurrentState:
+    """What a recurrent decoder carries from step to step in place of a cache: ``layers`` tensors (B, size) float32."""
+
+    layers: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the logits of an encoder's head mean.
+
+    ``labels``: the classes, in the order of the logits; ``problem_type``: one of ``PROBLEM_TYPES``.
+    """
+
+    labels: tuple[str, ...]
+    problem_type: str = "single_label_classification"
+
+
+@dataclass(frozen=True, slots=True)
+class Pooling:
+    """How one vector is made of a text's hidden states: one of ``POOLING_MODES``, and then to unit length or not."""
+
+    mode: str
+    normalize: bool

@@ -1,0 +1,45 @@
+"""Model types and the classes that build them; a class is imported when a checkpoint asks for it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import cast
+
+from edgelm.errors import UnsupportedModelError
+from edgelm_tools.architectures.base import Architecture
+from edgelm_tools.checkpoint.base import Checkpoint
+
+_LLAMA = "edgelm_tools.architectures.llama_model:LlamaModel"
+
+# model_type in config.json → module:class; the class is called with the checkpoint.
+ARCHITECTURES: dict[str, str] = {
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "phi3": _LLAMA,
+    "gemma": _LLAMA,
+    "gemma2": _LLAMA,
+    "gemma3": _LLAMA,
+    "gemma3_text": _LLAMA,
+    "granite": _LLAMA,
+    "olmo2": _LLAMA,
+    "smollm3": _LLAMA,
+    "stablelm": _LLAMA,
+}
+
+
+def understand(checkpoint: Checkpoint) -> Architecture:
+    """The checkpoint as a model of its architecture.
+
+    Raises:
+        UnsupportedModelError: its model type, or one of its settings or tensors, is not known; names it.
+        ModelError: its configuration or tensors are not sound.
+    """
+    model_type = checkpoint.config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
+        raise UnsupportedModelError(
+            f"model type {model_type!r:.80} is not built natively; known are: {', '.join(ARCHITECTURES)}"
+        )
+    module, _, name = ARCHITECTURES[model_type].partition(":")
+    return cast(Architecture, getattr(import_module(module), name)(checkpoint))
