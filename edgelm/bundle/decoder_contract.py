@@ -2,8 +2,10 @@
 
 In: ``input_ids int64 (B, S)`` (or ``inputs_embeds float32 (B, S, H)`` where the manifest has an embedding table of
 width H), ``seqlens_k int32 (B)``, ``total_sequence_length int32 ()``, ``logit_index int64 (R)`` and per layer
-``past_key_values.{i}.key`` and ``.value (B, Hkv, T, D)``. Out: ``logits float32 (R, V)`` and per layer
-``present.{i}.key`` and ``.value``, of the same type and shape as the past.
+``past_key_values.{i}.key`` and ``.value (B, Hkv, T, D)``; a graph that looks positions up may also take
+``position_ids int64 (B, S)``: for each new token, how many tokens stand before it in its row (for padding, any of the
+context's positions). Out: ``logits float32 (R, V)`` and per layer ``present.{i}.key`` and ``.value``, of the same type
+and shape as the past.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ _FIXED_INPUTS = (
     ("total_sequence_length", "int32", ()),
     ("logit_index", "int64", ("R",)),
 )
+_POSITIONS = ("position_ids", "int64", ("B", "S"))
 
 Dims = tuple[int | str, ...]
 
@@ -42,6 +45,8 @@ def check_decoder(
         raise ModelError(f"{graph_file}: the manifest gives no kv geometry, which a decoder needs")
     given = {value.name: value for value in inputs}
     expected = [_token_input(manifest), *_FIXED_INPUTS, *_cache_values("past_key_values", manifest.kv)]
+    if "position_ids" in given:
+        expected.append(_POSITIONS)
     for name, dtype, dims in expected:
         _check(given, "input", name, dtype, dims, graph_file)
     unknown = sorted(given.keys() - {name for name, _, _ in expected})

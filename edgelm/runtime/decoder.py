@@ -23,8 +23,9 @@ class Decoder:
     """One sequence on one session.
 
     Args:
-        session: a graph with the decoder contract (``input_ids`` or ``inputs_embeds``, ``seqlens_k``,
-            ``total_sequence_length``, ``logit_index``, ``past_key_values.*`` → ``logits``, ``present.*``).
+        session: a graph with the decoder contract (``input_ids`` or ``inputs_embeds``, ``position_ids`` if it takes
+            them, ``seqlens_k``, ``total_sequence_length``, ``logit_index``, ``past_key_values.*`` → ``logits``,
+            ``present.*``).
         context_length: tokens that the KV cache may hold.
         prefill_chunk: tokens computed in one run.
         embedding: turns ids into vectors, for a graph that takes those.
@@ -44,7 +45,8 @@ class Decoder:
         self._logits = Tensor(row)
         self._last: NDArray[np.float32] = row[0]
         self._embedding = embedding
-        self._one = _Inputs(1, embedding)
+        self._takes_positions = "position_ids" in session.inputs
+        self._one = self._inputs(1)
         self._step_binding = session.binding()
         self._one.bind(self._step_binding)
         self._step_binding.output("logits", self._logits)
@@ -123,7 +125,7 @@ class Decoder:
 
     def _run(self, ids: NDArray[np.int64], wanted: NDArray[np.int64], logits: Tensor) -> None:
         binding = self._session.binding()
-        inputs = _Inputs(len(ids), self._embedding, wanted)
+        inputs = self._inputs(len(ids), wanted)
         inputs.set(ids, self.cache.length)
         inputs.bind(binding)
         binding.output("logits", logits)
@@ -131,11 +133,21 @@ class Decoder:
         self._session.run(binding, self._switches["prefill"])
         self.cache.advance(len(ids))
 
+    def _inputs(self, count: int, wanted: NDArray[np.int64] | None = None) -> _Inputs:
+        return _Inputs(count, self._embedding, wanted, takes_positions=self._takes_positions)
+
 
 class _Inputs:
     """The small inputs of a run of ``count`` tokens, written in place."""
 
-    def __init__(self, count: int, embedding: EmbeddingTable | None, wanted: NDArray[np.int64] | None = None) -> None:
+    def __init__(
+        self,
+        count: int,
+        embedding: EmbeddingTable | None,
+        wanted: NDArray[np.int64] | None,
+        *,
+        takes_positions: bool,
+    ) -> None:
         self.count = count
         self._embedding = embedding
         self._tokens = (
@@ -147,6 +159,9 @@ class _Inputs:
             "total_sequence_length": Tensor(np.zeros((), np.int32)),
             "logit_index": Tensor(np.zeros(1, np.int64) if wanted is None else wanted),
         }
+        self._positions = np.zeros((1, count), np.int64)
+        if takes_positions:
+            self._tensors["position_ids"] = Tensor(self._positions)
 
     def set(self, ids: Ids, past: int) -> None:
         """The tokens, and how many stand before them in the cache."""
@@ -154,6 +169,7 @@ class _Inputs:
             self._tokens[0] = ids
         else:
             self._embedding.lookup(ids, self._tokens[0])
+        self._positions[0] = np.arange(past, past + self.count)
         self._tensors["seqlens_k"].array[0] = past + self.count - 1
         self._tensors["total_sequence_length"].array[...] = past + self.count
 

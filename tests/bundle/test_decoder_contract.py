@@ -3,7 +3,7 @@ from pathlib import Path
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from support.bundles import write_decoder_bundle
+from support.bundles import TinyDecoder, write_decoder_bundle
 from support.graph_refusals import check, refusal
 
 from edgelm.errors import ModelError
@@ -75,6 +75,18 @@ def test_an_input_that_nothing_feeds_is_refused(tmp_path: Path) -> None:
         model.graph.input.append(helper.make_tensor_value_info("mood", TensorProto.FLOAT, [1]))
 
     assert refusal(tmp_path, edit) == "decoder.onnx: input 'mood' is not one that EdgeLM can feed to a decoder"
+
+
+def test_positions_are_an_input_that_a_graph_may_have(tmp_path: Path) -> None:
+    sizes = TinyDecoder(learned_positions=True)
+    assert "position_ids" in [value.name for value in check(write_decoder_bundle(tmp_path / "right", sizes)).inputs]
+
+    def flatten(model: onnx.ModelProto) -> None:
+        old = value(model.graph.input, "position_ids")
+        old.CopyFrom(helper.make_tensor_value_info("position_ids", TensorProto.INT64, ["S"]))
+
+    with pytest.raises(ModelError, match=r"input position_ids must be int64 \(B, S\), not 'int64 \(S\)'"):
+        check(write_decoder_bundle(tmp_path / "wrong", sizes, edit=flatten))
 
 
 def test_a_repeated_input_or_output_is_refused(tmp_path: Path) -> None:

@@ -162,6 +162,24 @@ def test_the_context_is_a_limit_that_is_checked_before_anything_runs(new_decoder
     same(decoder.step(int(IDS[19])), whole[19])
 
 
+def test_learned_positions_go_on_where_the_cache_ends(tmp_path):
+    sizes = TinyDecoder(context_length=60, learned_positions=True)
+    session = Session(write_decoder_bundle(tmp_path / "b", sizes) / GRAPH_NAME, threads=1)
+    whole = next(Decoder(session, context_length=60, prefill_chunk=60).all_logits(IDS[:60]))
+    decoder = Decoder(session, context_length=60, prefill_chunk=7)
+    same(decoder.prefill(IDS[:30]), whole[29])
+    same(decoder.step(int(IDS[30])), whole[30])
+    same(np.concatenate(list(decoder.all_logits(IDS[31:60]))), whole[31:])
+    decoder.rewind(10)
+    same(decoder.step(int(IDS[10])), whole[10])
+    same(decoder.prefill(IDS[11:13]), whole[12])
+    # Attention over a repeated token gives that token's value: only positions tell the rows apart.
+    decoder.rewind(0)
+    first, second = next(decoder.all_logits([5, 5]))
+    assert np.abs(first - second).max() > 0.1
+    session.close()
+
+
 def test_nothing_to_compute_is_refused(new_decoder):
     with pytest.raises(ValueError, match="there is no token to compute"):
         new_decoder().prefill([])

@@ -32,7 +32,10 @@ CHAT_TEMPLATE = "{% for message in messages %}{{ message.content }}.{% endfor %}
 
 @dataclass(frozen=True)
 class TinyDecoder:
-    """Sizes of the model. ``head_size`` must be a multiple of 16: the attention operator applies RoPE itself."""
+    """Sizes of the model. ``head_size`` must be a multiple of 16: the attention operator applies RoPE itself.
+
+    ``learned_positions``: adds vectors that it looks up by ``position_ids``.
+    """
 
     layers: int = 1
     vocab_size: int = len(VOCABULARY)
@@ -43,6 +46,7 @@ class TinyDecoder:
     ffn: int = 32
     context_length: int = 64
     seed: int = 0
+    learned_positions: bool = False
 
 
 def decoder_model(sizes: TinyDecoder | None = None) -> onnx.ModelProto:
@@ -184,6 +188,10 @@ class _DecoderGraph:
         self._add_rope_tables()
         embeddings = self._matrix("embeddings", sizes.vocab_size, sizes.hidden, scale=1.0)
         hidden = self._node("Gather", [embeddings, "input_ids"], "embedded")
+        if sizes.learned_positions:
+            table = self._matrix("positions", sizes.context_length, sizes.hidden, scale=1.0)
+            places = self._node("Gather", [table, "position_ids"], "places")
+            hidden = self._node("Add", [hidden, places], "placed")
         for layer in range(sizes.layers):
             hidden = self._layer(layer, hidden)
         rows = self._node("Reshape", [hidden, self._weight("row_shape", np.array([-1, sizes.hidden]))], "rows")
@@ -230,6 +238,8 @@ class _DecoderGraph:
             helper.make_tensor_value_info("total_sequence_length", TensorProto.INT32, []),
             helper.make_tensor_value_info("logit_index", TensorProto.INT64, ["R"]),
         ]
+        if sizes.learned_positions:
+            inputs.append(helper.make_tensor_value_info("position_ids", TensorProto.INT64, ["B", "S"]))
         outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["R", sizes.vocab_size])]
         shape = ["B", sizes.kv_heads, "T", sizes.head_size]
         for layer in range(sizes.layers):
