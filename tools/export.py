@@ -16,6 +16,7 @@ from edgelm.bundle.publish import publishing
 from edgelm_tools.architectures.base import Architecture, Done, ModelFacts
 from edgelm_tools.architectures.registry import understand
 from edgelm_tools.checkpoint import Checkpoint, TextAssets, open_checkpoint
+from edgelm_tools.checkpoint.adapter import AdaptedCheckpoint
 from edgelm_tools.evaluate import MEASURES
 from edgelm_tools.graph import GraphBuilder
 from edgelm_tools.quantize.schemes import EMBEDDING_NAME, SCHEMES, Float32, Scheme, scheme_named
@@ -33,6 +34,7 @@ def export(
     name: str,
     origin: Source,
     scheme: str = "int8",
+    adapter: Path | None = None,
     report: bool = True,
     force: bool = False,
     progress: Progress | None = None,
@@ -45,6 +47,7 @@ def export(
         name: short name of the model.
         origin: where the checkpoint came from.
         scheme: one of ``SCHEMES``.
+        adapter: a folder with a LoRA adapter (PEFT's layout) to merge into the weights.
         report: measure what quantization cost, against fp32 (for models whose fp32 weights take up to 3 GiB).
         force: replace an existing bundle.
         progress: told of each stage.
@@ -58,6 +61,8 @@ def export(
     shown = progress or NoProgress()
     checkpoint = open_checkpoint(source)
     try:
+        if adapter is not None:
+            checkpoint = AdaptedCheckpoint(checkpoint, adapter)
         model = understand(checkpoint)
         assets = checkpoint.text_assets()
         with publishing(target, force=force) as folder:

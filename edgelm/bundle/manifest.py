@@ -274,6 +274,7 @@ def _source(fields: Fields) -> Source:
         license=fields.text("license"),
         revision=fields.text("revision") if fields.has("revision") else None,
         sha256=fields.digest("sha256") if fields.has("sha256") else None,
+        adapter=fields.text("adapter") if fields.has("adapter") else None,
     )
 
 

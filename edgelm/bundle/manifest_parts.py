@@ -43,12 +43,13 @@ class EmbeddingFile:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the weights came from, as pinned when they were fetched."""
+    """Where the weights came from, as pinned when they were fetched; ``adapter``: what was merged into them."""
 
     uri: str
     license: str = "unknown"
     revision: str | None = None
     sha256: str | None = None
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ _EXAMPLES = """
 edgelm export ./SmolLM2-135M-Instruct --license Apache-2.0
 edgelm export model.gguf -o ./my-bundle --scheme int4
 edgelm export hf:HuggingFaceTB/SmolLM2-360M-Instruct --name mine
+edgelm export ./SmolLM2-135M-Instruct --adapter ./my-lora --name tuned
 """
 
 
@@ -29,6 +30,7 @@ edgelm export hf:HuggingFaceTB/SmolLM2-360M-Instruct --name mine
 @click.option("--name", help="Name in the store; default: the checkpoint's.")
 @scheme_option(help="Quantization; default: int8, or as the catalog says.")
 @click.option("--license", "license_name", help="The checkpoint's licence, as an SPDX identifier.")
+@click.option("--adapter", type=click.Path(path_type=Path), help="Folder of a LoRA adapter (PEFT) to merge in.")
 @click.option("--force", is_flag=True, help="Replace what is there.")
 @click.option("--no-report", is_flag=True, help="Do not measure what quantization cost.")
 def command(
@@ -37,6 +39,7 @@ def command(
     name: str | None,
     scheme: str | None,
     license_name: str | None,
+    adapter: Path | None,
     force: bool,
     no_report: bool,
 ) -> None:
@@ -58,6 +61,7 @@ def command(
             target,
             name=stored,
             scheme=scheme,
+            adapter=adapter,
             report=not no_report,
             force=force,
             progress=progress,

@@ -56,6 +56,7 @@ def manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
         ("quantization", ", ".join([scheme_text(manifest), *settings])),
         ("licence", source.license),
         ("source", source.uri if source.revision is None else f"{source.uri} at {source.revision}"),
+        *([("adapter", source.adapter)] if source.adapter else []),
         ("made with", ", ".join(f"{name} {version}" for name, version in manifest.tool_versions.items())),
     ]
     if manifest.kv is not None:

@@ -72,7 +72,13 @@ def manifests(draw: st.DrawFn) -> Manifest:
                 columns=st.integers(1, 1 << 20),
             )
         ),
-        source=Source(draw(WORDS), draw(WORDS), draw(st.none() | WORDS), draw(st.sampled_from([None, HASH]))),
+        source=Source(
+            draw(WORDS),
+            draw(WORDS),
+            draw(st.none() | WORDS),
+            draw(st.sampled_from([None, HASH])),
+            draw(st.none() | WORDS),
+        ),
         tool_versions=draw(st.dictionaries(WORDS, WORDS, max_size=3)),
         quality=draw(st.dictionaries(WORDS, st.floats(-1e200, 1e200), max_size=3)),
     )

@@ -22,6 +22,41 @@ PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _NUMPY_DTYPES = {"F32": "<f4", "F16": "<f2", "F64": "<f8"}
 
 
+class SafetensorsFile:
+    """One open file of tensors, by name.
+
+    Raises:
+        ModelError: it is missing or breaks the format.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = MappedFile(path)
+        self._entries = read_header(self._file)
+
+    def names(self) -> Iterable[str]:
+        """Names of all tensors, in the file's order."""
+        return self._entries.keys()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor that is there."""
+        return self._entries[name].shape
+
+    def tensor(self, name: str) -> NDArray[np.float32]:
+        """A tensor that is there, as a new float32 array; F32, F16, BF16 and F64 are read.
+
+        Raises:
+            UnsupportedModelError: it is of another dtype.
+        """
+        values = _read(self._file, self._entries[name], name)
+        self._file.forget()
+        return values
+
+    def close(self) -> None:
+        """Unmaps the file."""
+        self._file.close()
+
+
 class SafetensorsCheckpoint:
     """An open folder with safetensors weights; implements ``Checkpoint``. No torch, nothing executed.
 
@@ -35,18 +70,18 @@ class SafetensorsCheckpoint:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         self.config: dict[str, Any] = _read_config(self.folder)
-        self._entries: dict[str, tuple[MappedFile, TensorEntry]] = {}
+        self._files: dict[str, SafetensorsFile] = {}
         if (self.folder / WEIGHTS_NAME).is_file():
-            file = MappedFile(self.folder / WEIGHTS_NAME)
-            self._entries = {name: (file, entry) for name, entry in read_header(file).items()}
+            file = SafetensorsFile(self.folder / WEIGHTS_NAME)
+            self._files = dict.fromkeys(file.names(), file)
         elif (self.folder / INDEX_NAME).is_file():
-            self._entries = _open_shards(self.folder)
+            self._files = _open_shards(self.folder)
         else:
             raise no_weights(self.folder)
 
     def names(self) -> Iterable[str]:
         """Names of all tensors, as the file has them."""
-        return self._entries.keys()
+        return self._files.keys()
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor.
@@ -54,7 +89,7 @@ class SafetensorsCheckpoint:
         Raises:
             ModelError: there is no such tensor.
         """
-        return self._find(name)[1].shape
+        return self._find(name).shape(name)
 
     def tensor(self, name: str) -> NDArray[np.float32]:
         """The tensor as a new float32 array; F32, F16, BF16 and F64 are read.
@@ -63,23 +98,7 @@ class SafetensorsCheckpoint:
             ModelError: there is no such tensor.
             UnsupportedModelError: it is of another dtype.
         """
-        file, entry = self._find(name)
-        values = self._read(file, entry, name)
-        file.forget()
-        return values
-
-    def _read(self, file: MappedFile, entry: TensorEntry, name: str) -> NDArray[np.float32]:
-        if entry.dtype == "BF16":
-            # bfloat16 is the upper half of a float32.
-            halves = file.array("<u2", entry.start, (entry.end - entry.start) // 2)
-            return (halves.astype(np.uint32) << 16).view(np.float32).reshape(entry.shape)
-        if entry.dtype not in _NUMPY_DTYPES:
-            known = ", ".join(["BF16", *_NUMPY_DTYPES])
-            raise UnsupportedModelError(f"{file.path}: tensor {name!r} is {entry.dtype}; read are {known}")
-        dtype = np.dtype(_NUMPY_DTYPES[entry.dtype])
-        stored = file.array(dtype, entry.start, (entry.end - entry.start) // dtype.itemsize)
-        with np.errstate(over="ignore"):  # a float64 beyond float32's range becomes infinity
-            return stored.astype(np.float32).reshape(entry.shape)
+        return self._find(name).tensor(name)
 
     def quantized(self, name: str) -> BlockQuantized | None:
         """None: this format's weights are floating point.
@@ -101,13 +120,27 @@ class SafetensorsCheckpoint:
 
     def close(self) -> None:
         """Unmaps the files."""
-        for file, _ in self._entries.values():
+        for file in self._files.values():
             file.close()
 
-    def _find(self, name: str) -> tuple[MappedFile, TensorEntry]:
-        if name not in self._entries:
+    def _find(self, name: str) -> SafetensorsFile:
+        if name not in self._files:
             raise ModelError(f"{self.folder}: no tensor named {name!r:.120}")
-        return self._entries[name]
+        return self._files[name]
+
+
+def _read(file: MappedFile, entry: TensorEntry, name: str) -> NDArray[np.float32]:
+    if entry.dtype == "BF16":
+        # bfloat16 is the upper half of a float32.
+        halves = file.array("<u2", entry.start, (entry.end - entry.start) // 2)
+        return (halves.astype(np.uint32) << 16).view(np.float32).reshape(entry.shape)
+    if entry.dtype not in _NUMPY_DTYPES:
+        known = ", ".join(["BF16", *_NUMPY_DTYPES])
+        raise UnsupportedModelError(f"{file.path}: tensor {name!r} is {entry.dtype}; read are {known}")
+    dtype = np.dtype(_NUMPY_DTYPES[entry.dtype])
+    stored = file.array(dtype, entry.start, (entry.end - entry.start) // dtype.itemsize)
+    with np.errstate(over="ignore"):  # a float64 beyond float32's range becomes infinity
+        return stored.astype(np.float32).reshape(entry.shape)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -124,26 +157,24 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _open_shards(folder: Path) -> dict[str, tuple[MappedFile, TensorEntry]]:
+def _open_shards(folder: Path) -> dict[str, SafetensorsFile]:
     path = folder / INDEX_NAME
     weight_map = read_json_object(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelError(f"{path}: weight_map must map tensor names to files")
-    shards: dict[str, tuple[MappedFile, dict[str, TensorEntry]]] = {}
-    entries: dict[str, tuple[MappedFile, TensorEntry]] = {}
+    shards: dict[str, SafetensorsFile] = {}
+    files: dict[str, SafetensorsFile] = {}
     for name, shard in weight_map.items():
         if not _is_plain_name(shard):
             raise ModelError(f"{path}: {shard!r:.120} is not a plain file name ending in .safetensors")
         if shard not in shards:
             if not (folder / shard).is_file():
                 raise ModelError(f"{folder}: the shard {shard!r:.120} is missing; {INDEX_NAME} names it")
-            file = MappedFile(folder / shard)
-            shards[shard] = (file, read_header(file))
-        file, header = shards[shard]
-        if name not in header:
-            raise ModelError(f"{file.path}: tensor {name!r:.120} is missing; {INDEX_NAME} puts it there")
-        entries[name] = (file, header[name])
-    return entries
+            shards[shard] = SafetensorsFile(folder / shard)
+        if name not in shards[shard].names():
+            raise ModelError(f"{shards[shard].path}: tensor {name!r:.120} is missing; {INDEX_NAME} puts it there")
+        files[name] = shards[shard]
+    return files
 
 
 def _is_plain_name(name: Any) -> bool:
