@@ -48,7 +48,7 @@ class Tokenizer:
     """
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        with _library_errors(ModelError, "the tokenizer cannot be set up"):
+        with library_errors(ModelError, "the tokenizer cannot be set up"):
             backend.no_truncation()
             backend.no_padding()
             backend.encode_special_tokens = True
@@ -58,7 +58,7 @@ class Tokenizer:
                 backend.decoder = build_part("decoder", {"type": "Sequence", "decoders": repaired})
             steps = steps if repaired is None else repaired
             self._plain = backend
-            self._markup = _sibling(backend)
+            self._markup = sibling(backend)
             self._continuation = _continuation(backend)
             self.vocab_size = _vocab_size(backend)
             added = sorted(backend.get_added_tokens_decoder().items())
@@ -83,7 +83,7 @@ class Tokenizer:
             raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
         if len(data) > MAX_FILE_BYTES:
             raise ModelError(f"{path}: more than {MAX_FILE_BYTES} bytes; a tokenizer has at most that")
-        with _library_errors(ModelError, f"{path}: not a usable tokenizer"):
+        with library_errors(ModelError, f"{path}: not a usable tokenizer"):
             # From a buffer is the quickest of the library's ways: no copy, no second check of the UTF-8.
             backend = tokenizers.Tokenizer.from_buffer(data)
         return cls(backend)
@@ -117,6 +117,19 @@ class Tokenizer:
         ids: list[int] = _run(self._markup, text).ids
         return ids
 
+    @property
+    def native(self) -> tokenizers.Tokenizer:
+        """The library's tokenizer behind ``encode``; its settings must not be changed."""
+        return self._plain
+
+    def spelled_out(self, text: str) -> tokenizers.Encoding | None:
+        """The encoding of a text, with nothing added, that would have special ids if ``native`` encoded it; else None.
+
+        Raises:
+            PromptError: as ``encode``.
+        """
+        return self._in_parts(self._plain, _run(self._plain, text), text)
+
     def special_spans(self, text: str) -> list[tuple[int, int, int]]:
         """Where ``encode_markup`` sees special tokens: (start, end, id), in characters, in order.
 
@@ -136,7 +149,7 @@ class Tokenizer:
         values = [operator.index(token_id) for token_id in ids]
         if values and (min(values) < 0 or max(values) >= self.vocab_size):
             self.check_id(next(i for i in values if not 0 <= i < self.vocab_size))
-        with _library_errors(PromptError, "the tokens cannot be decoded"):
+        with library_errors(PromptError, "the tokens cannot be decoded"):
             text: str = self._plain.decode(values, skip_special_tokens=skip_special_tokens)
         return text
 
@@ -176,45 +189,53 @@ class Tokenizer:
     def _with_special_tokens_spelled_out(
         self, backend: tokenizers.Tokenizer, encoding: tokenizers.Encoding, text: str, add_special_tokens: bool
     ) -> list[int]:
-        """The encoding's ids, unless the model's own vocabulary has a special token that the text spells.
+        joined = self._in_parts(backend, encoding, text)
+        if joined is None:
+            ids: list[int] = encoding.ids
+            return ids
+        with library_errors(PromptError, "the text cannot be encoded"):
+            joined_ids: list[int] = self._plain.post_process(joined, None, add_special_tokens).ids
+        return joined_ids
+
+    def _in_parts(
+        self, backend: tokenizers.Tokenizer, encoding: tokenizers.Encoding, text: str
+    ) -> tokenizers.Encoding | None:
+        """None, unless the model's own vocabulary has a special token that the text spells.
 
         Unigram and word models then find it as a piece like any other ("</s>" in T5's vocabulary). The text is
         encoded in parts, cut behind such a token's first character (where a word may then seem to start).
         """
-        ids: list[int] = encoding.ids
-        if self.special_token_ids.isdisjoint(ids):
-            return ids
+        if self.special_token_ids.isdisjoint(encoding.ids):
+            return None
         spelled = self._literal_special_tokens(encoding, text)
         cuts = [0, *(start + 1 for start, end, _ in spelled if end - start > 1), len(text)]
         if len(cuts) == 2:
-            return ids
+            return None
         parts = [_run(self._continuation if start else backend, text[start:end]) for start, end in pairwise(cuts)]
-        with _library_errors(PromptError, "the text cannot be encoded"):
-            joined = tokenizers.Encoding.merge(parts, growing_offsets=True)
-            joined_ids: list[int] = self._plain.post_process(joined, None, add_special_tokens).ids
-        return joined_ids
+        with library_errors(PromptError, "the text cannot be encoded"):
+            return tokenizers.Encoding.merge(parts, growing_offsets=True)
 
 
 def _run(backend: tokenizers.Tokenizer, text: str, add_special_tokens: bool = False) -> tokenizers.Encoding:
-    with _library_errors(PromptError, "the text cannot be encoded"):
-        return backend.encode(_checked_text(text), add_special_tokens=add_special_tokens)
+    with library_errors(PromptError, "the text cannot be encoded"):
+        return backend.encode(checked_text(text), add_special_tokens=add_special_tokens)
 
 
-def _sibling(backend: tokenizers.Tokenizer, pre_tokenizer: Any = None) -> tokenizers.Tokenizer:
+def sibling(backend: tokenizers.Tokenizer, pre_tokenizer: Any = None) -> tokenizers.Tokenizer:
     """A tokenizer over the same model and added tokens, without post-processor (it adds nothing, trims no offsets)."""
-    sibling = tokenizers.Tokenizer(backend.model)
+    made = tokenizers.Tokenizer(backend.model)
     if backend.normalizer is not None:
-        sibling.normalizer = backend.normalizer
+        made.normalizer = backend.normalizer
     if pre_tokenizer is not None or backend.pre_tokenizer is not None:
-        sibling.pre_tokenizer = backend.pre_tokenizer if pre_tokenizer is None else pre_tokenizer
+        made.pre_tokenizer = backend.pre_tokenizer if pre_tokenizer is None else pre_tokenizer
     added = backend.get_added_tokens_decoder()
     # In order of ids, the library gives each the id it had: one of the model's own, or the next above them.
     for special, tokens in groupby((token for _, token in sorted(added.items())), key=lambda token: token.special):
-        (sibling.add_special_tokens if special else sibling.add_tokens)(list(tokens))
-    copied = sibling.get_added_tokens_decoder()
+        (made.add_special_tokens if special else made.add_tokens)(list(tokens))
+    copied = made.get_added_tokens_decoder()
     if {i: t.content for i, t in copied.items()} != {i: t.content for i, t in added.items()}:
         raise ModelError("the tokenizer's added tokens do not keep their ids when added in order")
-    return sibling
+    return made
 
 
 def _continuation(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
@@ -223,9 +244,9 @@ def _continuation(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     changed = without_first_word_mark(state)
     if changed == state:
         return backend
-    sibling = _sibling(backend, build_part("pre_tokenizer", changed))
-    sibling.encode_special_tokens = True
-    return sibling
+    behind = sibling(backend, build_part("pre_tokenizer", changed))
+    behind.encode_special_tokens = True
+    return behind
 
 
 def _vocab_size(backend: tokenizers.Tokenizer) -> int:
@@ -239,7 +260,12 @@ def _vocab_size(backend: tokenizers.Tokenizer) -> int:
     return max(ids.values()) + 1
 
 
-def _checked_text(text: str) -> str:
+def checked_text(text: str) -> str:
+    """The text, if it is one that can be encoded.
+
+    Raises:
+        PromptError: it is no string, or has a lone surrogate.
+    """
     if not isinstance(text, str):
         raise PromptError(f"a text must be a string, not {type(text).__name__}")
     try:
@@ -251,7 +277,7 @@ def _checked_text(text: str) -> str:
 
 
 @contextmanager
-def _library_errors(kind: type[EdgeLMError], what: str) -> Iterator[None]:
+def library_errors(kind: type[EdgeLMError], what: str) -> Iterator[None]:
     """Turns what the library raises into ``kind``.
 
     Its errors are bare ``Exception``; a Rust panic is a ``BaseException`` of a class that cannot be imported.
