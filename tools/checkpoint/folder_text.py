@@ -11,7 +11,7 @@ from edgelm_tools.checkpoint.strict_json import read_json_object, read_small_fil
 
 MAX_TOKENIZER_BYTES = 256 * 2**20
 MAX_TEMPLATE_BYTES = 2**20
-SPECIAL_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
+SPECIAL_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token")
 
 
 def read_text_assets(folder: Path) -> TextAssets:

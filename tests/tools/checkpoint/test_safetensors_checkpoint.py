@@ -254,6 +254,7 @@ def test_text_assets(tmp_path: Path) -> None:
         "bos_token": {"content": "<s>", "lstrip": False},
         "eos_token": "</s>",
         "pad_token": None,
+        "mask_token": {"content": "<mask>", "lstrip": True},
     }
     text = text_of(
         tmp_path,
@@ -266,7 +267,12 @@ def test_text_assets(tmp_path: Path) -> None:
     )
     assert text.tokenizer == TOKENIZER
     assert text.chat_template == "{{ messages }}"
-    assert text.special_tokens == {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    assert text.special_tokens == {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
+    }
     assert text.generation_config == {"eos_token_id": [1, 2]}
 
 
