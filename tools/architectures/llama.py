@@ -18,15 +18,24 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgelm_tools.architectures.decoder_layers import (
+    Norm,
+    activated,
+    cached_attention,
+    declare_lengths,
+    give_logits,
+    linear,
+    scaled,
+    take_rows,
+)
 from edgelm_tools.architectures.llama_spec import DecoderSpec
 from edgelm_tools.architectures.llama_weights import LlamaWeights
 from edgelm_tools.architectures.rope import Rope
-from edgelm_tools.graph import MICROSOFT, GraphBuilder
+from edgelm_tools.graph import GraphBuilder
 from edgelm_tools.matrix import Matrix
 from edgelm_tools.quantize.schemes import Rows, Scheme
 
 QUERY_AND_KEY: tuple[Literal["q", "k"], ...] = ("q", "k")
-Norm = tuple[NDArray[np.float32], NDArray[np.float32] | None]
 
 
 def build_decoder(
@@ -48,8 +57,7 @@ def build_layer(g: GraphBuilder, spec: DecoderSpec, weights: LlamaWeights, schem
     """
     shape = ("batch", "sequence", spec.hidden_size)
     stream, update = g.input("stream", np.float32, shape), g.input("update", np.float32, shape)
-    g.input("seqlens_k", np.int32, ("batch",))
-    g.input("total_sequence_length", np.int32, ())
+    declare_lengths(g)
     results = _Decoder(g, spec, weights, scheme)._layer(i, stream, update, None)
     for name, result in zip(("next_stream", "next_update"), results, strict=True):
         g.node("Identity", [result], name=name, outputs=[g.output(name, np.float32, shape)])
@@ -64,17 +72,16 @@ class _Decoder:
 
     def build(self, done: Callable[[], None]) -> None:
         g, spec = self.g, self.spec
-        g.input("seqlens_k", np.int32, ("batch",))
-        g.input("total_sequence_length", np.int32, ())
+        declare_lengths(g)
         wanted = g.input("logit_index", np.int64, ("rows",))
         stream, table = self.scheme.embedding(g, "embed", self.weights.embedding())
         if spec.embedding_scale != 1:
-            stream = self._scaled(stream, spec.embedding_scale, "embed.scaled")
+            stream = scaled(g, stream, spec.embedding_scale, "embed.scaled")
         update = ""
         for i in range(spec.layers):
             stream, update = self._layer(i, stream, update, wanted if i == spec.layers - 1 else None)
             done()
-        _, x = self._join(stream, update, "norm", self.weights.norm("final"), "final")
+        _, x = self._norm.of_sum(stream, update, self.weights.norm("final"), "norm", "final")
         self._logits(x, table)
 
     def _layer(self, i: int, stream: str, update: str, wanted: str | None) -> tuple[str, str]:
@@ -87,10 +94,10 @@ class _Decoder:
         attended = self._attention(i, x)
         if wanted is not None:
             hidden, heads = self.spec.hidden_size, self.spec.heads * self.weights.layout.padded_size
-            stream = self._take(stream, wanted, hidden, f"{name}.stream")
-            attended = self._take(attended, wanted, heads, f"{name}.heads")
+            stream = take_rows(self.g, stream, wanted, hidden, f"{name}.stream")
+            attended = take_rows(self.g, attended, wanted, heads, f"{name}.heads")
             if self.spec.residual == "parallel":
-                x = self._take(x, wanted, hidden, f"{name}.entry")
+                x = take_rows(self.g, x, wanted, hidden, f"{name}.entry")
         update = self._linear(attended, f"{name}.o", self.weights.output(i), self.weights.output_bias(i), "uneven")
         if self.spec.residual == "parallel":
             return stream, self.g.node("Add", [update, self._mlp(i, x)], name=f"{name}.parallel")
@@ -100,7 +107,7 @@ class _Decoder:
     def _enter(self, i: int, stream: str, update: str, sublayer: str) -> tuple[str, str]:
         """(residual stream with the update added, input of the sublayer)."""
         norm = None if self.spec.residual == "post" else self.weights.norm(sublayer, i)
-        return self._join(stream, update, f"layer{i}.{sublayer}_norm", norm, f"layer{i}.{sublayer}")
+        return self._norm.of_sum(stream, update, norm, f"layer{i}.{sublayer}_norm", f"layer{i}.{sublayer}")
 
     @property
     def _entering(self) -> Rows:
@@ -111,9 +118,9 @@ class _Decoder:
         """What a sublayer adds to the residual stream: normed and scaled where the model does that."""
         name = f"layer{i}.after_{sublayer}"
         if self.spec.residual in ("post", "sandwich"):
-            update = self._norm(update, self.weights.norm(f"after_{sublayer}", i), f"{name}_norm")
+            update = self._norm.of(update, self.weights.norm(f"after_{sublayer}", i), f"{name}_norm")
         if self.spec.residual_scale != 1:
-            update = self._scaled(update, self.spec.residual_scale, f"{name}_scaled")
+            update = scaled(self.g, update, self.spec.residual_scale, f"{name}_scaled")
         return update
 
     def _attention(self, i: int, x: str) -> str:
@@ -121,20 +128,15 @@ class _Decoder:
         g, spec, name, size = self.g, self.spec, f"layer{i}", self.weights.layout.padded_size
         packed = self._linear(x, f"{name}.qkv", self.weights.qkv(i), self.weights.qkv_bias(i), self._entering)
         heads = [packed, "", ""] if spec.qk_norm is None else self._normed_heads(i, packed)
-        shape = ("batch", spec.kv_heads, "capacity", size)
-        past = [g.input(f"past_key_values.{i}.{kind}", np.float32, shape) for kind in ("key", "value")]
-        present = [g.output(f"present.{i}.{kind}", np.float32, shape) for kind in ("key", "value")]
         rope = spec.ropes[i]
-        inputs = [*heads, *past, "seqlens_k", "total_sequence_length", *(self._tables(rope) if rope else ("", ""))]
-        return g.node(
-            "GroupQueryAttention",
-            inputs,
-            name=f"{name}.attention",
-            outputs=[f"{name}.attention.out", *present],
-            domain=MICROSOFT,
+        return cached_attention(
+            g,
+            i,
+            heads,
             num_heads=spec.heads,
             kv_num_heads=spec.kv_heads,
-            do_rotary=int(rope is not None),
+            head_size=size,
+            tables=self._tables(rope) if rope else None,
             scale=spec.attention_scale,
             softcap=spec.attention_softcap or None,
             local_window_size=spec.windows[i],
@@ -150,11 +152,12 @@ class _Decoder:
         for place, kind in enumerate(QUERY_AND_KEY):
             name = parts[place]
             weight, epsilon = self.weights.query_or_key_norm(i, kind)
+            norm = Norm(g, "rms", epsilon)
             if spec.qk_norm == "projection":
-                parts[place] = self._rms(name, weight, f"{name}.norm", epsilon)
+                parts[place] = norm.of(name, (weight, None), f"{name}.norm")
                 continue
             by_head = self._reshaped(name, [0, 0, -1, size], f"{name}.by_head")
-            normed = self._rms(by_head, weight, f"{name}.norm", epsilon)
+            normed = norm.of(by_head, (weight, None), f"{name}.norm")
             parts[place] = self._reshaped(normed, [0, 0, widths[place]], f"{name}.joined")
         return parts
 
@@ -162,10 +165,10 @@ class _Decoder:
         sizes = self.g.constant("shape_" + "_".join(map(str, shape)), shape, np.int64)
         return self.g.node("Reshape", [x, sizes], name=name)
 
-    def _tables(self, rope: Rope) -> list[str]:
+    def _tables(self, rope: Rope) -> tuple[str, str]:
         """Cosines and sines for the whole context; layers with the same rotary embedding share them."""
         number = sorted({r for r in self.spec.ropes if r}, key=self.spec.ropes.index).index(rope)
-        names = [f"rope{number}.{kind}" for kind in ("cos", "sin")]
+        names = f"rope{number}.cos", f"rope{number}.sin"
         if not self.g.has(names[0]):
             tables = rope.tables(self.spec.context_length, width=self.weights.layout.padded_pairs)
             for name, table in zip(names, tables, strict=True):
@@ -176,74 +179,25 @@ class _Decoder:
         name, weights = f"layer{i}", self.weights
         gate = self._linear(x, f"{name}.gate", weights.gate(i), weights.mlp_bias(i, "gate_proj"), self._entering)
         up = self._linear(x, f"{name}.up", weights.up(i), weights.mlp_bias(i, "up_proj"), self._entering)
-        product = self.g.node("Mul", [self._activated(gate, f"{name}.activation"), up], name=f"{name}.gated")
+        product = self.g.node(
+            "Mul", [activated(self.g, gate, self.spec.activation, f"{name}.activation"), up], name=f"{name}.gated"
+        )
         return self._linear(product, f"{name}.down", weights.down(i), weights.mlp_bias(i, "down_proj"), "heavy-tailed")
 
     def _linear(self, x: str, name: str, matrix: Matrix, bias: NDArray[np.float32] | None, rows: Rows) -> str:
-        product = self.scheme.linear(self.g, x, name, matrix, rows=rows)
-        if bias is None:
-            return product
-        return self.g.node("Add", [product, self.g.constant(f"{name}.bias", bias, np.float32)], name=f"{name}.biased")
-
-    def _activated(self, x: str, name: str) -> str:
-        if self.spec.activation == "silu":
-            return self.g.node("QuickGelu", [x], name=name, domain=MICROSOFT, alpha=1.0)
-        return self.g.node(
-            "Gelu", [x], name=name, approximate="tanh" if self.spec.activation == "gelu_tanh" else "none"
-        )
+        return linear(self.g, self.scheme, x, name, matrix, bias, rows)
 
     def _logits(self, x: str, table: str) -> None:
         g, spec = self.g, self.spec
         tied_to = table if self.weights.head_is_embedding else None
         logits = self.scheme.head(g, x, "head", self.weights.head(), tied_to)
         if spec.logit_scale != 1:
-            logits = self._scaled(logits, spec.logit_scale, "logits.scaled")
+            logits = scaled(g, logits, spec.logit_scale, "logits.scaled")
         if spec.logit_softcap:
-            small = self._scaled(logits, 1 / spec.logit_softcap, "logits.small")
-            logits = self._scaled(g.node("Tanh", [small], name="logits.tanh"), spec.logit_softcap, "logits.capped")
-        flat = g.constant("logits.shape", [-1, spec.vocab_size], np.int64)
-        g.node(
-            "Reshape",
-            [logits, flat],
-            name="logits",
-            outputs=[g.output("logits", np.float32, ("rows", spec.vocab_size))],
-        )
+            small = scaled(g, logits, 1 / spec.logit_softcap, "logits.small")
+            logits = scaled(g, g.node("Tanh", [small], name="logits.tanh"), spec.logit_softcap, "logits.capped")
+        give_logits(g, logits, spec.vocab_size)
 
-    def _join(self, stream: str, update: str, name: str, norm: Norm | None, sum_name: str) -> tuple[str, str]:
-        """Adds an update to the stream and norms the sum: (sum, normed sum); one operator does both."""
-        if not update:
-            return stream, stream if norm is None else self._norm(stream, norm, name)
-        if norm is None:
-            total = self.g.node("Add", [stream, update], name=f"{sum_name}.sum")
-            return total, total
-        weight, bias = norm
-        inputs = [stream, update, self.g.constant(f"{name}.weight", weight, np.float32)]
-        if bias is not None:
-            inputs.append(self.g.constant(f"{name}.bias", bias, np.float32))
-        outputs = [f"{name}.out", "", "", f"{sum_name}.sum"]
-        op = "SkipSimplifiedLayerNormalization" if self.spec.norm == "rms" else "SkipLayerNormalization"
-        epsilon = self.spec.norm_epsilon
-        normed = self.g.node(op, inputs, name=name, outputs=outputs, domain=MICROSOFT, epsilon=epsilon)
-        return outputs[3], normed
-
-    def _norm(self, x: str, norm: Norm, name: str) -> str:
-        weight, bias = norm
-        if self.spec.norm == "rms":
-            return self._rms(x, weight, name, self.spec.norm_epsilon)
-        inputs = [x, self.g.constant(f"{name}.weight", weight, np.float32)]
-        if bias is not None:
-            inputs.append(self.g.constant(f"{name}.bias", bias, np.float32))
-        return self.g.node("LayerNormalization", inputs, name=name, epsilon=self.spec.norm_epsilon)
-
-    def _rms(self, x: str, weight: NDArray[np.float32], name: str, epsilon: float) -> str:
-        scale = self.g.constant(f"{name}.weight", weight, np.float32)
-        return self.g.node("SimplifiedLayerNormalization", [x, scale], name=name, epsilon=epsilon)
-
-    def _scaled(self, x: str, factor: float, name: str) -> str:
-        return self.g.node("Mul", [x, self.g.constant(f"{name}.factor", factor, np.float32)], name=name)
-
-    def _take(self, x: str, wanted: str, width: int, name: str) -> str:
-        """The wanted rows of x (batch, sequence, width): (1, rows, width)."""
-        shape = self.g.constant(f"all_rows_of_{width}", [1, -1, width], np.int64)
-        rows = self.g.node("Reshape", [x, shape], name=f"{name}.rows")
-        return self.g.node("Gather", [rows, wanted], name=f"{name}.wanted", axis=1)
+    @property
+    def _norm(self) -> Norm:
+        return Norm(self.g, self.spec.norm, self.spec.norm_epsilon)
