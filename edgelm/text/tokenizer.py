@@ -221,14 +221,22 @@ def _run(backend: tokenizers.Tokenizer, text: str, add_special_tokens: bool = Fa
         return backend.encode(checked_text(text), add_special_tokens=add_special_tokens)
 
 
-def sibling(backend: tokenizers.Tokenizer, pre_tokenizer: Any = None) -> tokenizers.Tokenizer:
-    """A tokenizer over the same model and added tokens, without post-processor (it adds nothing, trims no offsets)."""
+def sibling(
+    backend: tokenizers.Tokenizer, pre_tokenizer: Any = None, *, ordinary: frozenset[str] = frozenset()
+) -> tokenizers.Tokenizer:
+    """A tokenizer over the same model and added tokens, without post-processor (it adds nothing, trims no offsets).
+
+    ``ordinary``: special tokens that are to be recognised in every text, as added tokens that are not special are.
+    """
     made = tokenizers.Tokenizer(backend.model)
     if backend.normalizer is not None:
         made.normalizer = backend.normalizer
     if pre_tokenizer is not None or backend.pre_tokenizer is not None:
         made.pre_tokenizer = backend.pre_tokenizer if pre_tokenizer is None else pre_tokenizer
-    added = backend.get_added_tokens_decoder()
+    added = {
+        token_id: _not_special(token) if token.content in ordinary else token
+        for token_id, token in backend.get_added_tokens_decoder().items()
+    }
     # In order of ids, the library gives each the id it had: one of the model's own, or the next above them.
     for special, tokens in groupby((token for _, token in sorted(added.items())), key=lambda token: token.special):
         (made.add_special_tokens if special else made.add_tokens)(list(tokens))
@@ -236,6 +244,17 @@ def sibling(backend: tokenizers.Tokenizer, pre_tokenizer: Any = None) -> tokeniz
     if {i: t.content for i, t in copied.items()} != {i: t.content for i, t in added.items()}:
         raise ModelError("the tokenizer's added tokens do not keep their ids when added in order")
     return made
+
+
+def _not_special(token: tokenizers.AddedToken) -> tokenizers.AddedToken:
+    return tokenizers.AddedToken(
+        token.content,
+        single_word=token.single_word,
+        lstrip=token.lstrip,
+        rstrip=token.rstrip,
+        normalized=token.normalized,
+        special=False,
+    )
 
 
 def _continuation(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

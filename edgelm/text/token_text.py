@@ -1,0 +1,45 @@
+"""Between tokens of the vocabulary and the text that they stand for, one token at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgelm.errors import ModelError, PromptError
+from edgelm.text.tokenizer import Tokenizer, library_errors, sibling
+
+
+def join_tokens(tokenizer: Tokenizer, tokens: Sequence[str]) -> str:
+    """The text that tokens, as they stand in the vocabulary, spell together; special ones stay.
+
+    Raises:
+        PromptError: the tokenizer has no way to decode them.
+    """
+    decoder = tokenizer.native.decoder
+    if decoder is None:
+        return " ".join(tokens)
+    with library_errors(PromptError, "the tokens cannot be decoded"):
+        text: str = decoder.decode(list(tokens))
+    return text
+
+
+def marks_continuation(tokenizer: Tokenizer) -> bool:
+    """Whether the vocabulary marks tokens that do not start a word, as WordPiece does with ``##``."""
+    return bool(getattr(tokenizer.native.model, "continuing_subword_prefix", None))
+
+
+def reading_token(tokenizer: Tokenizer, token: str) -> Tokenizer:
+    """A tokenizer over the same vocabulary that recognises one special token in what users write: ``[MASK]``.
+
+    It is for encoding: when it decodes, that token is no special one.
+
+    Raises:
+        ModelError: the tokenizer has no such special token.
+    """
+    if token not in tokenizer.special_tokens:
+        raise ModelError(f"{token!r:.80} is not a special token of the tokenizer")
+    made = sibling(tokenizer.native, ordinary=frozenset({token}))
+    for part in ("post_processor", "decoder"):
+        value = getattr(tokenizer.native, part)
+        if value is not None:
+            setattr(made, part, value)
+    return Tokenizer(made)
