@@ -10,6 +10,7 @@ from edgelm_tools.architectures.base import Architecture
 from edgelm_tools.checkpoint.base import Checkpoint
 
 _LLAMA = "edgelm_tools.architectures.llama_model:LlamaModel"
+_ENCODER = "edgelm_tools.architectures.encoder_model:EncoderModel"
 
 # model_type in config.json → module:class; the class is called with the checkpoint.
 ARCHITECTURES: dict[str, str] = {
@@ -26,6 +27,14 @@ ARCHITECTURES: dict[str, str] = {
     "olmo2": _LLAMA,
     "smollm3": _LLAMA,
     "stablelm": _LLAMA,
+    "bert": _ENCODER,
+    "roberta": _ENCODER,
+    "xlm-roberta": _ENCODER,
+    "camembert": _ENCODER,
+    "distilbert": _ENCODER,
+    "electra": _ENCODER,
+    "albert": _ENCODER,
+    "mpnet": _ENCODER,
 }
 
 

@@ -1,0 +1,203 @@
+"""The graph of an encoder of the BERT family, with the head that stands on it.
+
+Contract (inputs → outputs), with B rows of S tokens, padded on the right:
+    input_ids int64 (B, S), attention_mask int64 (B, S): 1 = token, token_type_ids int64 (B, S) where the model has types
+    → last_hidden_state float32 (B, S, hidden), or the head's logits: (B, labels) of a text, (B, S, labels or
+    vocabulary) of its tokens; or start_logits and end_logits (B, S).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgelm_tools.architectures.base import Done
+from edgelm_tools.architectures.encoder_spec import EncoderSpec
+from edgelm_tools.architectures.encoder_weights import (
+    EMBEDDING_NORM,
+    POSITIONS,
+    SPANS,
+    TOKEN_CLASSIFIER,
+    TYPES,
+    WORDS,
+    EncoderWeights,
+)
+from edgelm_tools.graph import MICROSOFT, GraphBuilder
+from edgelm_tools.quantize.schemes import Float32, Rows, Scheme
+
+_ROWS = ("batch", "sequence")
+
+
+def build_encoder(g: GraphBuilder, spec: EncoderSpec, weights: EncoderWeights, scheme: Scheme, done: Done) -> None:
+    """Adds the whole graph; weights are read and written layer by layer, and ``done`` told of each layer."""
+    _Encoder(g, spec, weights, scheme).build(done)
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoder:
+    g: GraphBuilder
+    spec: EncoderSpec
+    weights: EncoderWeights
+    scheme: Scheme
+
+    def build(self, done: Done) -> None:
+        g, spec = self.g, self.spec
+        ids = g.input("input_ids", np.int64, _ROWS)
+        mask = g.node("Cast", [g.input("attention_mask", np.int64, _ROWS)], name="mask", to=6)
+        length = g.node("Shape", [ids], name="length", start=1, end=2)
+        x, table = self._embeddings(ids, length)
+        bias = self._relative_bias(length) if spec.relative_buckets else ""
+        for i in range(len(spec.layer_paths)):
+            x = self._layer(i, x, mask, bias)
+            done()
+        self._head(x, table)
+
+    def _embeddings(self, ids: str, length: str) -> tuple[str, str]:
+        """(normed embeddings (B, S, hidden), what ``Scheme.lookup`` calls the table of words)."""
+        g, spec, weights = self.g, self.spec, self.weights
+        x, table = self.scheme.lookup(g, "embed", weights.matrix(WORDS), ids)
+        positions = weights.positions()
+        if spec.token_types == 1:
+            positions = positions + weights.types()
+        elif spec.token_types:
+            types = g.constant(TYPES, weights.types(), np.float32)
+            given = g.input("token_type_ids", np.int64, _ROWS)
+            x = g.node("Add", [x, g.node("Gather", [types, given], name="types", axis=0)], name="typed")
+        bounds = [g.constant("first", [0], np.int64), length]
+        rows = g.node("Slice", [g.constant(POSITIONS, positions, np.float32), *bounds], name="positions")
+        x = self._add_and_norm(x, rows, EMBEDDING_NORM, None, "embed.norm")
+        if spec.projects:
+            x = self._linear(x, "embed.projection", spec.projects, rows="normed")
+            x = g.node("Add", [x, self._bias("embed.projection.bias", spec.projects)], name="embed.projected")
+        return x, table
+
+    def _relative_bias(self, length: str) -> str:
+        """What each layer adds to the scores: (1, heads, S, S)."""
+        g = self.g
+        scalar = g.node("Squeeze", [length], name="length.scalar")
+        zero, one = (g.constant(f"int64_{value}", value, np.int64) for value in (0, 1))
+        places = g.node("Range", [zero, scalar, one], name="places")
+        keys = g.node("Add", [places, g.constant("middle", self.spec.context_length - 1, np.int64)], name="places.keys")
+        queries = g.node("Unsqueeze", [places, g.constant("last_axis", [-1], np.int64)], name="places.queries")
+        distances = g.node("Sub", [keys, queries], name="distances")
+        table = g.constant("relative_bias", self.weights.relative_bias(), np.float32)
+        return g.node("Gather", [table, distances], name="attention_bias", axis=2)
+
+    def _layer(self, i: int, x: str, mask: str, bias: str) -> str:
+        """x (B, S, hidden) → the same; the last layer below a head over first tokens computes (B, 1, hidden)."""
+        name, path, names = f"layer{i}", self.spec.layer_paths[i], self.spec.member.layer
+        attended = self._attention(i, x, mask, bias)
+        last = i == len(self.spec.layer_paths) - 1
+        if last and self.spec.task == "sequence":
+            x, attended = self._first(x, f"{name}.first"), self._first(attended, f"{name}.attended")
+        update = self._linear(attended, f"{name}.output", f"{path}.{names.output}", rows="uneven")
+        x = self._add_and_norm(x, update, f"{path}.{names.attention_norm}", f"{path}.{names.output}", f"{name}.norm1")
+        inner = self._linear(x, f"{name}.up", f"{path}.{names.up}", rows="normed")
+        inner = self._activated(inner, f"{path}.{names.up}", self.spec.activation, f"{name}.activation")
+        update = self._linear(inner, f"{name}.down", f"{path}.{names.down}", rows="heavy-tailed")
+        bare = last and self.spec.task == "bare"
+        if bare:
+            self.g.output("last_hidden_state", np.float32, (*_ROWS, self.spec.hidden_size))
+        output = "last_hidden_state" if bare else f"{name}.norm2.out"
+        return self._add_and_norm(
+            x, update, f"{path}.{names.norm}", f"{path}.{names.down}", f"{name}.norm2", output=output
+        )
+
+    def _attention(self, i: int, x: str, mask: str, bias: str) -> str:
+        g, name, path, names = self.g, f"layer{i}", self.spec.layer_paths[i], self.spec.member.layer
+        sources = [f"{path}.{source}" for source in (names.query, names.key, names.value)]
+        packed = self._linear(x, f"{name}.qkv", *sources, rows="normed")
+        parts = [f"{name}.{kind}" for kind in ("q", "k", "v")]
+        g.node("Split", [packed], name=f"{name}.split", outputs=parts, axis=-1, num_outputs=3)
+        biases = self._bias(f"{name}.qkv.bias", *sources)
+        return g.node(
+            "MultiHeadAttention",
+            [*parts, biases, mask, *([bias] if bias else [])],
+            name=f"{name}.attention",
+            domain=MICROSOFT,
+            num_heads=self.spec.heads,
+        )
+
+    def _head(self, x: str, table: str) -> None:
+        spec = self.spec
+        if spec.task == "sequence":
+            head, labels = spec.member.sequence, len(spec.head.labels if spec.head else ())
+            dense = self._small(x, "head.dense", head.dense)
+            dense = self._activated(dense, head.dense, head.activation or spec.activation, "head.activation")
+            logits = self._biased(self._small(dense, "head", head.classifier), "head", head.classifier)
+            flat = self.g.constant("labels", [-1, labels], np.int64)
+            self._output("Reshape", [logits, flat], "logits", ("batch", labels))
+        elif spec.task == "token":
+            logits = self._small(x, "head", TOKEN_CLASSIFIER)
+            width = len(spec.head.labels if spec.head else ())
+            self._output("Add", [logits, self._bias("head.bias", TOKEN_CLASSIFIER)], "logits", (*_ROWS, width))
+        elif spec.task == "question":
+            both = self._biased(self._small(x, "head", SPANS), "head", SPANS)
+            for i, name in enumerate(("start_logits", "end_logits")):
+                self._output("Gather", [both, self.g.constant(f"int64_{i}", i, np.int64)], name, _ROWS, axis=-1)
+        elif spec.task == "masked":
+            self._predict_tokens(x, table)
+
+    def _predict_tokens(self, x: str, table: str) -> None:
+        spec, names = self.spec, self.spec.member.masked
+        x = self._small(x, "head.dense", names.dense)
+        x = self._activated(x, names.dense, names.activation or spec.activation, "head.activation")
+        weight, bias = self.weights.norm(names.norm)
+        inputs = [x, self.g.constant("head.norm.weight", weight, np.float32)]
+        inputs.append(self.g.constant("head.norm.bias", bias, np.float32))
+        x = self.g.node("LayerNormalization", inputs, name="head.norm", epsilon=spec.norm_epsilon)
+        matrix = self.weights.matrix(WORDS if spec.tied else names.decoder)
+        logits = self.scheme.head(self.g, x, "head", matrix, table if spec.tied else None)
+        bias_name = self.g.constant("head.bias", self.weights.vocabulary_bias(), np.float32)
+        self._output("Add", [logits, bias_name], "logits", (*_ROWS, spec.vocab_size))
+
+    def _linear(self, x: str, name: str, *sources: str, rows: Rows) -> str:
+        return self.scheme.linear(self.g, x, name, self.weights.matrix(*sources), rows=rows)
+
+    def _small(self, x: str, name: str, source: str) -> str:
+        """A head's layer stays in fp32: heads are small, and the answer is theirs."""
+        return Float32().linear(self.g, x, name, self.weights.matrix(source))
+
+    def _bias(self, name: str, *sources: str) -> str:
+        return self.g.constant(name, self.weights.bias(*sources), np.float32)
+
+    def _biased(self, x: str, name: str, source: str) -> str:
+        return self.g.node("Add", [x, self._bias(f"{name}.bias", source)], name=f"{name}.biased")
+
+    def _activated(self, x: str, source: str, activation: str, name: str) -> str:
+        """activation(x + bias of the linear layer ``source``)."""
+        bias = self._bias(f"{name}.bias", source)
+        if activation in ("gelu", "gelu_tanh"):
+            op = "BiasGelu" if activation == "gelu" else "FastGelu"
+            return self.g.node(op, [x, bias], name=name, domain=MICROSOFT)
+        x = self.g.node("Add", [x, bias], name=f"{name}.biased")
+        if activation == "silu":
+            return self.g.node("QuickGelu", [x], name=name, domain=MICROSOFT, alpha=1.0)
+        return self.g.node({"relu": "Relu", "tanh": "Tanh"}[activation], [x], name=name)
+
+    def _add_and_norm(
+        self, x: str, update: str, norm: str, biased: str | None, name: str, *, output: str | None = None
+    ) -> str:
+        """The norm of x + update + the bias of the linear layer ``biased``."""
+        weight, bias = self.weights.norm(norm)
+        inputs = [x, update]
+        inputs += [self.g.constant(f"{name}.{kind}", value, np.float32) for kind, value in (("w", weight), ("b", bias))]
+        if biased:
+            inputs.append(self._bias(f"{name}.added", biased))
+        return self.g.node(
+            "SkipLayerNormalization",
+            inputs,
+            name=name,
+            outputs=[output or f"{name}.out"],
+            domain=MICROSOFT,
+            epsilon=self.spec.norm_epsilon,
+        )
+
+    def _first(self, x: str, name: str) -> str:
+        """The first token of each row: (B, 1, width)."""
+        return self.g.node("Gather", [x, self.g.constant("first", [0], np.int64)], name=name, axis=1)
+
+    def _output(self, op: str, inputs: list[str], name: str, shape: tuple[str | int, ...], **attributes: int) -> None:
+        self.g.output(name, np.float32, shape)
+        self.g.node(op, inputs, name=f"{name}.node", outputs=[name], **attributes)

@@ -1,0 +1,65 @@
+"""A checkpoint of the BERT family as the exporter sees it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from edgelm_tools.architectures.base import Done, ModelFacts
+from edgelm_tools.architectures.encoder import build_encoder
+from edgelm_tools.architectures.encoder_spec import EncoderSpec, encoder_spec
+from edgelm_tools.architectures.encoder_weights import EncoderWeights
+from edgelm_tools.checkpoint.base import Checkpoint, TextAssets
+from edgelm_tools.graph import GraphBuilder
+from edgelm_tools.quantize.schemes import Rowwise, Scheme
+
+
+class EncoderModel:
+    """Implements ``Architecture``.
+
+    Args:
+        checkpoint: whose ``model_type`` is of this family.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.spec = encoder_spec(checkpoint.config)
+        self._weights = EncoderWeights(checkpoint, self.spec)
+
+    @property
+    def facts(self) -> ModelFacts:
+        spec = self.spec
+        return ModelFacts(
+            architecture=spec.model_type,
+            family="encoder",
+            tasks=_tasks(spec),
+            graphs=("encoder",),
+            context_length=spec.context_length,
+            vocab_size=spec.vocab_size,
+            hidden_size=spec.hidden_size,
+            head=spec.head,
+        )
+
+    def parameters(self) -> int:
+        return self._weights.parameters()
+
+    def layers(self, role: str) -> int:
+        return len(self.spec.layer_paths)
+
+    def prepared(self, scheme: Scheme, assets: TextAssets | None, folder: Path) -> Scheme:
+        return replace(scheme, wants_rotation=False) if isinstance(scheme, Rowwise) else scheme
+
+    def build(self, role: str, g: GraphBuilder, scheme: Scheme, done: Done) -> None:
+        build_encoder(g, self.spec, self._weights, scheme, done)
+
+
+def _tasks(spec: EncoderSpec) -> tuple[str, ...]:
+    if spec.task == "sequence" and spec.head and len(spec.head.labels) == 1:
+        # One score for a text, or for a query and a passage: what rerankers give.
+        return "text-ranking", "text-classification"
+    return {
+        "bare": ("feature-extraction",),
+        "sequence": ("text-classification",),
+        "token": ("token-classification",),
+        "question": ("question-answering",),
+        "masked": ("fill-mask",),
+    }[spec.task]

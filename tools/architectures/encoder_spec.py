@@ -1,0 +1,182 @@
+"""What distinguishes one encoder of the BERT family from another, read from its configuration into a frozen record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from edgelm.bundle.manifest import Head
+from edgelm.bundle.manifest_parts import PROBLEM_TYPES
+from edgelm.errors import ModelError, UnsupportedModelError
+from edgelm_tools.architectures.config_fields import ConfigFields
+from edgelm_tools.architectures.encoder_members import ENCODERS, Member
+
+Task = Literal["bare", "sequence", "token", "question", "masked"]
+
+# End of the class in ``architectures`` → what stands on the encoder. ELECTRA's pre-training head only tells replaced
+# tokens from true ones: its checkpoints are published to be used without it.
+_TASKS: dict[str, Task] = {
+    "ForSequenceClassification": "sequence",
+    "ForTokenClassification": "token",
+    "ForQuestionAnswering": "question",
+    "ForMaskedLM": "masked",
+    "Model": "bare",
+}
+_PRETRAINED: dict[str, Task] = {"bert": "masked", "albert": "masked", "electra": "bare"}
+_BUCKETS = 32
+# transformers' names of activations → ours.
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "relu": "relu",
+    "tanh": "tanh",
+    "silu": "silu",
+    "swish": "silu",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderSpec:
+    """An encoder of the BERT family, and the head on it.
+
+    Attributes:
+        layer_paths: where the tensors of each layer are, in the order of computation; shared layers occur repeatedly.
+        first_position: row of the position table for a text's first token; the rows before it are not used.
+        token_types: rows of the token types' table; 0: there is none.
+        relative_buckets: rows of the table of relative positions that all layers share; None: there is none.
+    """
+
+    model_type: str
+    member: Member
+    task: Task
+    head: Head | None
+    hidden_size: int
+    embedding_size: int
+    intermediate_size: int
+    heads: int
+    layer_paths: tuple[str, ...]
+    vocab_size: int
+    positions: int
+    first_position: int
+    token_types: int
+    relative_buckets: int | None
+    norm_epsilon: float
+    activation: str
+    tied: bool
+
+    @property
+    def context_length(self) -> int:
+        """Positions that are really usable."""
+        return self.positions - self.first_position
+
+    @property
+    def projects(self) -> str | None:
+        """The linear layer that widens the embeddings; None where there is none."""
+        widens = self.embedding_size != self.hidden_size or self.model_type == "albert"
+        return self.member.projection if widens else None
+
+
+def encoder_spec(config: Mapping[str, Any]) -> EncoderSpec:
+    """Reads a configuration.
+
+    Raises:
+        UnsupportedModelError: a setting of an encoder that is not built; names it.
+        ModelError: a field is missing or breaks its rule.
+    """
+    model_type = str(config["model_type"])
+    member = ENCODERS[model_type]
+    fields = ConfigFields(config, member.defaults, what="config.json")
+
+    def size(name: str) -> int:
+        return fields.integer(member.names.get(name, name))
+
+    _refuse_variants(fields)
+    hidden, heads = size("hidden_size"), size("num_attention_heads")
+    if hidden % heads:
+        raise ModelError(f"config.json: hidden_size {hidden} is no multiple of num_attention_heads {heads}")
+    first = fields.integer("pad_token_id", least=0) + 1 if member.first_position is None else member.first_position
+    positions = fields.integer("max_position_embeddings", least=first + 1)
+    task = _task(fields, config, model_type)
+    return EncoderSpec(
+        model_type=model_type,
+        member=member,
+        task=task,
+        head=_head(fields) if task in ("sequence", "token") else None,
+        hidden_size=hidden,
+        embedding_size=fields.integer("embedding_size") if member.projection else hidden,
+        intermediate_size=size("intermediate_size"),
+        heads=heads,
+        layer_paths=_layer_paths(fields, member, size("num_hidden_layers")),
+        vocab_size=fields.integer("vocab_size"),
+        positions=positions,
+        first_position=first,
+        token_types=fields.integer("type_vocab_size", least=0),
+        relative_buckets=_relative_buckets(fields, member),
+        norm_epsilon=fields.real("layer_norm_eps"),
+        activation=ACTIVATIONS[fields.choice(member.names.get("hidden_act", "hidden_act"), ACTIVATIONS)],
+        tied=fields.flag("tie_word_embeddings", default=True),
+    )
+
+
+def _refuse_variants(fields: ConfigFields) -> None:
+    for name in ("is_decoder", "add_cross_attention"):
+        if fields.flag(name):
+            raise UnsupportedModelError(f"config.json: {name} is true; encoders that are decoders are not built")
+    if fields.has("position_embedding_type"):
+        fields.choice("position_embedding_type", ["absolute"])
+
+
+def _relative_buckets(fields: ConfigFields, member: Member) -> int | None:
+    if "relative_attention_num_buckets" not in member.defaults:
+        return None
+    # transformers sizes the table by the setting, but always reads it as if that were 32.
+    if fields.integer("relative_attention_num_buckets") != _BUCKETS:
+        raise UnsupportedModelError(f"config.json: relative_attention_num_buckets must be {_BUCKETS}")
+    return _BUCKETS
+
+
+def _layer_paths(fields: ConfigFields, member: Member, layers: int) -> tuple[str, ...]:
+    if "num_hidden_groups" not in member.defaults:
+        return tuple(member.layer.path.format(i) for i in range(layers))
+    groups = fields.integer("num_hidden_groups", most=layers)
+    inner = fields.integer("inner_group_num")
+    return tuple(member.layer.path.format(int(i / (layers / groups)), j) for i in range(layers) for j in range(inner))
+
+
+def _task(fields: ConfigFields, config: Mapping[str, Any], model_type: str) -> Task:
+    classes = config.get("architectures") or ["Model"]
+    if not isinstance(classes, list) or not isinstance(classes[0], str):
+        raise fields.fault("architectures", f"must be a list of names, not {classes!r:.80}")
+    if classes[0].endswith("ForPreTraining") and model_type in _PRETRAINED:
+        return _PRETRAINED[model_type]
+    for end, task in _TASKS.items():
+        if classes[0].endswith(end):
+            return task
+    known = ", ".join(_TASKS)
+    raise UnsupportedModelError(
+        f"config.json: architectures names {classes[0]!r:.80}; built are those that end in {known}"
+    )
+
+
+def _head(fields: ConfigFields) -> Head:
+    """Labels and problem type, by the rules of transformers' configurations and text-classification pipeline."""
+    labels = _labels(fields)
+    if fields.has("problem_type"):
+        return Head(labels, fields.choice("problem_type", PROBLEM_TYPES))
+    # A single label is scored by a sigmoid, as each of several labels that may hold at once.
+    return Head(labels, "multi_label_classification" if len(labels) == 1 else "single_label_classification")
+
+
+def _labels(fields: ConfigFields) -> tuple[str, ...]:
+    if not fields.has("id2label"):
+        count = fields.integer("num_labels", most=1 << 16) if fields.has("num_labels") else 2
+        return tuple(f"LABEL_{i}" for i in range(count))
+    by_id = fields.object("id2label")
+    labels = tuple(by_id.get(str(i)) for i in range(len(by_id)))
+    if not labels or not all(isinstance(label, str) for label in labels):
+        raise fields.fault("id2label", f"must give each id from 0 on a text, not {dict(by_id)!r:.80}")
+    return tuple(str(label) for label in labels)
