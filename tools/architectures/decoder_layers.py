@@ -85,7 +85,9 @@ def cached_attention(
         g: the graph; ``declare_lengths`` was called on it.
         i: the layer.
         heads: queries, keys and values; or all three in one, and two empty names.
-        num_heads, kv_num_heads, head_size: of the graph.
+        num_heads: of the queries.
+        kv_num_heads: of keys and values.
+        head_size: in the graph.
         tables: cosines and sines of rotary positions, if the model has those.
         bias: added to the scores, (1, heads, sequence, total sequence) float32.
         attributes: further ones of the operator.

@@ -53,9 +53,14 @@ class HeadLayout:
 def head_layout(spec: DecoderSpec) -> HeadLayout:
     """The narrowest layout that attention takes; all layers share it, also those without positions."""
     pairs = max((len(rope.frequencies) for rope in spec.ropes if rope), default=0)
+    return layout_of_heads(spec.head_size, pairs)
+
+
+def layout_of_heads(size: int, pairs: int) -> HeadLayout:
+    """The narrowest layout for heads of ``size`` values, of which ``2 · pairs`` are rotated."""
     padded_pairs = _rounded_up(pairs, _MULTIPLE)
-    size = spec.head_size + 2 * (padded_pairs - pairs)
-    return HeadLayout(spec.head_size, pairs, _rounded_up(size, _ROTARY_MULTIPLE if pairs else _MULTIPLE), padded_pairs)
+    wider = size + 2 * (padded_pairs - pairs)
+    return HeadLayout(size, pairs, _rounded_up(wider, _ROTARY_MULTIPLE if pairs else _MULTIPLE), padded_pairs)
 
 
 def _rounded_up(value: int, multiple: int) -> int:

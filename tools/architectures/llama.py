@@ -179,9 +179,8 @@ class _Decoder:
         name, weights = f"layer{i}", self.weights
         gate = self._linear(x, f"{name}.gate", weights.gate(i), weights.mlp_bias(i, "gate_proj"), self._entering)
         up = self._linear(x, f"{name}.up", weights.up(i), weights.mlp_bias(i, "up_proj"), self._entering)
-        product = self.g.node(
-            "Mul", [activated(self.g, gate, self.spec.activation, f"{name}.activation"), up], name=f"{name}.gated"
-        )
+        active = activated(self.g, gate, self.spec.activation, f"{name}.activation")
+        product = self.g.node("Mul", [active, up], name=f"{name}.gated")
         return self._linear(product, f"{name}.down", weights.down(i), weights.mlp_bias(i, "down_proj"), "heavy-tailed")
 
     def _linear(self, x: str, name: str, matrix: Matrix, bias: NDArray[np.float32] | None, rows: Rows) -> str:
