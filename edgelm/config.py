@@ -6,56 +6,100 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from edgelm.errors import ConfigError
 
 MAX_STOP_STRINGS = 64
 MAX_STOP_LENGTH = 1024
+MAX_BAD_WORDS = 1 << 16
+DEFAULT_NEW_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationConfig:
     """How the next tokens are chosen and when to stop; field names are transformers'.
 
-    Disabled values: ``top_k=0``, ``top_p=1``, ``min_p=0``, ``repetition_penalty=1``, ``min_new_tokens=0``.
-    ``eos_token_id`` empty means "the model's own". ``seed=None`` draws a fresh seed.
+    Disabled values: ``top_k=0``, ``top_p=1``, ``min_p=0``, ``repetition_penalty=1``, ``num_beams=1``; sizes, lengths
+    and minima 0; lists empty; single tokens None. ``eos_token_id`` empty means "the model's own". ``seed=None`` draws
+    a fresh seed.
+
+    Lengths: ``max_new_tokens`` and ``min_new_tokens`` count the answer, ``max_length`` and ``min_length`` the whole
+    sequence: prompt and answer of a decoder, all of the decoder's tokens (its start token too) of an encoder-decoder.
+    Where both of a pair are given, the count of new tokens holds. With neither maximum an answer has up to 512 tokens.
+
+    ``early_stopping``: a beam search ends as soon as it has ``num_beams`` answers (True), when no better one is likely
+    (False), or when none is possible ("never"). A ``length_penalty`` above 0 favours long answers.
 
     Raises:
-        ConfigError: a value is out of range; the message names the field, the value and the range.
+        ConfigError: a value is out of range or contradicts another; the message names the field, the value and the
+            range.
     """
 
-    max_new_tokens: int = 512
+    max_new_tokens: int | None = None
     min_new_tokens: int = 0
+    max_length: int | None = None
+    min_length: int = 0
     do_sample: bool = False
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+    num_return_sequences: int = 1
     repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    encoder_no_repeat_ngram_size: int = 0
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    suppress_tokens: tuple[int, ...] = ()
+    begin_suppress_tokens: tuple[int, ...] = ()
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: tuple[int, ...] = ()
     eos_token_id: tuple[int, ...] = ()
+    pad_token_id: int | None = None
+    decoder_start_token_id: int | None = None
     stop_strings: tuple[str, ...] = ()
     seed: int | None = None
 
     def __post_init__(self) -> None:
         # One value may stand for a tuple of one.
-        object.__setattr__(self, "eos_token_id", _as_tuple("eos_token_id", self.eos_token_id))
-        object.__setattr__(self, "stop_strings", _as_tuple("stop_strings", self.stop_strings))
+        for name in (*_TOKEN_LISTS, "stop_strings"):
+            object.__setattr__(self, name, _as_tuple(name, getattr(self, name)))
+        object.__setattr__(self, "bad_words_ids", _as_words(self.bad_words_ids))
         _check_bool("do_sample", self.do_sample)
-        _check_int("max_new_tokens", self.max_new_tokens, 1)
-        _check_int("min_new_tokens", self.min_new_tokens, 0)
-        _check_int("top_k", self.top_k, 0)
-        if self.seed is not None:
-            _check_int("seed", self.seed, 0)
-        for token in self.eos_token_id:
-            _check_int("eos_token_id", token, 0)
+        for name, least in _INTEGERS.items():
+            _check_int(name, getattr(self, name), least)
+        for name, least in _OPTIONAL_INTEGERS.items():
+            if getattr(self, name) is not None:
+                _check_int(name, getattr(self, name), least)
+        for name in _TOKEN_LISTS:
+            for token in getattr(self, name):
+                _check_int(name, token, 0)
         _check_float("temperature", self.temperature, above=0.0)
         _check_float("top_p", self.top_p, above=0.0, most=1.0)
         _check_float("min_p", self.min_p, least=0.0, most=1.0)
         _check_float("repetition_penalty", self.repetition_penalty, above=0.0)
-        if self.min_new_tokens > self.max_new_tokens:
-            raise ConfigError(f"min_new_tokens ({self.min_new_tokens}) is above max_new_tokens ({self.max_new_tokens})")
+        _check_float("length_penalty", self.length_penalty)
+        if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
+            raise ConfigError(f"early_stopping must be true, false or 'never', not {self.early_stopping!r:.80}")
         _check_stops(self.stop_strings)
+        self._check_contradictions()
+
+    def _check_contradictions(self) -> None:
+        for least, most in (("min_new_tokens", "max_new_tokens"), ("min_length", "max_length")):
+            if getattr(self, most) is not None and getattr(self, least) > getattr(self, most):
+                raise ConfigError(f"{least} ({getattr(self, least)}) is above {most} ({getattr(self, most)})")
+        if self.do_sample and self.num_beams > 1:
+            raise ConfigError(
+                f"do_sample draws tokens, num_beams ({self.num_beams}) searches for the likeliest: ask for one of them"
+            )
+        if self.num_return_sequences > 1 and not self.do_sample and self.num_return_sequences > self.num_beams:
+            raise ConfigError(
+                f"num_return_sequences ({self.num_return_sequences}) is above num_beams ({self.num_beams}); "
+                "only do_sample gives more answers than beams"
+            )
 
     @classmethod
     def field_names(cls) -> tuple[str, ...]:
@@ -66,14 +110,17 @@ class GenerationConfig:
     def from_file_values(cls, values: Mapping[str, Any]) -> Self:
         """Takes what it knows from a model's ``generation_config.json`` and leaves the rest.
 
-        Such files carry many fields of other libraries; ``null`` stands for "the default". A ``max_new_tokens``
-        there is a suggestion of the model's authors and taken like the others.
+        Such files carry many fields of other libraries; ``null`` stands for "the default", as a negative
+        ``pad_token_id`` does. A ``max_new_tokens`` there is a suggestion of the model's authors and taken like the
+        others.
         """
         known = {k: v for k, v in values.items() if k in cls.field_names() and v is not None}
+        if isinstance(known.get("pad_token_id"), int) and known["pad_token_id"] < 0:
+            del known["pad_token_id"]
         return cls(**known)
 
     def updated(self, **changes: Any) -> Self:
-        """A copy with some settings changed.
+        """A copy with some settings changed; a new maximum or minimum of one kind takes the place of the other's.
 
         Raises:
             ConfigError: a name is not a setting, or a value is out of range.
@@ -81,7 +128,55 @@ class GenerationConfig:
         unknown = sorted(set(changes) - set(self.field_names()))
         if unknown:
             raise ConfigError(f"unknown generation setting {unknown[0]!r}; known are: {', '.join(self.field_names())}")
-        return dataclasses.replace(self, **changes)
+        replaced: dict[str, Any] = {}
+        for name, other, off in _RIVALS:
+            if name in changes and other not in changes:
+                replaced[other] = off
+        return dataclasses.replace(self, **{**replaced, **changes})
+
+    def new_tokens(self, prompt_length: int) -> int:
+        """The most tokens that the answer to a prompt of that many tokens may have.
+
+        Raises:
+            ConfigError: ``max_length`` leaves no room for one.
+        """
+        if self.max_new_tokens is not None:
+            return self.max_new_tokens
+        if self.max_length is None:
+            return DEFAULT_NEW_TOKENS
+        if self.max_length <= prompt_length:
+            raise ConfigError(
+                f"max_length ({self.max_length}) leaves no room for an answer: the prompt has {prompt_length} tokens"
+            )
+        return self.max_length - prompt_length
+
+
+# Setting → its least value.
+_INTEGERS = {
+    "min_new_tokens": 0,
+    "min_length": 0,
+    "top_k": 0,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+}
+_OPTIONAL_INTEGERS = {
+    "max_new_tokens": 1,
+    "max_length": 1,
+    "forced_bos_token_id": 0,
+    "pad_token_id": 0,
+    "decoder_start_token_id": 0,
+    "seed": 0,
+}
+_TOKEN_LISTS = ("suppress_tokens", "begin_suppress_tokens", "forced_eos_token_id", "eos_token_id")
+# A setting, the other way to say the same, and that one's value when it is off.
+_RIVALS = (
+    ("max_new_tokens", "max_length", None),
+    ("max_length", "max_new_tokens", None),
+    ("min_new_tokens", "min_length", 0),
+    ("min_length", "min_new_tokens", 0),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +244,19 @@ def _as_tuple(name: str, value: object) -> tuple[object, ...]:
     if isinstance(value, Sequence):
         return tuple(value)
     raise ConfigError(f"{name} must be a value or a list of values, not {value!r}")
+
+
+def _as_words(value: object) -> tuple[tuple[int, ...], ...]:
+    """Lists of token ids, none of them empty."""
+    words = _as_tuple("bad_words_ids", value)
+    if len(words) > MAX_BAD_WORDS:
+        raise ConfigError(f"bad_words_ids takes at most {MAX_BAD_WORDS} words, not {len(words)}")
+    for word in words:
+        if not isinstance(word, Sequence) or isinstance(word, str) or not word:
+            raise ConfigError(f"bad_words_ids must be lists of token ids, not {word!r:.80}")
+        for token in word:
+            _check_int("bad_words_ids", token, 0)
+    return tuple(tuple(word) for word in words if isinstance(word, Sequence))
 
 
 def _check_bool(name: str, value: object) -> None:

@@ -287,7 +287,7 @@ class LanguageModel:
         config = self._config(settings)
         ids = check_prompt(prompt, self.bundle.manifest.vocab_size)
         text = IncrementalText(self.tokenizer, config.stop_strings)
-        lent = self._pool.borrow(ids, min(len(ids) + config.max_new_tokens, self.context_length))
+        lent = self._pool.borrow(ids, min(len(ids) + config.new_tokens(len(ids)), self.context_length))
         try:
             self._check_memory()
             steps = generate_ids(lent.decoder, ids, config, cached=lent.cached)

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from edgelm.config import MAX_STOP_LENGTH, MAX_STOP_STRINGS, GenerationConfig, RuntimeConfig, parse_size
 from edgelm.errors import ConfigError
 
-INTEGERS = {"max_new_tokens": 1, "min_new_tokens": 0, "top_k": 0, "seed": 0}
+INTEGERS = {
+    **dict.fromkeys(("max_new_tokens", "max_length", "num_beams", "num_return_sequences"), 1),
+    **dict.fromkeys(("min_new_tokens", "min_length", "top_k", "seed"), 0),
+    **dict.fromkeys(("no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), 0),
+    **dict.fromkeys(("forced_bos_token_id", "pad_token_id", "decoder_start_token_id"), 0),
+}
+TOKEN_LISTS = ("eos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens")
 NUMBERS = {
     "temperature": "above 0",
     "top_p": "above 0 and at most 1",
@@ -30,18 +36,34 @@ def refused(message, make, **settings):
 def test_the_defaults_are_greedy_with_everything_off():
     config = GenerationConfig()
     assert dataclasses.asdict(config) == {
-        "max_new_tokens": 512,
+        "max_new_tokens": None,
         "min_new_tokens": 0,
+        "max_length": None,
+        "min_length": 0,
         "do_sample": False,
         "temperature": 1.0,
         "top_k": 0,
         "top_p": 1.0,
         "min_p": 0.0,
+        "num_beams": 1,
+        "length_penalty": 1.0,
+        "early_stopping": False,
+        "num_return_sequences": 1,
         "repetition_penalty": 1.0,
+        "no_repeat_ngram_size": 0,
+        "encoder_no_repeat_ngram_size": 0,
+        "bad_words_ids": (),
+        "suppress_tokens": (),
+        "begin_suppress_tokens": (),
+        "forced_bos_token_id": None,
+        "forced_eos_token_id": (),
         "eos_token_id": (),
+        "pad_token_id": None,
+        "decoder_start_token_id": None,
         "stop_strings": (),
         "seed": None,
     }
+    assert config.new_tokens(7) == 512
     assert GenerationConfig.field_names() == tuple(dataclasses.asdict(config))
 
 
@@ -60,13 +82,68 @@ def test_integers_have_a_least_value(name, least):
     refused(f"{name} must be at least {least}, not {least - 1}", GenerationConfig, **{name: least - 1})
 
 
+@pytest.mark.parametrize("value", [-3, 0.0, 2])
+def test_a_length_penalty_may_be_any_number(value):
+    assert GenerationConfig(length_penalty=value).length_penalty == value
+
+
+@pytest.mark.parametrize("value", [True, False, "never"])
+def test_early_stopping_has_three_forms(value):
+    assert GenerationConfig(early_stopping=value).early_stopping == value
+
+
+@pytest.mark.parametrize("value", [None, 1, "always", "True"])
+def test_early_stopping_has_no_other_form(value):
+    refused(f"early_stopping must be true, false or 'never', not {value!r}", GenerationConfig, early_stopping=value)
+
+
+def test_bad_words_are_lists_of_tokens():
+    assert GenerationConfig(bad_words_ids=[[58100], (1, 2)]).bad_words_ids == ((58100,), (1, 2))
+    hash(GenerationConfig(bad_words_ids=[[58100]]))
+    refused("bad_words_ids must be an integer, not 'a'", GenerationConfig, bad_words_ids=[[1, "a"]])
+    refused("bad_words_ids must be at least 0, not -1", GenerationConfig, bad_words_ids=[[-1]])
+    for word in (7, [], "ab"):
+        refused(f"bad_words_ids must be lists of token ids, not {word!r}", GenerationConfig, bad_words_ids=[word])
+
+
+# Lengths
+
+
+def test_the_whole_length_counts_the_prompt_and_new_tokens_do_not():
+    assert GenerationConfig(max_length=20).new_tokens(15) == 5
+    assert GenerationConfig(max_new_tokens=20).new_tokens(15) == 20
+    assert GenerationConfig(max_new_tokens=3, max_length=20).new_tokens(15) == 3
+    message = "max_length (20) leaves no room for an answer: the prompt has 20 tokens"
+    refused(message, GenerationConfig(max_length=20).new_tokens, prompt_length=20)
+
+
+def test_a_new_limit_takes_the_place_of_the_other_kinds():
+    config = GenerationConfig(max_new_tokens=20, min_new_tokens=5)
+    assert config.updated(max_length=9) == GenerationConfig(max_length=9, min_new_tokens=5)
+    assert config.updated(max_length=9, max_new_tokens=5).new_tokens(4) == 5
+    assert GenerationConfig(max_length=142, min_length=56).updated(max_new_tokens=9, min_new_tokens=0) == (
+        GenerationConfig(max_new_tokens=9)
+    )
+
+
+def test_contradictions_are_named():
+    refused("min_length (56) is above max_length (20)", GenerationConfig, min_length=56, max_length=20)
+    message = "do_sample draws tokens, num_beams (4) searches for the likeliest: ask for one of them"
+    refused(message, GenerationConfig, do_sample=True, num_beams=4)
+    for beams in (1, 2):
+        message = f"num_return_sequences (3) is above num_beams ({beams}); only do_sample gives more answers than beams"
+        refused(message, GenerationConfig, num_return_sequences=3, num_beams=beams)
+    assert GenerationConfig(num_return_sequences=3, num_beams=3)
+    assert GenerationConfig(num_return_sequences=3, do_sample=True)
+
+
 @pytest.mark.parametrize("name", INTEGERS)
 @pytest.mark.parametrize("value", [1.0, "1", True, [1], float("nan")])
 def test_integers_are_nothing_else(name, value):
     refused(f"{name} must be an integer, not {value!r}", GenerationConfig, **{name: value})
 
 
-@pytest.mark.parametrize("name", ["max_new_tokens", "min_new_tokens", "top_k"])
+@pytest.mark.parametrize("name", ["min_new_tokens", "min_length", "top_k", "num_beams", "no_repeat_ngram_size"])
 def test_none_is_no_integer(name):
     refused(f"{name} must be an integer, not None", GenerationConfig, **{name: None})
 
@@ -89,7 +166,7 @@ def test_numbers_out_of_bounds_are_refused_with_their_bounds(name, value):
     refused(f"{name} must be {NUMBERS[name]}, not {value}", GenerationConfig, **{name: value})
 
 
-@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("name", [*NUMBERS, "length_penalty"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), "0.5", None, True, 10**400])
 def test_numbers_are_finite_numbers(name, value):
     refused(f"{name} must be a finite number, not {value!r}", GenerationConfig, **{name: value})
@@ -121,15 +198,16 @@ def test_one_value_stands_for_a_tuple_of_one():
     hash(config)
 
 
-@pytest.mark.parametrize("name", ["eos_token_id", "stop_strings"])
+@pytest.mark.parametrize("name", [*TOKEN_LISTS, "stop_strings", "bad_words_ids"])
 @pytest.mark.parametrize("value", [None, 1.5, {1: 2}])
 def test_lists_are_lists(name, value):
     refused(f"{name} must be a value or a list of values, not {value!r}", GenerationConfig, **{name: value})
 
 
-def test_end_tokens_are_tokens():
-    refused("eos_token_id must be at least 0, not -1", GenerationConfig, eos_token_id=[2, -1])
-    refused("eos_token_id must be an integer, not '</s>'", GenerationConfig, eos_token_id="</s>")
+@pytest.mark.parametrize("name", TOKEN_LISTS)
+def test_lists_of_tokens_hold_tokens(name):
+    refused(f"{name} must be at least 0, not -1", GenerationConfig, **{name: [2, -1]})
+    refused(f"{name} must be an integer, not '</s>'", GenerationConfig, **{name: "</s>"})
 
 
 def test_stop_strings_have_one_to_a_thousand_characters():
@@ -162,7 +240,7 @@ def test_a_models_file_may_say_much_that_is_not_for_us():
     values = {
         "_from_model_config": True,
         "transformers_version": "4.57",
-        "pad_token_id": 0,
+        "pad_token_id": -1,
         "bos_token_id": 1,
         "eos_token_id": [2, 32000],
         "temperature": 0.6,

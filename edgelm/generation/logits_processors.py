@@ -1,7 +1,7 @@
 """Logits processors: ``(ids, logits) -> logits``, each the plain statement of its rule over one (V,) vector.
 
-They follow transformers 4.57, in its order: repetition penalty, minimum of new tokens, the caller's own processors,
-and then, when sampling, the warpers temperature, top-k, top-p, min-p. None of them changes the logits it is given.
+They follow transformers 4.57, in its order (``default_processors.py``); then come the caller's own processors, and,
+when sampling, the warpers temperature, top-k, top-p, min-p. None of them changes the logits it is given.
 The sampler reaches the same tokens faster (``candidates.py``) and falls back on these where rounding could decide.
 """
 
@@ -25,7 +25,9 @@ LogitsProcessor: TypeAlias = Callable[[Ids, Logits], Logits]
 NO_IDS: Ids = np.empty(0, np.int64)
 """For processors that do not look at the tokens."""
 
-_REMOVED = np.float32(-np.inf)
+REMOVED = np.float32(-np.inf)
+"""The logit of a token that may not come."""
+
 _LEAST_TEMPERATURE = float(np.finfo(np.float32).tiny)
 
 
@@ -61,7 +63,7 @@ class MinNewTokens:
         if len(ids) - self.prompt_length >= self.min_new_tokens:
             return logits
         masked = logits.copy()
-        masked[list(self.eos_token_id)] = _REMOVED
+        masked[list(self.eos_token_id)] = REMOVED
         return masked
 
 
@@ -92,7 +94,7 @@ class TopK:
         if self.top_k >= logits.size:
             return logits
         kth_largest = np.sort(logits)[-self.top_k]
-        return np.where(logits < kth_largest, _REMOVED, logits)
+        return np.where(logits < kth_largest, REMOVED, logits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ class TopP:
         removed = mass_up_to <= np.float32(1.0 - self.top_p)
         removed[-1] = False
         kept = logits.copy()
-        kept[rising[removed]] = _REMOVED
+        kept[rising[removed]] = REMOVED
         return kept
 
 
@@ -125,7 +127,7 @@ class MinP:
         """Returns a copy with the others at -inf."""
         probabilities = softmax(logits)
         threshold = np.float32(self.min_p) * probabilities.max()
-        return np.where(probabilities < threshold, _REMOVED, logits)
+        return np.where(probabilities < threshold, REMOVED, logits)
 
 
 def softmax(logits: Logits) -> NDArray[np.float32]:
@@ -134,19 +136,6 @@ def softmax(logits: Logits) -> NDArray[np.float32]:
         weights = np.exp(logits - logits.max())
         probabilities: NDArray[np.float32] = weights / np.float32(weights.sum(dtype=np.float64))
     return probabilities
-
-
-def default_processors(config: GenerationConfig, *, prompt_length: int, vocab_size: int) -> list[LogitsProcessor]:
-    """The processors that a configuration asks for, before the caller's own; end tokens outside the vocabulary are
-    left out.
-    """
-    processors: list[LogitsProcessor] = []
-    if config.repetition_penalty != 1.0:
-        processors.append(RepetitionPenalty(config.repetition_penalty))
-    eos_token_id = tuple(token for token in config.eos_token_id if token < vocab_size)
-    if config.min_new_tokens > 0 and eos_token_id:
-        processors.append(MinNewTokens(prompt_length, config.min_new_tokens, eos_token_id))
-    return processors
 
 
 def default_warpers(config: GenerationConfig) -> list[LogitsProcessor]:

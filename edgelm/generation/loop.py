@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from edgelm.config import GenerationConfig
 from edgelm.errors import CancelledError, ContextLengthError, PromptError
+from edgelm.generation.default_processors import default_processors
 from edgelm.generation.history import TokenHistory, check_prompt
-from edgelm.generation.logits_processors import LogitsProcessor, compose, default_processors
+from edgelm.generation.logits_processors import Ids, LogitsProcessor, compose
 from edgelm.generation.sampling import Sampler, make_sampler
 from edgelm.generation.stopping import FinishReason, StoppingCriterion, any_of, stop_at_tokens
 
@@ -66,6 +67,7 @@ def generate_ids(
     config: GenerationConfig,
     *,
     cached: int = 0,
+    source: Ids | None = None,
     context_limit: int | None = None,
     processors: Sequence[LogitsProcessor] = (),
     stopping: Sequence[StoppingCriterion] = (),
@@ -82,12 +84,14 @@ def generate_ids(
         prompt_ids: (T,) tokens in [0, vocab_size), at least one.
         config: which tokens are chosen and when to stop; stop strings belong to the text's layer.
         cached: tokens of the prompt that need no prefill.
+        source: what an encoder read; None: the prompt.
         context_limit: a smaller context window than the decoder's own, in tokens.
         processors: run after the built-in penalties and before the warpers, as in transformers.
         stopping: criteria that end the answer with ``stop``.
         cancelled: asked before each run of the decoder.
 
     Raises:
+        ConfigError: the prompt has ``max_length``, or a token that is to be forced is none of the vocabulary.
         PromptError: the prompt is empty, holds something that is no token, or does not match ``cached``.
         ContextLengthError: the prompt leaves no room for an answer.
         NumericError: while iterating; the logits hold NaN or infinity or allow no token.
@@ -97,10 +101,17 @@ def generate_ids(
     _check_length(len(prompt_ids), context)
     prompt = check_prompt(prompt_ids, decoder.vocab_size)
     _check_cached(cached, prompt.size, decoder.length)
-    built_in = default_processors(config, prompt_length=prompt.size, vocab_size=decoder.vocab_size)
+    most = min(config.new_tokens(prompt.size), context - prompt.size)
+    built_in = default_processors(
+        config,
+        prompt_length=prompt.size,
+        limit=prompt.size + most,
+        source=prompt if source is None else source,
+        vocab_size=decoder.vocab_size,
+    )
     return _loop(
         decoder,
-        history=TokenHistory(prompt, min(config.max_new_tokens, context - prompt.size)),
+        history=TokenHistory(prompt, most),
         cached=cached,
         process=compose([*built_in, *processors]),
         sample=make_sampler(config),

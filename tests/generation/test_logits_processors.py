@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.logit_vectors import generated_logits, small_logits
+from support.processors import built_in
 
 from edgelm.config import GenerationConfig
 from edgelm.errors import ConfigError
@@ -17,7 +18,6 @@ from edgelm.generation.logits_processors import (
     TopK,
     TopP,
     compose,
-    default_processors,
     default_warpers,
     softmax,
 )
@@ -153,14 +153,14 @@ def test_the_order_is_that_of_transformers():
         min_new_tokens=3,
         eos_token_id=(2, 900),
     )
-    built_in = default_processors(config, prompt_length=4, vocab_size=10)
-    assert built_in == [RepetitionPenalty(1.1), MinNewTokens(4, 3, (2,))]
+    processors = built_in(config, prompt=[1] * 4, vocab_size=10)
+    assert processors == [RepetitionPenalty(1.1), MinNewTokens(4, 3, (2,))]
     assert default_warpers(config) == [Temperature(0.7), TopK(5), TopP(0.9), MinP(0.1)]
 
 
 def test_disabled_settings_make_no_processors():
-    assert default_processors(GenerationConfig(eos_token_id=(1,)), prompt_length=1, vocab_size=10) == []
-    assert default_processors(GenerationConfig(min_new_tokens=1), prompt_length=1, vocab_size=10) == []
+    assert built_in(GenerationConfig(eos_token_id=(1,)), vocab_size=10) == []
+    assert built_in(GenerationConfig(min_new_tokens=1, min_length=5), vocab_size=10) == []
     assert default_warpers(GenerationConfig(do_sample=True)) == []
     assert default_warpers(GenerationConfig(top_k=5)) == []
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.logit_vectors import generated_logits
+from support.processors import built_in
 
 from edgelm.config import GenerationConfig
 from edgelm.generation.logits_processors import (
@@ -17,7 +18,6 @@ from edgelm.generation.logits_processors import (
     Temperature,
     TopK,
     TopP,
-    default_processors,
     default_warpers,
 )
 
@@ -149,7 +149,8 @@ def test_all_with_a_large_vocabulary(case, top_k, probability):
     check_min_p(logits, probability)
 
 
-def test_the_order_of_all_processors():
+@pytest.mark.parametrize("least", [{"min_length": 5}, {"min_new_tokens": 5}], ids=str)
+def test_the_order_of_all_processors(least):
     import torch
     import transformers
 
@@ -160,8 +161,16 @@ def test_the_order_of_all_processors():
         "top_p": 0.9,
         "min_p": 0.1,
         "repetition_penalty": 1.2,
-        "min_new_tokens": 5,
+        "no_repeat_ngram_size": 3,
+        "encoder_no_repeat_ngram_size": 4,
+        "bad_words_ids": [[7], [3], [8, 9]],
+        "forced_bos_token_id": 5,
+        "forced_eos_token_id": 3,
+        "suppress_tokens": [11],
+        "begin_suppress_tokens": [12],
         "eos_token_id": 3,
+        "max_length": 20,
+        **least,
     }
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=1, n_head=1, n_embd=8, vocab_size=50))
     reference_config = transformers.GenerationConfig(**values)
@@ -173,21 +182,29 @@ def test_the_order_of_all_processors():
     prepared = model._get_logits_processor(
         reference_config,
         input_ids_seq_length=2,
+        encoder_input_ids=torch.tensor([[1, 2]]),
         device="cpu",
         logits_processor=transformers.LogitsProcessorList([Own()]),
     )
     own = type("Own", (), {})()
     config = GenerationConfig.from_file_values(values)
-    ours = [*default_processors(config, prompt_length=2, vocab_size=50), own, *default_warpers(config)]
+    ours = [*built_in(config), own, *default_warpers(config)]
     names = {
         "RepetitionPenalty": "RepetitionPenaltyLogitsProcessor",
+        "NoRepeatNGram": "NoRepeatNGramLogitsProcessor",
+        "NoRepeatSourceNGram": "EncoderNoRepeatNGramLogitsProcessor",
+        "NoBadWords": "NoBadWordsLogitsProcessor",
+        "MinLength": "MinLengthLogitsProcessor",
         "MinNewTokens": "MinNewTokensLengthLogitsProcessor",
+        "ForceTokens(tokens=(5,), length=1)": "ForcedBOSTokenLogitsProcessor",
+        "ForceTokens(tokens=(3,), length=19)": "ForcedEOSTokenLogitsProcessor",
+        "SuppressTokens": "SuppressTokensLogitsProcessor",
+        "SuppressTokensAtBegin": "SuppressTokensAtBeginLogitsProcessor",
         "Own": "Own",
         "Temperature": "TemperatureLogitsWarper",
         "TopK": "TopKLogitsWarper",
         "TopP": "TopPLogitsWarper",
         "MinP": "MinPLogitsWarper",
     }
-    assert [names[type(processor).__name__] for processor in ours] == [
-        type(processor).__name__ for processor in prepared
-    ]
+    ours_by_name = [names.get(type(processor).__name__) or names[str(processor)] for processor in ours]
+    assert ours_by_name == [type(processor).__name__ for processor in prepared]

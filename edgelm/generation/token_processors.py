@@ -1,0 +1,90 @@
+"""Logits processors about single tokens: which may not come, which must, and how early the end may.
+
+They follow transformers 4.57, as ``logits_processors`` does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgelm.generation.logits_processors import REMOVED, Ids, Logits
+
+
+@dataclass(frozen=True, slots=True)
+class MinLength:
+    """Rules the end-of-sequence tokens out until the sequence, prompt and answer, has its minimum of tokens."""
+
+    min_length: int
+    eos_token_id: tuple[int, ...]
+
+    def __call__(self, ids: Ids, logits: Logits) -> Logits:
+        """Returns a masked copy, or the logits themselves once the minimum is reached."""
+        return logits if len(ids) >= self.min_length else without(logits, self.eos_token_id)
+
+
+@dataclass(frozen=True, slots=True)
+class NoBadWords:
+    """Rules out the last token of each word, (a tuple of tokens), where the others stand before it.
+
+    As in transformers, a word needs as many tokens before its end as it has itself.
+    """
+
+    words: tuple[tuple[int, ...], ...]
+
+    def __call__(self, ids: Ids, logits: Logits) -> Logits:
+        """Returns a masked copy."""
+        return without(logits, [word[-1] for word in self.words if _begins(word, ids)])
+
+
+@dataclass(frozen=True, slots=True)
+class SuppressTokens:
+    """Rules tokens out."""
+
+    tokens: tuple[int, ...]
+
+    def __call__(self, ids: Ids, logits: Logits) -> Logits:
+        """Returns a masked copy."""
+        return without(logits, self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class SuppressTokensAtBegin:
+    """Rules tokens out where the sequence has ``begin`` tokens."""
+
+    tokens: tuple[int, ...]
+    begin: int
+
+    def __call__(self, ids: Ids, logits: Logits) -> Logits:
+        """Returns a masked copy there, elsewhere the logits themselves."""
+        return without(logits, self.tokens) if len(ids) == self.begin else logits
+
+
+@dataclass(frozen=True, slots=True)
+class ForceTokens:
+    """Leaves only these tokens, equally likely, where the sequence has ``length`` tokens."""
+
+    tokens: tuple[int, ...]
+    length: int
+
+    def __call__(self, ids: Ids, logits: Logits) -> Logits:
+        """Returns new logits there, elsewhere those given."""
+        if len(ids) != self.length:
+            return logits
+        forced = np.full_like(logits, REMOVED)
+        forced[list(self.tokens)] = 0.0
+        return forced
+
+
+def without(logits: Logits, tokens: tuple[int, ...] | list[int]) -> Logits:
+    """A copy with ``tokens`` at -inf."""
+    masked = logits.copy()
+    masked[list(tokens)] = REMOVED
+    return masked
+
+
+def _begins(word: tuple[int, ...], ids: Ids) -> bool:
+    if len(word) == 1:
+        return True
+    return len(word) <= len(ids) and tuple(ids[len(ids) - len(word) + 1 :].tolist()) == word[:-1]
