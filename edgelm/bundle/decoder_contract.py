@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from edgelm.bundle.contract import Dims, check_value
 from edgelm.bundle.manifest import KVGeometry, Manifest
-from edgelm.bundle.onnx_model import DATA_TYPES, ValueInfo
+from edgelm.bundle.onnx_model import ValueInfo
 from edgelm.errors import ModelError
 
 _FIXED_INPUTS = (
@@ -22,8 +23,6 @@ _FIXED_INPUTS = (
     ("logit_index", "int64", ("R",)),
 )
 _POSITIONS = ("position_ids", "int64", ("B", "S"))
-
-Dims = tuple[int | str, ...]
 
 
 def check_decoder(
@@ -48,7 +47,7 @@ def check_decoder(
     if "position_ids" in given:
         expected.append(_POSITIONS)
     for name, dtype, dims in expected:
-        _check(given, "input", name, dtype, dims, graph_file)
+        check_value(given, "input", name, dtype, dims, graph_file=graph_file)
     unknown = sorted(given.keys() - {name for name, _, _ in expected})
     if unknown:
         raise ModelError(f"{graph_file}: input {unknown[0][:80]!a} is not one that EdgeLM can feed to a decoder")
@@ -57,7 +56,7 @@ def check_decoder(
         ("logits", "float32", ("R", manifest.vocab_size)),
         *_cache_values("present", manifest.kv),
     ]:
-        _check(made, "output", name, dtype, dims, graph_file)
+        check_value(made, "output", name, dtype, dims, graph_file=graph_file)
 
 
 def _token_input(manifest: Manifest) -> tuple[str, str, Dims]:
@@ -70,21 +69,3 @@ def _cache_values(prefix: str, kv: KVGeometry) -> Iterator[tuple[str, str, Dims]
     for layer in range(kv.layers):
         for part in ("key", "value"):
             yield f"{prefix}.{layer}.{part}", kv.dtype, ("B", kv.kv_heads, "T", kv.head_size)
-
-
-def _check(values: dict[str, ValueInfo], kind: str, name: str, dtype: str, dims: Dims, graph_file: str) -> None:
-    """A letter in ``dims`` stands for a size that a run decides: the graph must leave it open."""
-    value = values.get(name)
-    if value is None:
-        raise ModelError(f"{graph_file}: {kind} {name} is missing")
-    right = DATA_TYPES.get(value.dtype, ("", 0))[0] == dtype and value.dims is not None and _fits(value.dims, dims)
-    if not right:
-        wanted = f"{dtype} ({', '.join(map(str, dims))})"
-        raise ModelError(f"{graph_file}: {kind} {name} must be {wanted}, not {str(value)[:200]!a}")
-
-
-def _fits(given: tuple[int | str | None, ...], wanted: Dims) -> bool:
-    return len(given) == len(wanted) and all(
-        size == want if isinstance(want, int) else not isinstance(size, int)
-        for size, want in zip(given, wanted, strict=True)
-    )
