@@ -18,7 +18,7 @@ from edgelm_tools.architectures.registry import understand
 from edgelm_tools.checkpoint import Checkpoint, TextAssets, open_checkpoint
 from edgelm_tools.checkpoint.adapter import AdaptedCheckpoint
 from edgelm_tools.evaluate import MEASURES
-from edgelm_tools.graph import GraphBuilder
+from edgelm_tools.graph import GraphBuilder, SharedWeights
 from edgelm_tools.quantize.schemes import EMBEDDING_NAME, SCHEMES, Float32, Scheme, scheme_named
 
 __all__ = ["SCHEMES", "export", "graph_name", "write_graph", "write_graphs"]
@@ -81,14 +81,22 @@ def write_graphs(folder: Path, model: Architecture, scheme: Scheme, progress: Pr
     """Writes ``ROLE.onnx`` with its weights for every graph of the model."""
     shown = progress or NoProgress()
     shown.start(f"Converting to {scheme.name}", sum(model.layers(role) for role in model.facts.graphs))
+    shared: SharedWeights = {}
     for role in model.facts.graphs:
-        write_graph(folder / graph_name(role), model, role, scheme, lambda: shown.advance(1))
+        write_graph(folder / graph_name(role), model, role, scheme, lambda: shown.advance(1), shared)
     shown.finish()
 
 
-def write_graph(path: Path, model: Architecture, role: str, scheme: Scheme, done: Done = lambda: None) -> None:
-    """Writes one graph of the model, with its weights beside it."""
-    with GraphBuilder(path, name=role) as graph:
+def write_graph(
+    path: Path,
+    model: Architecture,
+    role: str,
+    scheme: Scheme,
+    done: Done = lambda: None,
+    shared: SharedWeights | None = None,
+) -> None:
+    """Writes one graph of the model, with its weights beside it; ``shared``: as in ``GraphBuilder``."""
+    with GraphBuilder(path, name=role, shared=shared) as graph:
         model.build(role, graph, scheme, done)
         graph.save()
 

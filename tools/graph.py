@@ -23,8 +23,11 @@ IR_VERSION = 10
 # Weights start on a page, so that the runtime can map each one straight from the file.
 ALIGNMENT = 4096
 SMALL = 1024
+# Weights of such names are those of all graphs of a model.
+SHARED = "shared."
 
 Shape = Sequence[int | str]
+SharedWeights = dict[str, TensorProto]
 
 
 class WeightFile:
@@ -50,11 +53,19 @@ class WeightFile:
 
 
 class GraphBuilder:
-    """Collects nodes, inputs, outputs and weights of one graph, and saves them as ``path`` and ``path.data``."""
+    """Collects nodes, inputs, outputs and weights of one graph, and saves them as ``path`` and ``path.data``.
 
-    def __init__(self, path: Path, *, name: str) -> None:
+    Args:
+        path: the graph.
+        name: its name.
+        shared: weights that begin with ``SHARED`` and where they are: graphs that are given the same dictionary, and
+            lie in one folder, store them once.
+    """
+
+    def __init__(self, path: Path, *, name: str, shared: SharedWeights | None = None) -> None:
         self.path = path
         self.name = name
+        self._shared = {} if shared is None else shared
         self._weights = WeightFile(path.with_name(path.name + ".data"))
         self._nodes: list[onnx.NodeProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
@@ -107,20 +118,29 @@ class GraphBuilder:
         return name
 
     def weight(self, name: str, dtype: DTypeLike, shape: Sequence[int], chunks: Iterable[NDArray[Any]]) -> str:
-        """Streams a weight to the data file; the chunks together are the C-ordered tensor."""
+        """Streams a weight to the data file; the chunks together are the C-ordered tensor.
+
+        They are not read where another graph has stored this weight.
+        """
+        if name in self._shared:
+            self._initializers[name] = self._shared[name]
+            return name
         offset, length = self._weights.append(chunks)
         expected = int(np.prod(shape)) * np.dtype(dtype).itemsize
         if length != expected:
             raise ValueError(f"{name}: {length} bytes were written for shape {tuple(shape)}, not {expected}")
-        self._initializers[name] = self._external(name, dtype, shape, offset, length)
+        self._initializers[name] = self._external(name, dtype, shape, self._weights.path.name, offset, length)
+        if name.startswith(SHARED):
+            self._shared[name] = self._initializers[name]
         return name
 
     def view(self, name: str, of: str, shape: Sequence[int]) -> str:
         """The bytes of weight ``of`` once more under another name and shape; stored once."""
         tensor = self._initializers[of]
-        place = {entry.key: int(entry.value) for entry in tensor.external_data if entry.key != "location"}
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        offset, length = int(place["offset"]), int(place["length"])
         dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        self._initializers[name] = self._external(name, dtype, shape, place["offset"], place["length"])
+        self._initializers[name] = self._external(name, dtype, shape, place["location"], offset, length)
         return name
 
     def save(self) -> None:
@@ -152,10 +172,13 @@ class GraphBuilder:
         if missing:
             raise ValueError(f"nothing makes the graph's output {missing[0]!r}")
 
-    def _external(self, name: str, dtype: DTypeLike, shape: Sequence[int], offset: int, length: int) -> TensorProto:
+    @staticmethod
+    def _external(
+        name: str, dtype: DTypeLike, shape: Sequence[int], location: str, offset: int, length: int
+    ) -> TensorProto:
         tensor = TensorProto(name=name, data_type=_tensor_type(dtype), dims=shape)
         tensor.data_location = TensorProto.EXTERNAL
-        place = {"location": self._weights.path.name, "offset": str(offset), "length": str(length)}
+        place = {"location": location, "offset": str(offset), "length": str(length)}
         for key, value in place.items():
             tensor.external_data.add(key=key, value=value)
         return tensor

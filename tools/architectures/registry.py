@@ -11,6 +11,8 @@ from edgelm_tools.checkpoint.base import Checkpoint
 
 _LLAMA = "edgelm_tools.architectures.llama_model:LlamaModel"
 _ENCODER = "edgelm_tools.architectures.encoder_model:EncoderModel"
+_T5 = "edgelm_tools.architectures.t5_model:T5Model"
+_BART = "edgelm_tools.architectures.bart_model:BartModel"
 
 # model_type in config.json → module:class; the class is called with the checkpoint.
 ARCHITECTURES: dict[str, str] = {
@@ -35,6 +37,14 @@ ARCHITECTURES: dict[str, str] = {
     "electra": _ENCODER,
     "albert": _ENCODER,
     "mpnet": _ENCODER,
+    "t5": _T5,
+    "mt5": _T5,
+    "umt5": _T5,
+    "bart": _BART,
+    "mbart": _BART,
+    "marian": _BART,
+    "pegasus": _BART,
+    "m2m_100": _BART,
 }
 
 

@@ -1,0 +1,197 @@
+"""The graphs of encoder-decoders: what a source says, once, and then one decoder step after the other.
+
+Encoder (inputs → outputs), with B rows padded on the right to L tokens:
+    input_ids, attention_mask int64 (B, L) → cross_key_values.{i}.key|value float32 (B, heads, L, head size)
+    for every layer i of the decoder.
+Decoder, with S new tokens in a row, T slots of cache, R wanted logits:
+    input_ids int64 (B, S), position_ids int64 (B, S) where the model has positions, seqlens_k int32 (B) = valid
+    tokens − 1, total_sequence_length int32 (), logit_index int64 (R) into the B·S new tokens,
+    encoder_attention_mask int32 (B, L), cross_key_values.{i}.key|value, and
+    past_key_values.{i}.key|value float32 (B, heads, T, padded head size)
+    → logits float32 (R, vocab), present.{i}.key|value, to be bound to the same buffers as the past.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgelm_tools.architectures.seq2seq_blocks import Blocks
+from edgelm_tools.architectures.seq2seq_spec import AttentionNames, FeedForwardNames, Role, Seq2SeqSpec
+from edgelm_tools.architectures.seq2seq_weights import Norm, Seq2SeqWeights
+from edgelm_tools.graph import GraphBuilder
+from edgelm_tools.quantize.scheme import Scheme, token_ids
+
+# Weights of this name are written once, by the encoder, and read by both graphs.
+EMBEDDING = "shared.embed"
+State = tuple[str, str]
+"""The residual stream, and what is still to be added to it ("": nothing)."""
+
+
+def build_encoder(
+    g: GraphBuilder, spec: Seq2SeqSpec, weights: Seq2SeqWeights, scheme: Scheme, done: Callable[[], None]
+) -> None:
+    """Adds the whole encoder; weights are read and written layer by layer, and ``done`` told of each."""
+    _Encoder(g, spec, weights, scheme).build(done)
+
+
+def build_decoder(
+    g: GraphBuilder, spec: Seq2SeqSpec, weights: Seq2SeqWeights, scheme: Scheme, done: Callable[[], None]
+) -> None:
+    """Adds the whole decoder step; weights are read and written layer by layer, and ``done`` told of each."""
+    _Decoder(g, spec, weights, scheme).build(done)
+
+
+@dataclass(frozen=True)
+class _Half:
+    """What encoder and decoder have in common."""
+
+    g: GraphBuilder
+    spec: Seq2SeqSpec
+    weights: Seq2SeqWeights
+    scheme: Scheme
+
+    @property
+    def blocks(self) -> Blocks:
+        return Blocks(self.g, self.scheme, self.spec.norm, self.spec.norm_epsilon)
+
+    def embedded(self, role: Role, ids: str, positions: str) -> tuple[str, str]:
+        """(Vectors of the tokens as they enter the first layer, name of their table)."""
+        blocks, spec = self.blocks, self.spec
+        stream, table = self.scheme.lookup(self.g, EMBEDDING, self.weights.embedding(), ids)
+        if spec.embedding_scale != 1:
+            stream = blocks.scaled(stream, spec.embedding_scale, "embed.scaled")
+        if positions:
+            stream = self.g.node("Add", [stream, positions], name="embed.positioned")
+        norm = spec.stack(role).names.embedding_norm
+        return blocks.norm(stream, self.weights.norm(norm), "embed.norm") if norm else stream, table
+
+    def sublayer(self, state: State, name: str, norm: Norm, compute: Callable[[str], str]) -> State:
+        """The state behind a sublayer, with the norm before it or behind its sum with the stream."""
+        stream, update = state
+        if self.spec.residual == "pre":
+            stream, x = self.blocks.join(stream, update, norm, f"{name}.norm")
+            return stream, compute(x)
+        _, stream = self.blocks.join(stream, compute(stream), norm, f"{name}.norm")
+        return stream, ""
+
+    def feed_forward(self, x: str, names: FeedForwardNames, name: str) -> str:
+        blocks, weights, spec = self.blocks, self.weights, self.spec
+        first = [blocks.linear(x, f"{name}.in{n}", weights.linear(inner)) for n, inner in enumerate(names.inner)]
+        inner = blocks.activated(first[0], spec.activation, f"{name}.activation")
+        if spec.gated:
+            inner = self.g.node("Mul", [inner, first[1]], name=f"{name}.gated")
+        rows = "heavy-tailed" if spec.gated else "uneven"
+        return blocks.linear(inner, f"{name}.out", weights.linear(names.outer), rows=rows)
+
+    def final(self, role: Role, state: State, factor: float = 1.0) -> str:
+        """The stream behind the last layer, multiplied by ``factor``."""
+        norm = self.spec.stack(role).names.final_norm
+        if norm is not None:
+            return self.blocks.join(*state, self.weights.norm(norm, factor), "final.norm")[1]
+        # Without a final norm, nothing is pending: each sublayer ends with its own.
+        return state[0] if factor == 1 else self.blocks.scaled(state[0], factor, "final.scaled")
+
+
+class _Encoder(_Half):
+    def build(self, done: Callable[[], None]) -> None:
+        spec, stack = self.spec, self.spec.encoder
+        ids = token_ids(self.g)
+        given = self.g.input("attention_mask", np.int64, ("batch", "sequence"))
+        mask = self.blocks.cast(given, np.int32, "mask")
+        state: State = (self.embedded("encoder", ids, self._positions(ids))[0], "")
+        bias = ""
+        for i in range(stack.layers):
+            names, name = stack.layer(i), f"layer{i}"
+            if spec.relative_bias and (i == 0 or spec.relative_bias.every_layer):
+                table = self.weights.relative_bias("encoder", i)
+                bias = self.blocks.bias_both_ways(ids, table, f"{name}.bias")
+            attend = self._attention(names.self_attention, f"{name}.attention", mask, bias)
+            state = self.sublayer(state, f"{name}.attention", self.weights.norm(names.self_attention.norm), attend)
+            forward = self._feed_forward(names.feed_forward, f"{name}.mlp")
+            state = self.sublayer(state, f"{name}.mlp", self.weights.norm(names.feed_forward.norm), forward)
+            done()
+        self._cross_key_values(self.final("encoder", state))
+
+    def _positions(self, ids: str) -> str:
+        if self.spec.positions is None:
+            return ""
+        table = self.g.constant("positions.table", self.weights.positions("encoder", self.spec.positions), np.float32)
+        return self.blocks.first_rows(table, ids, "positions")
+
+    def _attention(self, names: AttentionNames, name: str, mask: str, bias: str) -> Callable[[str], str]:
+        weights, stack = self.weights, self.spec.encoder
+
+        def attend(x: str) -> str:
+            packed = self.blocks.linear(x, f"{name}.qkv", weights.stacked([names.query, names.key, names.value]))
+            heads = self.blocks.encoder_attention(packed, mask, bias, stack, name)
+            return self.blocks.linear(heads, f"{name}.o", weights.linear(names.output), rows="uneven")
+
+        return attend
+
+    def _feed_forward(self, names: FeedForwardNames, name: str) -> Callable[[str], str]:
+        return lambda x: self.feed_forward(x, names, name)
+
+    def _cross_key_values(self, encoded: str) -> None:
+        """Keys and values of the source for every layer of the decoder."""
+        for i in range(self.spec.decoder.layers):
+            names = self.spec.decoder.layer(i).cross_attention
+            if names is None:
+                raise ValueError(f"layer {i} of the decoder reads no source")
+            both = self.blocks.linear(encoded, f"cross{i}.kv", self.weights.stacked([names.key, names.value]))
+            self.blocks.cross_outputs(both, i, self.spec.decoder)
+
+
+class _Decoder(_Half):
+    def build(self, done: Callable[[], None]) -> None:
+        spec, g, stack = self.spec, self.g, self.spec.decoder
+        ids = token_ids(g)
+        positions = self._positions()
+        g.input("seqlens_k", np.int32, ("batch",))
+        g.input("total_sequence_length", np.int32, ())
+        wanted = g.input("logit_index", np.int64, ("rows",))
+        g.input("encoder_attention_mask", np.int32, ("batch", "source"))
+        stream, table = self.embedded("decoder", ids, positions)
+        state: State = (stream, "")
+        bias = ""
+        for i in range(stack.layers):
+            if spec.relative_bias and (i == 0 or spec.relative_bias.every_layer):
+                bias = self.blocks.bias_back(ids, self.weights.relative_bias("decoder", i), f"layer{i}.bias")
+            state = self._layer(i, state, bias)
+            done()
+        x = self.blocks.take(self.final("decoder", state, spec.head_scale), wanted, spec.hidden_size)
+        logits = self.scheme.head(g, x, "head", self.weights.head(), table if spec.tied else None)
+        self.blocks.logits(logits, self.weights.logits_bias(), spec.vocab_size)
+
+    def _positions(self) -> str:
+        if self.spec.positions is None:
+            return ""
+        table = self.g.constant("positions.table", self.weights.positions("decoder", self.spec.positions), np.float32)
+        places = self.g.input("position_ids", np.int64, ("batch", "sequence"))
+        return self.g.node("Gather", [table, places], name="positions", axis=0)
+
+    def _layer(self, i: int, state: State, bias: str) -> State:
+        names, name, weights = self.spec.decoder.layer(i), f"layer{i}", self.weights
+        cross = names.cross_attention
+        if cross is None:
+            raise ValueError(f"layer {i} of the decoder reads no source")
+
+        def attend(x: str) -> str:
+            packed = self.blocks.linear(x, f"{name}.attention.qkv", weights.padded_qkv(names.self_attention))
+            heads = self.blocks.decoder_attention(packed, bias, i, self.spec.decoder)
+            output = weights.padded_output(names.self_attention)
+            return self.blocks.linear(heads, f"{name}.attention.o", output, rows="uneven")
+
+        def look(x: str) -> str:
+            query = self.blocks.linear(x, f"{name}.cross.q", weights.linear(cross.query))
+            heads = self.blocks.cross_attention(query, i, self.spec.decoder)
+            return self.blocks.linear(heads, f"{name}.cross.o", weights.linear(cross.output), rows="uneven")
+
+        state = self.sublayer(state, f"{name}.attention", weights.norm(names.self_attention.norm), attend)
+        state = self.sublayer(state, f"{name}.cross", weights.norm(cross.norm), look)
+        norm = weights.norm(names.feed_forward.norm)
+        return self.sublayer(
+            state, f"{name}.mlp", norm, lambda x: self.feed_forward(x, names.feed_forward, f"{name}.mlp")
+        )

@@ -1,0 +1,56 @@
+"""An encoder-decoder's checkpoint as the exporter sees it, whatever its family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgelm.bundle.manifest import KVGeometry
+from edgelm_tools.architectures.base import Done, ModelFacts
+from edgelm_tools.architectures.seq2seq_graph import build_decoder, build_encoder
+from edgelm_tools.architectures.seq2seq_spec import Seq2SeqSpec
+from edgelm_tools.architectures.seq2seq_weights import Seq2SeqWeights, padded_head_size
+from edgelm_tools.checkpoint.base import Checkpoint, TextAssets
+from edgelm_tools.graph import GraphBuilder
+from edgelm_tools.quantize.schemes import INT8_BLOCK, Scheme
+
+
+class Seq2SeqModel:
+    """Implements ``Architecture``.
+
+    Args:
+        checkpoint: whose tensors are read.
+        spec: what its configuration says.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, spec: Seq2SeqSpec) -> None:
+        self.spec = spec
+        self._weights = Seq2SeqWeights(checkpoint, spec)
+
+    @property
+    def facts(self) -> ModelFacts:
+        spec, decoder = self.spec, self.spec.decoder
+        return ModelFacts(
+            architecture=spec.model_type,
+            family="encoder-decoder",
+            tasks=spec.tasks,
+            graphs=("encoder", "decoder"),
+            context_length=spec.context_length,
+            vocab_size=spec.vocab_size,
+            hidden_size=spec.hidden_size,
+            kv=KVGeometry(decoder.layers, decoder.heads, padded_head_size(decoder.head_size)),
+            decoder_start_token_id=spec.decoder_start_token_id,
+            source_length=spec.source_length,
+        )
+
+    def parameters(self) -> int:
+        return self._weights.parameters()
+
+    def layers(self, role: str) -> int:
+        return self.spec.stack(role).layers
+
+    def prepared(self, scheme: Scheme, assets: TextAssets | None, folder: Path) -> Scheme:
+        return INT8_BLOCK if scheme.wants_rotation else scheme
+
+    def build(self, role: str, g: GraphBuilder, scheme: Scheme, done: Done) -> None:
+        build = build_encoder if role == "encoder" else build_decoder
+        build(g, self.spec, self._weights, scheme, done)

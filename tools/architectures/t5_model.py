@@ -1,0 +1,156 @@
+"""T5 and its kin: T5 v1.0 and v1.1 (FLAN), mT5, umT5."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from edgelm.bundle.manifest import MAX_HEAD_SIZE, MAX_HEADS, MAX_LAYERS, MAX_VOCAB
+from edgelm.errors import UnsupportedModelError
+from edgelm_tools.architectures.config_fields import ConfigFields
+from edgelm_tools.architectures.seq2seq_model import Seq2SeqModel
+from edgelm_tools.architectures.seq2seq_spec import (
+    ACTIVATIONS,
+    AttentionNames,
+    FeedForwardNames,
+    LayerNames,
+    RelativeBias,
+    Role,
+    Seq2SeqSpec,
+    Stack,
+    StackNames,
+)
+from edgelm_tools.architectures.seq2seq_tasks import tasks_of
+from edgelm_tools.checkpoint.base import Checkpoint
+
+MAX_WIDTH = 1 << 20
+# Nothing in the model limits the answer; this bounds what a request may ask for. Models of this kind were trained on
+# texts of 512 tokens.
+CONTEXT_LENGTH = 2048
+
+_COMMON = {
+    "vocab_size": 250_112,
+    "d_model": 512,
+    "d_kv": 64,
+    "d_ff": 1024,
+    "num_layers": 8,
+    "num_heads": 6,
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "layer_norm_epsilon": 1e-6,
+    "feed_forward_proj": "gated-gelu",
+    "pad_token_id": 0,
+}
+# Model type → defaults of transformers' class (4.57), for fields that config.json may leave out.
+DEFAULTS: dict[str, Mapping[str, Any]] = {
+    "t5": {
+        **_COMMON,
+        "vocab_size": 32_128,
+        "d_ff": 2048,
+        "num_layers": 6,
+        "num_heads": 8,
+        "feed_forward_proj": "relu",
+        "tie_word_embeddings": True,
+    },
+    "mt5": {**_COMMON, "tie_word_embeddings": False, "decoder_start_token_id": 0},
+    "umt5": {**_COMMON, "tie_word_embeddings": True, "decoder_start_token_id": 0},
+}
+
+
+class T5Model(Seq2SeqModel):
+    """Implements ``Architecture``.
+
+    Args:
+        checkpoint: whose ``model_type`` is of this family.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__(checkpoint, t5_spec(checkpoint.config))
+
+
+def t5_spec(config: Mapping[str, Any]) -> Seq2SeqSpec:
+    """The record of a checkpoint's configuration.
+
+    Raises:
+        UnsupportedModelError: one of its settings is not known, or missing; names it.
+        ModelError: a setting is of the wrong type or out of range.
+    """
+    model_type = str(config["model_type"])
+    c = ConfigFields(config, DEFAULTS[model_type], what="config.json")
+    hidden, tied = c.integer("d_model", most=MAX_WIDTH), c.flag("tie_word_embeddings")
+    gate, _, activation = c.choice("feed_forward_proj", _FEED_FORWARDS).rpartition("-")
+    layers = c.integer("num_layers", most=MAX_LAYERS)
+    decoder_layers = c.integer("num_decoder_layers", most=MAX_LAYERS) if c.has("num_decoder_layers") else layers
+    starts = "decoder_start_token_id" if c.has("decoder_start_token_id") else "pad_token_id"
+    vocab_size = c.integer("vocab_size", most=MAX_VOCAB)
+    return Seq2SeqSpec(
+        model_type=model_type,
+        tasks=tasks_of(c),
+        hidden_size=hidden,
+        vocab_size=vocab_size,
+        encoder=_stack(c, "encoder", layers, gated=bool(gate)),
+        decoder=_stack(c, "decoder", decoder_layers, gated=bool(gate)),
+        context_length=CONTEXT_LENGTH,
+        source_length=None,
+        decoder_start_token_id=c.integer(starts, least=0, most=vocab_size - 1),
+        norm="rms",
+        norm_epsilon=c.real("layer_norm_epsilon"),
+        residual="pre",
+        biased=False,
+        # The gated GELU of these models is the one with tanh.
+        activation="gelu_tanh" if gate and activation == "gelu" else ACTIVATIONS[activation],
+        gated=bool(gate),
+        head_scale=1 / math.sqrt(hidden) if tied else 1.0,
+        tied=tied,
+        relative_bias=_relative_bias(c, every_layer=model_type == "umt5"),
+        embeddings=("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
+        unused=("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",),
+    )
+
+
+_FEED_FORWARDS = [*ACTIVATIONS, *(f"gated-{name}" for name in ACTIVATIONS)]
+
+
+def _relative_bias(c: ConfigFields, *, every_layer: bool) -> RelativeBias:
+    buckets = c.integer("relative_attention_num_buckets", least=4, most=1 << 16)
+    if buckets % 4:
+        raise UnsupportedModelError(f"{c.what}: relative_attention_num_buckets {buckets} is not a multiple of 4")
+    return RelativeBias(
+        buckets=buckets,
+        max_distance=c.integer("relative_attention_max_distance", least=buckets // 2 + 1, most=1 << 20),
+        every_layer=every_layer,
+        tensor=lambda role, i: f"{role}.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight",
+    )
+
+
+def _stack(c: ConfigFields, role: Role, layers: int, *, gated: bool) -> Stack:
+    return Stack(
+        layers=layers,
+        heads=c.integer("num_heads", most=MAX_HEADS),
+        head_size=c.integer("d_kv", most=MAX_HEAD_SIZE),
+        intermediate_size=c.integer("d_ff", most=MAX_WIDTH),
+        scale=1.0,
+        names=StackNames(final_norm=f"{role}.final_layer_norm"),
+        layer=lambda i: _layer_names(role, i, gated),
+    )
+
+
+def _layer_names(role: Role, i: int, gated: bool) -> LayerNames:
+    layer = f"{role}.block.{i}.layer"
+    last = f"{layer}.{2 if role == 'decoder' else 1}"
+    inner = ("wi_0", "wi_1") if gated else ("wi",)
+    return LayerNames(
+        _attention_names(f"{layer}.0", "SelfAttention"),
+        _attention_names(f"{layer}.1", "EncDecAttention") if role == "decoder" else None,
+        FeedForwardNames(
+            tuple(f"{last}.DenseReluDense.{name}" for name in inner),
+            f"{last}.DenseReluDense.wo",
+            f"{last}.layer_norm",
+        ),
+    )
+
+
+def _attention_names(layer: str, kind: str) -> AttentionNames:
+    query, key, value, output = (f"{layer}.{kind}.{name}" for name in "qkvo")
+    return AttentionNames(query, key, value, output, f"{layer}.layer_norm")
