@@ -6,14 +6,18 @@ Everything is decided on the bytes of the file, before ONNX Runtime sees one of 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 from edgelm.bundle.decoder_contract import check_decoder
+from edgelm.bundle.encoder_contract import check_cross_encoder, check_encoder
+from edgelm.bundle.foreign_contract import check_foreign
+from edgelm.bundle.foreign_operators import BRANCHES, FOREIGN_OPERATORS
 from edgelm.bundle.integrity import check_size
-from edgelm.bundle.manifest import Manifest
+from edgelm.bundle.manifest import NATIVE_LAYOUT, FileEntry, Manifest
 from edgelm.bundle.onnx_model import OnnxGraph, OnnxModel, OnnxNode, OnnxTensor, ValueInfo
 from edgelm.bundle.onnx_reader import read_model
 from edgelm.bundle.operators import ALLOWED_OPERATORS, operator_name
@@ -36,6 +40,7 @@ class GraphInfo:
         node_count: number of operator calls.
         external_files: files of the bundle that hold its weights.
         weight_bytes: bytes of all weights; those that share a place count once.
+        operators: operator → number of its calls, those in branches included.
     """
 
     file_name: str
@@ -44,44 +49,88 @@ class GraphInfo:
     node_count: int
     external_files: tuple[str, ...]
     weight_bytes: int
+    operators: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class GraphRules:
+    """What a graph may consist of: the names by domain of plain operators, and of those that hold graphs."""
+
+    operators: Mapping[str, frozenset[str]]
+    branches: Mapping[str, frozenset[str]]
+
+
+NATIVE_RULES = GraphRules(ALLOWED_OPERATORS, {})
+FOREIGN_RULES = GraphRules(FOREIGN_OPERATORS, BRANCHES)
 
 
 def check_graph(folder: Path, file_name: str, manifest: Manifest) -> GraphInfo:
     """Reads a graph file of a bundle and checks all that can be told without running it.
 
     Raises:
-        ModelError: not ONNX, an operator that is not allowed, weights out of place, or a decoder's inputs or outputs
-            not as they must be; names the node, tensor, input or output.
+        ModelError: not ONNX, an operator that is not allowed, weights out of place, or inputs or outputs not as
+            they must be; names the node, tensor, input or output.
         IntegrityError: a file is missing, no regular file, or of another size than the manifest's.
     """
-    entry = manifest.files.get(file_name)
+    native = manifest.layout == NATIVE_LAYOUT
+    info = inspect_graph(folder, file_name, manifest.files, NATIVE_RULES if native else FOREIGN_RULES)
+    if not native:
+        roles = [role for role, name in manifest.graphs.items() if name == file_name]
+        check_foreign(info.inputs, info.outputs, graph_file=file_name, roles=roles, manifest=manifest)
+    else:
+        _check_contract(info.inputs, info.outputs, file_name, manifest)
+    return info
+
+
+def inspect_graph(folder: Path, file_name: str, files: Mapping[str, FileEntry], rules: GraphRules) -> GraphInfo:
+    """Reads a graph file and checks what needs no knowledge of the model: operators and weights.
+
+    Args:
+        folder: where the graph and its weights lie.
+        file_name: the graph's file.
+        files: the files there that it may use, itself included; hashes are not looked at.
+        rules: what it may consist of.
+
+    Raises:
+        ModelError, IntegrityError: see ``check_graph``.
+    """
+    entry = files.get(file_name)
     if entry is None:
         raise ModelError(f"{file_name[:80]!a} is not in the manifest's files")
     check_size(folder, file_name, entry)
     model = _read(folder, file_name, entry.size)
-    graph = model.graph
     if model.functions:
         name = operator_name(*model.functions[0])
         raise ModelError(f"{file_name}: defines the function {name}; graphs with functions of their own are not run")
-    if graph.sparse_initializers:
-        raise ModelError(f"{file_name}: has sparse tensors, which EdgeLM does not read")
-    for index, node in enumerate(graph.nodes):
-        _check_node(node, index, file_name)
-    weights = check_weights(_tensors(graph), graph_file=file_name, folder=folder, manifest=manifest)
+    graph = model.graph
+    calls: Counter[str] = Counter()
+    graphs = list(_check_nodes(graph, file_name, rules, calls))
+    tensors = chain.from_iterable(_tensors(part) for part in graphs)
+    weights = check_weights(tensors, graph_file=file_name, folder=folder, files=files)
     initialized = {tensor.name for tensor in graph.initializers}
     inputs = tuple(value for value in graph.inputs if value.name not in initialized)
     _check_names(inputs, "input", file_name)
     _check_names(graph.outputs, "output", file_name)
-    if manifest.family == "decoder":
-        check_decoder(inputs, graph.outputs, graph_file=file_name, manifest=manifest)
     return GraphInfo(
         file_name=file_name,
         inputs=inputs,
         outputs=graph.outputs,
-        node_count=len(graph.nodes),
+        node_count=calls.total(),
         external_files=weights.files,
         weight_bytes=weights.nbytes,
+        operators=dict(calls),
     )
+
+
+def _check_contract(
+    inputs: tuple[ValueInfo, ...], outputs: tuple[ValueInfo, ...], file_name: str, manifest: Manifest
+) -> None:
+    if manifest.family == "decoder":
+        check_decoder(inputs, outputs, graph_file=file_name, manifest=manifest)
+    elif manifest.family == "encoder":
+        check_encoder(inputs, outputs, graph_file=file_name, manifest=manifest)
+    elif file_name == manifest.graphs["encoder"]:
+        check_cross_encoder(inputs, outputs, graph_file=file_name, manifest=manifest)
 
 
 def _read(folder: Path, file_name: str, size: int) -> OnnxModel:
@@ -97,13 +146,23 @@ def _read(folder: Path, file_name: str, size: int) -> OnnxModel:
         return read_model(data, what=file_name)
 
 
-def _check_node(node: OnnxNode, index: int, file_name: str) -> None:
-    if node.op_type not in ALLOWED_OPERATORS.get(node.domain, ()):
-        raise ModelError(f"{_node_place(node, index, file_name)} is not an operator that EdgeLM runs")
-    for attribute in node.attributes:
-        if attribute.subgraphs or attribute.sparse_tensors:
-            what = "a graph of its own" if attribute.subgraphs else "a sparse tensor"
-            raise ModelError(f"{_node_place(node, index, file_name)} holds {what} in attribute {attribute.name[:80]!a}")
+def _check_nodes(graph: OnnxGraph, file_name: str, rules: GraphRules, calls: Counter[str]) -> Iterator[OnnxGraph]:
+    """Checks a graph's nodes, and those of its branches; yields it and them, and counts the operators' calls."""
+    if graph.sparse_initializers:
+        raise ModelError(f"{file_name}: has sparse tensors, which EdgeLM does not read")
+    yield graph
+    for index, node in enumerate(graph.nodes):
+        calls[operator_name(node.domain, node.op_type)] += 1
+        branches = node.op_type in rules.branches.get(node.domain, ())
+        if not branches and node.op_type not in rules.operators.get(node.domain, ()):
+            raise ModelError(f"{_node_place(node, index, file_name)} is not an operator that EdgeLM runs")
+        for attribute in node.attributes:
+            if attribute.sparse_tensors or (attribute.subgraphs and not branches):
+                what = "a graph of its own" if attribute.subgraphs else "a sparse tensor"
+                place = _node_place(node, index, file_name)
+                raise ModelError(f"{place} holds {what} in attribute {attribute.name[:80]!a}")
+            for subgraph in attribute.subgraphs:
+                yield from _check_nodes(subgraph, file_name, rules, calls)
 
 
 def _node_place(node: OnnxNode, index: int, file_name: str) -> str:

@@ -29,9 +29,11 @@ from edgelm.bundle.strict_json import load_json
 from edgelm.errors import ManifestError
 
 __all__ = [
+    "BUNDLE_LAYOUTS",
     "FAMILY_ROLES",
     "MANIFEST_NAME",
     "MAX_MANIFEST_BYTES",
+    "NATIVE_LAYOUT",
     "QUANTIZATION_SCHEMES",
     "EmbeddingFile",
     "FileEntry",
@@ -45,6 +47,10 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
+# Who made the graphs, which tells what inputs and outputs they have. In a bundle of ours, they are ours or optimum's;
+# folders made by others are of further layouts, which only ``bundle/layouts`` knows.
+NATIVE_LAYOUT = "edgelm"
+BUNDLE_LAYOUTS = (NATIVE_LAYOUT, "optimum")
 MANIFEST_NAME = "edgelm.json"
 MAX_MANIFEST_BYTES = 1 << 20
 
@@ -94,6 +100,8 @@ class Manifest:
         source: origin and licence.
         tool_versions: package → version that made the bundle.
         quality: summary of the measured report (``kl``, ``perplexity``, …); empty when not measured.
+        layout: who made the graphs: ``edgelm``, ``optimum``, or another tool (see ``bundle/layouts``).
+        renamed: usual name of an input or output → what the graphs call it, where that differs.
     """
 
     name: str
@@ -118,6 +126,8 @@ class Manifest:
     pooling: Pooling | None = None
     tool_versions: dict[str, str] = field(default_factory=dict)
     quality: dict[str, float] = field(default_factory=dict)
+    layout: str = NATIVE_LAYOUT
+    renamed: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> bytes:
@@ -177,6 +187,8 @@ def parse_manifest(data: bytes) -> Manifest:
         pooling=_pooling(fields),
         tool_versions=_texts_by_name(fields, "tool_versions"),
         quality=_quality(fields),
+        layout=fields.choice("layout", BUNDLE_LAYOUTS) if fields.has("layout") else NATIVE_LAYOUT,
+        renamed=_texts_by_name(fields, "renamed"),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-KV_DTYPE_BYTES = {"float32": 4, "int8": 1}
+KV_DTYPE_BYTES = {"float32": 4, "float16": 2, "int8": 1}
 POOLING_MODES = ("mean", "cls", "last", "max")
 # As in transformers' configurations: how many of the labels hold at a time, or one number in place of labels.
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgelm.bundle.integrity import check_size
-from edgelm.bundle.manifest import Manifest
+from edgelm.bundle.manifest import FileEntry
 from edgelm.bundle.names import name_fault
 from edgelm.bundle.onnx_model import DATA_TYPES, ExternalData, OnnxTensor
 from edgelm.errors import ModelError
@@ -25,7 +25,9 @@ class WeightPlaces:
     nbytes: int
 
 
-def check_weights(tensors: Iterable[OnnxTensor], *, graph_file: str, folder: Path, manifest: Manifest) -> WeightPlaces:
+def check_weights(
+    tensors: Iterable[OnnxTensor], *, graph_file: str, folder: Path, files: Mapping[str, FileEntry]
+) -> WeightPlaces:
     """Checks all tensors of a graph: known type, sound shape, and data of just that size in a place of their own.
 
     Two tensors may share one range, byte for byte; any other overlap is refused.
@@ -43,11 +45,11 @@ def check_weights(tensors: Iterable[OnnxTensor], *, graph_file: str, folder: Pat
             _check_inline(tensor, size, where)
             inline += size
             continue
-        _check_location(tensor.external, size, where, manifest)
+        _check_location(tensor.external, size, where, files)
         used = ranges.setdefault(tensor.external.location, {})
         used.setdefault((tensor.external.offset, tensor.external.offset + size), tensor.name)
     for name, used in ranges.items():
-        check_size(folder, name, manifest.files[name])
+        check_size(folder, name, files[name])
         _check_overlaps(used, name, graph_file)
     outside = sum(stop - start for used in ranges.values() for start, stop in used)
     return WeightPlaces(files=tuple(sorted(ranges)), nbytes=inline + outside)
@@ -70,8 +72,8 @@ def _check_inline(tensor: OnnxTensor, size: int, where: str) -> None:
         raise ModelError(f"{where} has {tensor.typed_bytes} bytes of data, too few for the shape {list(tensor.dims)}")
 
 
-def _check_location(place: ExternalData, size: int, where: str, manifest: Manifest) -> None:
-    entry = manifest.files.get(place.location)
+def _check_location(place: ExternalData, size: int, where: str, files: Mapping[str, FileEntry]) -> None:
+    entry = files.get(place.location)
     if entry is None:
         fault = name_fault(place.location)
         reason = f"is not a safe file name: it {fault}" if fault else "the manifest does not list"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from support.bundles import decoder_manifest
 
 from edgelm.bundle.manifest import (
+    BUNDLE_LAYOUTS,
     FAMILY_ROLES,
     MAX_MANIFEST_BYTES,
     QUANTIZATION_SCHEMES,
@@ -81,6 +82,8 @@ def manifests(draw: st.DrawFn) -> Manifest:
         ),
         tool_versions=draw(st.dictionaries(WORDS, WORDS, max_size=3)),
         quality=draw(st.dictionaries(WORDS, st.floats(-1e200, 1e200), max_size=3)),
+        layout=draw(st.sampled_from(BUNDLE_LAYOUTS)),
+        renamed=draw(st.dictionaries(WORDS, WORDS, max_size=2)),
     )
 
 
@@ -155,7 +158,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("kv/layers", 1025, "kv.layers must be an integer from 1 to 1024, not 1025"),
     ("kv/kv_heads", -1, "kv.kv_heads must be an integer from 1 to 1024, not -1"),
     ("kv/head_size", 5000, "kv.head_size must be an integer from 1 to 4096, not 5000"),
-    ("kv/dtype", "float64", 'kv.dtype must be one of float32, int8, not "float64"'),
+    ("kv/dtype", "float64", 'kv.dtype must be one of float32, float16, int8, not "float64"'),
     ("bos_token_id", 32, "bos_token_id must be an integer from 0 to 31, not 32"),
     ("eos_token_id", [2, -1], "eos_token_id[1] must be an integer from 0 to 31, not -1"),
     ("eos_token_id", 2, "eos_token_id must be a list of at most 256 integers, not 2"),
@@ -177,6 +180,8 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("tool_versions", {"onnx": 1}, "tool_versions.onnx must be a printable string"),
     ("quality", {"kl": "low"}, 'quality.kl must be a finite number, not "low"'),
     ("quality", {"kl": 10**400}, "quality.kl must be a finite number"),
+    ("layout", "transformers.js", 'layout must be one of edgelm, optimum, not "transformers.js"'),
+    ("renamed", {"logits": 1}, "renamed.logits must be a printable string"),
 ]
 
 
@@ -188,7 +193,7 @@ def test_a_field_that_breaks_its_rule_is_named(path: str, value: Any, message: s
 
 
 OPTIONAL = {"tool_versions", "quality", "bos_token_id", "embedding", "state", "pad_token_id", "head", "pooling"}
-OPTIONAL |= {"decoder_start_token_id", "source_length"}
+OPTIONAL |= {"decoder_start_token_id", "source_length", "layout", "renamed"}
 
 
 @pytest.mark.parametrize("name", sorted(set(valid()) - OPTIONAL))
