@@ -88,6 +88,15 @@ class Binding:
         """Writes the graph's output ``name`` to ``tensor``, which must have its exact shape."""
         self._binding.bind_ortvalue_output(name, tensor.value)
 
+    def new_output(self, name: str) -> None:
+        """Lets the runtime make the memory of the graph's output ``name``, whose shape is not known; see ``fetched``."""
+        self._binding.bind_output(name)
+
+    def fetched(self) -> list[NDArray[Any]]:
+        """Copies of all bound outputs, in the order in which they were bound, after a run."""
+        arrays: list[NDArray[Any]] = self._binding.copy_outputs_to_cpu()
+        return arrays
+
     @property
     def native(self) -> ort.IOBinding:
         """The library's own object, for ``Session.run``."""

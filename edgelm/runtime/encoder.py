@@ -1,0 +1,127 @@
+"""Runs an encoder graph: rows of token ids in, one forward pass, what the graph's head says out.
+
+Knows nothing about text, pooling or labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelm.errors import ModelError
+from edgelm.runtime.session import Session, Switch, Tensor
+
+Rows = Sequence[Sequence[int]]
+Outputs = dict[str, NDArray[np.float32]]
+
+_TYPES = "token_type_ids"
+_SPANS = ("start_logits", "end_logits")
+_FLOAT_BYTES = 4
+# "B": rows of the batch; "S": tokens of the longest; else a fixed size.
+_Shape = tuple[int | str, ...]
+
+
+class Encoder:
+    """A session with the encoder contract; may be used by many threads.
+
+    Args:
+        session: a graph with ``input_ids``, ``attention_mask`` and perhaps ``token_type_ids`` int64 (B, S).
+        outputs: the outputs to compute, float32 (B, …) or (B, S, …).
+        pad_token_id: what fills shorter rows.
+
+    Attributes:
+        takes_types: whether the graph tells the texts of a pair apart.
+    """
+
+    def __init__(self, session: Session, outputs: Sequence[str], *, pad_token_id: int = 0) -> None:
+        self.takes_types = _TYPES in session.inputs
+        self._session = session
+        self._pad = pad_token_id
+        # The memory of a long batch's activations is given back; that of others waits for the next.
+        self._switches = {False: Switch(), True: Switch(shrink=True)}
+        self._shapes = {name: _shape(session, name) for name in outputs}
+
+    def output_bytes(self) -> int:
+        """Bytes of all outputs for each token of a padded batch."""
+        sizes = [np.prod(shape[2:], dtype=int) for shape in self._shapes.values() if "S" in shape]
+        return _FLOAT_BYTES * int(sum(sizes))
+
+    def is_per_token(self, name: str) -> bool:
+        """Whether an output has a value, or several, for each token: (B, S, …)."""
+        return "S" in self._shapes[name]
+
+    def width(self, name: str) -> int:
+        """Size of an output's last axis: hidden size, labels or vocabulary; 1 where it has a value for each token."""
+        size = self._shapes[name][-1]
+        return size if isinstance(size, int) else 1
+
+    def run(self, rows: Rows, types: Rows | None = None, *, shrink: bool = False) -> Outputs:
+        """One forward pass.
+
+        Args:
+            rows: token ids, of any lengths above 0.
+            types: token types, as ``rows``; None: all 0. Ignored where the graph takes none.
+            shrink: give the memory of activations back afterwards.
+
+        Returns:
+            Output name → array (B, …) or (B, S, …) float32, S being the longest row; behind a shorter row's end it
+            holds anything.
+
+        Raises:
+            ClosedError, MemoryLimitError, ModelError: as ``Session.run``.
+        """
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        mask = np.arange(lengths.max()) < lengths[:, None]
+        inputs = {"input_ids": _padded(rows, mask, self._pad), "attention_mask": mask.astype(np.int64)}
+        if self.takes_types:
+            inputs[_TYPES] = np.zeros(mask.shape, np.int64) if types is None else _padded(types, mask, 0)
+        sizes = {"B": mask.shape[0], "S": mask.shape[1]}
+        outputs = {
+            name: np.empty([sizes.get(size, size) if isinstance(size, str) else size for size in shape], np.float32)
+            for name, shape in self._shapes.items()
+        }
+        binding = self._session.binding()
+        # The library borrows these arrays: they live to the end of the run.
+        tensors = {name: Tensor(array) for name, array in (inputs | outputs).items()}
+        for name in inputs:
+            binding.input(name, tensors[name])
+        for name in outputs:
+            binding.output(name, tensors[name])
+        self._session.run(binding, self._switches[shrink])
+        return outputs
+
+    def cancel(self) -> None:
+        """Ends the runs in progress, from another thread; this encoder cannot be used again."""
+        for switch in self._switches.values():
+            switch.turn_off()
+
+
+def _padded(rows: Rows, mask: NDArray[np.bool_], fill: int) -> NDArray[np.int64]:
+    padded = np.full(mask.shape, fill, np.int64)
+    padded[mask] = np.fromiter(chain.from_iterable(rows), np.int64)
+    return padded
+
+
+def _shape(session: Session, name: str) -> _Shape:
+    info = session.outputs.get(name)
+    if info is None:
+        raise ModelError(f"the graph has no output {name}")
+    axes = ("B", "S") if len(info.shape) == 3 or name in _SPANS else ("B",)
+    sizes = info.shape[len(axes) :]
+    if any(isinstance(size, str) for size in sizes):
+        sizes = _found_shape(session, name)[len(axes) :]
+    return (*axes, *sizes)
+
+
+def _found_shape(session: Session, name: str) -> tuple[int, ...]:
+    """The shape of an output for one token, where the graph does not state it."""
+    binding = session.binding()
+    tensors = {name: Tensor(np.ones((1, 1), np.int64)) for name in session.inputs}
+    for given, tensor in tensors.items():
+        binding.input(given, tensor)
+    binding.new_output(name)
+    session.run(binding, Switch(shrink=True))
+    return binding.fetched()[0].shape
