@@ -89,7 +89,7 @@ class Binding:
         self._binding.bind_ortvalue_output(name, tensor.value)
 
     def new_output(self, name: str) -> None:
-        """Lets the runtime make the memory of the graph's output ``name``, whose shape is not known; see ``fetched``."""
+        """Lets the runtime make memory for the output ``name``, whose shape is not known; see ``fetched``."""
         self._binding.bind_output(name)
 
     def fetched(self) -> list[NDArray[Any]]:
