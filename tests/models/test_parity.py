@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import edgelm
-from edgelm_tools.evaluate import evaluation_text
+from edgelm_tools.quality import evaluation_text
 
 NEW_TOKENS = 64
 # Where the reference's two best logits are closer than this, either may win: sums are taken in another order.

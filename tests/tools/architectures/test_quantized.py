@@ -20,8 +20,9 @@ from edgelm_tools.architectures.head_layout import head_layout
 from edgelm_tools.architectures.llama_spec import DecoderSpec, decoder_spec
 from edgelm_tools.architectures.llama_weights import can_rotate
 from edgelm_tools.checkpoint import Checkpoint, open_checkpoint
-from edgelm_tools.evaluate import Quality, compare, open_decoder
+from edgelm_tools.evaluate import compare, open_decoder
 from edgelm_tools.export import SCHEMES, export
+from edgelm_tools.quality import Quality
 from edgelm_tools.quantize.schemes import Blockwise, DynamicInt8, Float32, Rowwise, Scheme
 
 pytestmark = pytest.mark.reference

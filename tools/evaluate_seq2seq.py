@@ -1,0 +1,131 @@
+"""How good the graphs of an encoder-decoder are: its decoder's distributions against a reference's, teacher-forced.
+
+Each paragraph of the evaluation text is read by the encoder and then said again by the decoder, whatever the model was
+made for: every decoder step sees the source and what is right so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelm.bundle.progress import NoProgress, Progress
+from edgelm.errors import ModelError
+from edgelm.language_model import available_cores
+from edgelm.runtime.session import Session, Switch, Tensor
+from edgelm.text.tokenizer import Tokenizer
+from edgelm_tools.architectures.base import ModelFacts
+from edgelm_tools.quality import Quality, Tally, evaluation_text
+
+SEQ2SEQ_TOKENS = 3072
+# Longer paragraphs are cut there: two sets of logits of a large vocabulary stay within a few hundred megabytes.
+LONGEST = 128
+
+
+class Seq2SeqPair:
+    """Encoder and decoder of one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._encoder, self._decoder = (
+            Session(folder / f"{role}.onnx", threads=available_cores()) for role in ("encoder", "decoder")
+        )
+
+    def logits(self, source: Sequence[int], target: Sequence[int]) -> NDArray[np.float32]:
+        """Logits after each token of the target, (T, V) float32."""
+        cross = self._encoded(np.array([source], np.int64))
+        count = len(target)
+        inputs = {
+            "input_ids": Tensor(np.array([target], np.int64)),
+            "position_ids": Tensor(np.arange(count, dtype=np.int64)[None]),
+            "seqlens_k": Tensor(np.array([count - 1], np.int32)),
+            "total_sequence_length": Tensor(np.array(count, np.int32)),
+            "logit_index": Tensor(np.arange(count, dtype=np.int64)),
+            "encoder_attention_mask": Tensor(np.ones((1, len(source)), np.int32)),
+            **cross,
+        }
+        binding = self._decoder.binding()
+        for name, info in self._decoder.inputs.items():
+            if name in inputs:
+                binding.input(name, inputs[name])
+                continue
+            cache = Tensor(np.zeros((1, int(info.shape[1]), count, int(info.shape[3])), np.float32))
+            binding.input(name, cache)
+            binding.output(name.replace("past_key_values", "present"), cache)
+        logits = Tensor(np.empty((count, int(self._decoder.outputs["logits"].shape[1])), np.float32))
+        binding.output("logits", logits)
+        self._decoder.run(binding, Switch())
+        return logits.array
+
+    def _encoded(self, ids: NDArray[np.int64]) -> dict[str, Tensor]:
+        binding = self._encoder.binding()
+        binding.input("input_ids", Tensor(ids))
+        binding.input("attention_mask", Tensor(np.ones_like(ids)))
+        outputs = {
+            name: Tensor(np.empty((1, int(info.shape[1]), ids.shape[1], int(info.shape[3])), np.float32))
+            for name, info in self._encoder.outputs.items()
+        }
+        for name, tensor in outputs.items():
+            binding.output(name, tensor)
+        self._encoder.run(binding, Switch())
+        return outputs
+
+    def close(self) -> None:
+        """Gives both graphs back."""
+        self._encoder.close()
+        self._decoder.close()
+
+
+def measure_seq2seq(folder: Path, reference: Path, facts: ModelFacts, progress: Progress | None = None) -> Quality:
+    """Runs the graphs of both folders over the paragraphs of the evaluation text; ``folder`` has the tokenizer, too.
+
+    Raises:
+        ModelError: the model has no token that its decoder starts with.
+    """
+    if facts.decoder_start_token_id is None:
+        raise ModelError(f"a {facts.architecture} without decoder_start_token_id cannot be measured")
+    longest = min(LONGEST, facts.context_length, facts.source_length or LONGEST)
+    texts = list(paragraphs(Tokenizer.from_file(folder / "tokenizer.json"), longest))
+    with _opened(folder) as candidate, _opened(reference) as yardstick:
+        return compare_seq2seq(candidate, yardstick, texts, facts.decoder_start_token_id, progress)
+
+
+def compare_seq2seq(
+    candidate: Seq2SeqPair,
+    reference: Seq2SeqPair,
+    texts: Sequence[Sequence[int]],
+    start: int,
+    progress: Progress | None = None,
+) -> Quality:
+    """Compares two models that say texts of token ids again; ``start``: the token that their decoders start with."""
+    shown = progress or NoProgress()
+    shown.start("Measuring quality", sum(map(len, texts)))
+    tally = Tally()
+    for ids in texts:
+        target = [start, *ids[:-1]]
+        tally.add(candidate.logits(ids, target), reference.logits(ids, target), np.asarray(ids, np.int64))
+        shown.advance(len(ids))
+    shown.finish()
+    return tally.quality()
+
+
+def paragraphs(tokenizer: Tokenizer, longest: int) -> Iterator[list[int]]:
+    """The evaluation text's first paragraphs as token ids, each with the tokens that the model puts around a text."""
+    left = SEQ2SEQ_TOKENS
+    for text in evaluation_text().split("\n\n"):
+        ids = tokenizer.encode(" ".join(text.split()))[: min(longest, left)]
+        left -= len(ids)
+        if ids:
+            yield ids
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[Seq2SeqPair]:
+    pair = Seq2SeqPair(folder)
+    try:
+        yield pair
+    finally:
+        pair.close()
