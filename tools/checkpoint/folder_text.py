@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgelm.errors import ModelError, UnsupportedModelError
+from edgelm.errors import ModelError
 from edgelm_tools.checkpoint.base import TextAssets
 from edgelm_tools.checkpoint.strict_json import read_json_object, read_small_file
+from edgelm_tools.checkpoint.vocabulary_files import Vocabulary, read_vocabulary
 
 MAX_TOKENIZER_BYTES = 256 * 2**20
 MAX_TEMPLATE_BYTES = 2**20
@@ -15,25 +16,28 @@ SPECIAL_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token"
 
 
 def read_text_assets(folder: Path) -> TextAssets:
-    """Reads ``tokenizer.json`` and its companions.
+    """Reads ``tokenizer.json``, or the older files of a vocabulary, and their companions.
 
     Raises:
-        UnsupportedModelError: there is no ``tokenizer.json``.
+        UnsupportedModelError: there is no tokenizer, or none that can be read.
         ModelError: a file is too large, malformed, or has a value of the wrong kind.
     """
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise UnsupportedModelError(
-            f"{folder}: no tokenizer.json; a fast tokenizer is needed "
-            f"(in transformers: AutoTokenizer.from_pretrained(model).save_pretrained(folder))"
-        )
     settings = _optional_json(folder / "tokenizer_config.json")
+    vocabulary = _vocabulary(folder, settings, _special_tokens(folder, settings))
     return TextAssets(
-        tokenizer=read_small_file(path, MAX_TOKENIZER_BYTES),
+        tokenizer=vocabulary.tokenizer,
         chat_template=_chat_template(folder, settings),
         generation_config=_optional_json(folder / "generation_config.json"),
-        special_tokens=_special_tokens(folder, settings),
+        special_tokens=vocabulary.special_tokens,
     )
+
+
+def _vocabulary(folder: Path, settings: dict[str, Any], special: dict[str, str]) -> Vocabulary:
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        return Vocabulary(read_small_file(path, MAX_TOKENIZER_BYTES), special)
+    model_type = str(_optional_json(folder / "config.json").get("model_type"))
+    return read_vocabulary(folder, model_type, settings, special)
 
 
 def _optional_json(path: Path) -> dict[str, Any]:
