@@ -33,17 +33,19 @@ def key(number: int, wire_type: int) -> int:
 class WireReader:
     """Walks the messages of one buffer.
 
-    Every method raises ModelError, with ``what`` and the byte, when the buffer is malformed or over a bound.
+    Every method raises ModelError, with ``what`` and the byte, when the buffer is malformed or over a bound; ``kind``
+    says in it what the buffer should have been.
     """
 
-    def __init__(self, data: Buffer, *, what: str) -> None:
+    def __init__(self, data: Buffer, *, what: str, kind: str = "ONNX file") -> None:
         self._data = data
         self._what = what
+        self._kind = kind
         self._fields_left = MAX_FIELDS
 
     def fault(self, reason: str, position: int) -> ModelError:
         """The error for a buffer that cannot be read at ``position``."""
-        return ModelError(f"{self._what}: not a valid ONNX file: {reason} at byte {position}")
+        return ModelError(f"{self._what}: not a valid {self._kind}: {reason} at byte {position}")
 
     def fields(self, position: int, end: int) -> Iterator[Field]:
         """The fields of the message in ``[position, end)``: (key, value, 0) of a number, (key, start, stop) else.
