@@ -99,7 +99,8 @@ def _wordpiece(
     tokenizer.normalizer = normalizers.BertNormalizer(
         clean_text=True,
         handle_chinese_chars=_flag(settings, "tokenize_chinese_chars", default=True),
-        strip_accents=_flag(settings, "strip_accents", default=None),
+        # Undecided means: as the case of letters.
+        strip_accents=None if settings.get("strip_accents") is None else _flag(settings, "strip_accents"),
         lowercase=_flag(settings, "do_lower_case", default=True),
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -122,13 +123,13 @@ def _byte_level(
     if not all(isinstance(token_id, int) and token_id >= 0 for token_id in vocabulary.values()):
         raise ModelError(f"{path}: must map tokens to their ids")
     tokenizer = tokenizers.Tokenizer(_bpe(vocabulary, folder / "merges.txt"))
-    spaced = bool(_flag(settings, "add_prefix_space", default=False))
+    spaced = _flag(settings, "add_prefix_space")
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=spaced)
     tokenizer.decoder = decoders.ByteLevel()
     if model_type in _WRAPPED:
         sep, cls = ((roles[role], _id_of(roles[role], vocabulary, path)) for role in ("sep_token", "cls_token"))
         tokenizer.post_processor = processors.RobertaProcessing(sep, cls, trim_offsets=True, add_prefix_space=spaced)
-    elif _flag(settings, "add_bos_token", default=False):
+    elif _flag(settings, "add_bos_token"):
         bos = roles["bos_token"]
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{bos}:0 $A:0",
@@ -193,7 +194,7 @@ def _id_of(token: str, vocabulary: Mapping[str, int], path: Path) -> int:
     return vocabulary[token]
 
 
-def _flag(settings: Mapping[str, Any], name: str, *, default: bool | None) -> bool | None:
+def _flag(settings: Mapping[str, Any], name: str, *, default: bool = False) -> bool:
     value = settings.get(name)
     if value is None:
         return default

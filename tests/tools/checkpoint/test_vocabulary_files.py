@@ -45,6 +45,7 @@ def write_configs(folder: Path, model_type: str, config: dict[str, Any]) -> Path
     return folder
 
 
+OPT = {"add_bos_token": True, "bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>", "pad_token": "<pad>"}
 CASES: dict[str, Any] = {
     "bert": lambda folder: write_wordpiece(folder, "bert"),
     "bert.cased": lambda folder: write_wordpiece(folder, "bert", do_lower_case=False),
@@ -54,7 +55,7 @@ CASES: dict[str, Any] = {
     "mpnet": lambda folder: write_wordpiece(folder, "mpnet"),
     "gpt2": lambda folder: write_byte_level(folder, "gpt2", ["<|endoftext|>"]),
     "gpt2.spaced": lambda folder: write_byte_level(folder, "gpt2", ["<|endoftext|>"], add_prefix_space=True),
-    "opt": lambda folder: write_byte_level(folder, "opt", ANGLES, add_bos_token=True),
+    "opt": lambda folder: write_byte_level(folder, "opt", ANGLES, **OPT),
     "roberta": lambda folder: write_byte_level(folder, "roberta", ANGLES),
     "bart": lambda folder: write_byte_level(folder, "bart", ANGLES),
 }
