@@ -1,13 +1,14 @@
-"""Opens a bundle: the one way from a folder to files that may be trusted.
+"""Opens a bundle, or a folder of another tool: the one way from a folder to files that may be trusted.
 
 What leaves this module has been checked: the manifest by its rules, every listed file by size and hash, every graph
-by its operators, weights, inputs and outputs.
+by its operators, weights, inputs and outputs. Folders of others list no files and hashes; all else holds for them too.
 """
 
 from __future__ import annotations
 
+import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,27 @@ MAX_JSON_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """An open, checked bundle. ``graphs``: role → what is known of its graph, as in the manifest."""
+    """An open, checked bundle.
+
+    Attributes:
+        folder: where it is.
+        manifest: of a folder of another tool, what it would say.
+        graphs: role → what is known of its graph, as in the manifest.
+        documents: text files that another tool keeps otherwise, by the names they have in a bundle.
+        variants: what another tool's folder has several forms of, best first; empty for a bundle.
+        variant: the one that is open.
+    """
 
     folder: Path
     manifest: Manifest
     graphs: dict[str, GraphInfo]
+    documents: dict[str, bytes] = field(default_factory=dict)
+    variants: tuple[str, ...] = ()
+    variant: str | None = None
 
     def has(self, name: str) -> bool:
-        """Whether the manifest lists the file."""
-        return name in self.manifest.files
+        """Whether the bundle has the file."""
+        return name in self.manifest.files or name in self.documents
 
     def path(self, name: str) -> Path:
         """Path of a file that the manifest lists.
@@ -41,7 +54,7 @@ class Bundle:
         Raises:
             ModelError: it lists no such file.
         """
-        if not self.has(name):
+        if name not in self.manifest.files:
             raise ModelError(f"bundle {self.manifest.name} has no {name[:80]!a}")
         return self.folder / name
 
@@ -81,27 +94,54 @@ class Bundle:
             raise ModelError(f"{GENERATION_CONFIG_NAME}: {str(error)[:300]}") from error
 
     def _read(self, name: str, limit: int) -> bytes:
+        document = self.documents.get(name)
+        if document is not None:
+            if len(document) > limit:
+                raise ModelError(f"{name} in {self.folder} has more than the {limit} bytes allowed")
+            return document
         return read_file(self.path(name).parent, name, limit=limit)
 
 
-def open_bundle(folder: Path, *, stamps: Path | None = None) -> Bundle:
-    """Opens a bundle and checks all of it; nothing in it is executed.
+def open_bundle(folder: Path, *, stamps: Path | None = None, variant: str | None = None) -> Bundle:
+    """Opens a bundle, or a folder of another tool, and checks all of it; nothing in it is executed.
 
     Args:
         folder: the bundle's folder.
         stamps: where to remember which files were hashed already (see ``integrity``); None: hash at every open.
+        variant: which of the forms to open that a folder of another tool has; None: the best for this processor.
 
     Raises:
         ModelNotFoundError: there is no such folder.
+        ConfigError: there is no such variant; names those there are.
         ManifestError: ``edgelm.json`` breaks a rule.
         IntegrityError: a file, ``edgelm.json`` or one that it lists, is missing, no regular file, or altered.
         ModelError: a graph may not be run, or a file cannot be read.
     """
     _check_folder(folder)
+    if is_foreign(folder):
+        from edgelm.bundle.layouts.read import read_folder
+
+        found = read_folder(folder, variant=variant)
+        return Bundle(folder, found.manifest, found.graphs, found.documents, found.variants, found.variant)
+    if variant is not None:
+        raise ConfigError(f"{folder} is a bundle, which has no variants; {variant!r:.80} was asked for")
     manifest = parse_manifest(read_file(folder, MANIFEST_NAME, limit=MAX_MANIFEST_BYTES))
     verify_files(folder, manifest, stamps=stamps)
     checked = {name: check_graph(folder, name, manifest) for name in dict.fromkeys(manifest.graphs.values())}
     return Bundle(folder, manifest, {role: checked[name] for role, name in manifest.graphs.items()})
+
+
+def is_foreign(folder: Path) -> bool:
+    """Whether a folder is one of another tool that EdgeLM reads as it is, by the names of its files.
+
+    Raises:
+        ModelError: the folder cannot be read.
+    """
+    if os.path.lexists(folder / MANIFEST_NAME):
+        return False
+    from edgelm.bundle.layouts.read import layout_of  # a start from a bundle does without
+
+    return layout_of(folder) is not None
 
 
 def _check_folder(folder: Path) -> None:

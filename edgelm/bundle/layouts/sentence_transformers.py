@@ -1,0 +1,83 @@
+"""Folders of sentence-transformers: ``modules.json`` says what follows the transformer, graphs lie in ``onnx``."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from edgelm.bundle.layouts.base import Found
+from edgelm.bundle.layouts.listing import GRAPHS_FOLDER, MAX_JSON_BYTES, Listing
+from edgelm.bundle.layouts.model_config import CONFIG_NAME
+from edgelm.bundle.layouts.optimum import found_in
+from edgelm.bundle.layouts.variants import is_graph
+from edgelm.bundle.manifest import Pooling
+from edgelm.bundle.names import name_fault
+from edgelm.bundle.regular_file import read_file
+from edgelm.bundle.strict_json import load_json
+from edgelm.errors import ModelError, UnsupportedModelError
+
+MODULES_NAME = "modules.json"
+SETTINGS_NAME = "sentence_bert_config.json"
+_MAX_MODULES = 16
+_MODES = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_lasttoken": "last",
+}
+
+
+class SentenceTransformersLayout:
+    """``modules.json``, ``1_Pooling/config.json``, and graphs in ``onnx`` or in the folder itself."""
+
+    name = "sentence-transformers"
+
+    def recognises(self, listing: Listing) -> bool:
+        """See ``Layout``."""
+        graphs = listing.graphs or listing.files
+        return {MODULES_NAME, CONFIG_NAME} <= listing.files.keys() and any(map(is_graph, graphs))
+
+    def read(self, listing: Listing, variant: str | None) -> Found:
+        """See ``Layout``."""
+        inside = any(map(is_graph, listing.graphs))
+        found = found_in(listing, variant, folder=GRAPHS_FOLDER if inside else "")
+        longest = listing.optional_object(SETTINGS_NAME).get("max_seq_length")
+        if longest is not None and (isinstance(longest, bool) or not isinstance(longest, int) or longest < 1):
+            raise ModelError(f"{SETTINGS_NAME}: max_seq_length must be a whole number above 0, not {longest!r:.80}")
+        return dataclasses.replace(found, pooling=_pooling(listing), max_length=longest)
+
+
+def _pooling(listing: Listing) -> Pooling | None:
+    """What the modules behind the transformer do: pool, and perhaps normalize."""
+    kinds = {}
+    for module in _modules(listing):
+        kind = str(module.get("type", "")).rpartition(".")[2]
+        if kind not in ("Transformer", "Pooling", "Normalize"):
+            raise UnsupportedModelError(f"{MODULES_NAME}: a module of the type {kind!r:.80}, which EdgeLM does not run")
+        kinds[kind] = str(module.get("path", ""))
+    if "Pooling" not in kinds:
+        return None
+    place = kinds["Pooling"]
+    if name_fault(place) or place not in listing.folders:
+        raise ModelError(f"{MODULES_NAME}: path {place!r:.80} is no folder of the model")
+    return Pooling(_mode(listing.read_object(CONFIG_NAME, folder=place), place), normalize="Normalize" in kinds)
+
+
+def _modules(listing: Listing) -> list[dict[str, Any]]:
+    data = read_file(listing.folder, MODULES_NAME, limit=MAX_JSON_BYTES)
+    modules = load_json(data, what=MODULES_NAME, limit=MAX_JSON_BYTES)
+    sound = isinstance(modules, list) and len(modules) <= _MAX_MODULES and all(isinstance(m, dict) for m in modules)
+    if not sound:
+        raise ModelError(f"{MODULES_NAME}: must be a list of at most {_MAX_MODULES} objects")
+    return list(modules)
+
+
+def _mode(settings: dict[str, Any], place: str) -> str:
+    modes = [mode for name, mode in _MODES.items() if settings.get(name)]
+    others = [name for name, on in settings.items() if name.startswith("pooling_mode_") and on and name not in _MODES]
+    if len(modes) != 1 or others:
+        raise UnsupportedModelError(
+            f"{place}/{CONFIG_NAME}: pooling {', '.join([*modes, *others]) or 'of no kind'}; "
+            f"EdgeLM pools in one way at a time: {', '.join(_MODES.values())}"
+        )
+    return modes[0]
