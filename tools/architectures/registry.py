@@ -10,6 +10,7 @@ from edgelm_tools.architectures.base import Architecture
 from edgelm_tools.checkpoint.base import Checkpoint
 
 _LLAMA = "edgelm_tools.architectures.llama_model:LlamaModel"
+_GPT = "edgelm_tools.architectures.gpt_model:GptModel"
 _ENCODER = "edgelm_tools.architectures.encoder_model:EncoderModel"
 _T5 = "edgelm_tools.architectures.t5_model:T5Model"
 _BART = "edgelm_tools.architectures.bart_model:BartModel"
@@ -29,6 +30,10 @@ ARCHITECTURES: dict[str, str] = {
     "olmo2": _LLAMA,
     "smollm3": _LLAMA,
     "stablelm": _LLAMA,
+    "gpt2": _GPT,
+    "gpt_neox": _GPT,
+    "opt": _GPT,
+    "bloom": _GPT,
     "bert": _ENCODER,
     "roberta": _ENCODER,
     "xlm-roberta": _ENCODER,

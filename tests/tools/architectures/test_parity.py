@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support.gpt_checkpoints import GPT_VARIANTS, gpt_variant
 from support.native_graphs import write_native
 from support.tiny_checkpoints import (
     VARIANTS,
@@ -28,8 +29,7 @@ from support.tiny_checkpoints import (
 
 from edgelm.runtime.decoder import Decoder
 from edgelm.runtime.session import Session, Switch, Tensor
-from edgelm_tools.architectures.llama_spec import DecoderSpec, decoder_spec
-from edgelm_tools.architectures.llama_weights import can_rotate
+from edgelm_tools.architectures.registry import understand
 from edgelm_tools.checkpoint import Checkpoint, open_checkpoint
 from edgelm_tools.quantize.schemes import Float32
 
@@ -37,21 +37,24 @@ pytestmark = pytest.mark.reference
 
 TOLERANCE = 1e-4
 GREEDY_TOKENS = 32
+# The residual stream of these cannot be rotated.
+FIXED = ("gemma2", "gemma3_text", "olmo2", "stablelm", "opt.post", "opt.proj", "opt.no_final_norm", "bloom.normed")
 
 
 @dataclass(frozen=True)
 class Case:
     """One variant: transformers' model and its logits over ``ids``, and a session of our graph."""
 
+    name: str
     model: Any
     ids: NDArray[np.int64]
     expected: NDArray[np.float32]
     checkpoint: Checkpoint
-    spec: DecoderSpec
+    context_length: int
     session: Session
 
     def decoder(self, prefill_chunk: int = 1 << 20) -> Decoder:
-        return Decoder(self.session, context_length=self.spec.context_length, prefill_chunk=prefill_chunk)
+        return Decoder(self.session, context_length=self.context_length, prefill_chunk=prefill_chunk)
 
 
 def write_and_open(path: Path, checkpoint: Checkpoint, scheme: Float32) -> Session:
@@ -59,7 +62,7 @@ def write_and_open(path: Path, checkpoint: Checkpoint, scheme: Float32) -> Sessi
     return Session(path, threads=1, spinning=False)
 
 
-@pytest.fixture(scope="module", params=VARIANTS, ids=str)
+@pytest.fixture(scope="module", params=(*VARIANTS, *GPT_VARIANTS), ids=str)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
     with opened(request.param, tmp_path_factory.mktemp("case")) as case:
         yield case
@@ -69,11 +72,11 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def opened(variant: Variant, folder: Path) -> Iterator[Case]:
     model = reference_model(variant)
     checkpoint = open_checkpoint(write_checkpoint(folder / "checkpoint", model))
-    spec = decoder_spec(checkpoint.config)
+    context_length = understand(checkpoint).facts.context_length
     # The whole context window: well beyond every sliding window.
-    ids = np.random.default_rng(1).integers(0, VOCABULARY, spec.context_length)
+    ids = np.random.default_rng(1).integers(0, VOCABULARY, context_length)
     session = write_and_open(folder / "decoder.onnx", checkpoint, Float32())
-    yield Case(model, ids, reference_logits(model, ids), checkpoint, spec, session)
+    yield Case(variant.name, model, ids, reference_logits(model, ids), checkpoint, context_length, session)
     checkpoint.close()
 
 
@@ -130,11 +133,17 @@ def greedy_tokens(model: Any, prompt: NDArray[np.int64]) -> list[int]:
     return tokens
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral.window", "qwen3.window_bias", "gemma2", "smollm3.window"])
-def test_long_texts_take_no_other_way(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "short",
+    [
+        *map(variant, ("llama", "mistral.window", "qwen3.window_bias", "gemma2", "smollm3.window")),
+        *map(gpt_variant, ("gpt2", "gpt_neox", "opt", "bloom")),
+    ],
+    ids=str,
+)
+def test_long_texts_take_no_other_way(short: Variant, tmp_path: Path) -> None:
     """Longer than the blocks in which attention is computed, and than a growth of the cache."""
-    short = variant(name)
-    long = Variant(name, short.model_type, short.settings | {"max_position_embeddings": 700})
+    long = Variant(short.name, short.model_type, short.settings | {"max_position_embeddings": 700})
     with opened(long, tmp_path) as case:
         assert error(whole(case.decoder(prefill_chunk=300).all_logits(case.ids)), case.expected) < TOLERANCE
         decoder = case.decoder(prefill_chunk=128)
@@ -144,11 +153,12 @@ def test_long_texts_take_no_other_way(name: str, tmp_path: Path) -> None:
 
 
 def test_rotation_changes_nothing(case: Case, tmp_path: Path) -> None:
-    if not can_rotate(case.spec):
-        assert case.spec.norm == "layer" or case.spec.residual in ("post", "sandwich")
+    rotated = Float32(wants_rotation=True)
+    if case.name.startswith(FIXED):
+        assert understand(case.checkpoint).prepared(rotated, None, tmp_path).name == "int8-block"
         return
-    session = write_and_open(tmp_path / "rotated.onnx", case.checkpoint, Float32(wants_rotation=True))
-    decoder = Decoder(session, context_length=case.spec.context_length, prefill_chunk=1 << 20)
+    session = write_and_open(tmp_path / "rotated.onnx", case.checkpoint, rotated)
+    decoder = Decoder(session, context_length=case.context_length, prefill_chunk=1 << 20)
     assert error(whole(decoder.all_logits(case.ids)), case.expected) < TOLERANCE
 
 
@@ -164,6 +174,8 @@ def test_rows_of_a_batch_are_those_of_single_texts(case: Case) -> None:
         "total_sequence_length": np.array(lengths[0], np.int32),
         "logit_index": np.array([lengths[0] - 1, lengths[0] + lengths[1] - 1], np.int64),
     }
+    if "position_ids" in case.session.inputs:
+        inputs["position_ids"] = np.tile(np.arange(lengths[0]), (2, 1))
     logits = run(case.session, inputs, batch=2, capacity=lengths[0])
     assert error(logits, case.expected[[lengths[0] - 1, lengths[1] - 1]]) < TOLERANCE
 

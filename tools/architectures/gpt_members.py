@@ -1,0 +1,189 @@
+"""The members of the GPT family: what each makes of its Hugging Face configuration.
+
+One table entry a model type. Settings are those of ``GptSpec``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgelm.bundle.manifest import MAX_CONTEXT, MAX_HEAD_SIZE, MAX_HEADS, MAX_LAYERS, MAX_VOCAB
+from edgelm.errors import UnsupportedModelError
+from edgelm_tools.architectures.config_fields import ConfigFields
+from edgelm_tools.architectures.rope import make_rope
+
+MAX_WIDTH = 1 << 20
+# By transformers' names; several write the same function in other ways.
+_ACTIVATIONS = {
+    "relu": "relu",
+    "tanh": "tanh",
+    "silu": "silu",
+    "swish": "silu",
+    "quick_gelu": "quick_gelu",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+}
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A model type.
+
+    Attributes:
+        settings: what it adds to the common settings, which it is given, or sets otherwise.
+        defaults: of transformers' class (4.57), for fields that ``config.json`` may leave out.
+        fields: what its class calls the fields that others call by the usual names; both are read.
+    """
+
+    settings: Callable[[ConfigFields, Settings], Settings]
+    defaults: Mapping[str, Any]
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+    def name(self, c: ConfigFields, usual: str) -> str:
+        """What this configuration calls a field."""
+        return usual if c.has(usual) or usual not in self.fields else self.fields[usual]
+
+
+def common_settings(c: ConfigFields, member: Member) -> Settings:
+    """The settings that all members read in the same way."""
+    hidden = c.integer(member.name(c, "hidden_size"), most=MAX_WIDTH)
+    heads = c.integer(member.name(c, "num_attention_heads"), most=MAX_HEADS)
+    layers = c.integer(member.name(c, "num_hidden_layers"), most=MAX_LAYERS)
+    if hidden % heads or hidden // heads > MAX_HEAD_SIZE:
+        rule = f"of {hidden} makes no {heads} heads of 1 to {MAX_HEAD_SIZE} values each"
+        raise c.fault(member.name(c, "hidden_size"), rule)
+    return {
+        "hidden_size": hidden,
+        "embedding_size": hidden,
+        "intermediate_size": 4 * hidden,
+        "layers": layers,
+        "heads": heads,
+        "head_size": hidden // heads,
+        "vocab_size": c.integer("vocab_size", most=MAX_VOCAB),
+        "context_length": c.integer(member.name(c, "max_position_embeddings"), most=MAX_CONTEXT),
+        "norm_epsilon": 1e-5,
+        "tied_embeddings": c.flag("tie_word_embeddings", default=True),
+        "attention_scales": (1 / math.sqrt(hidden // heads),) * layers,
+    }
+
+
+def _gpt2(c: ConfigFields, common: Settings) -> Settings:
+    if c.flag("add_cross_attention"):
+        raise UnsupportedModelError(f"{c.what}: a gpt2 with add_cross_attention is half of an encoder-decoder")
+    scales = common["attention_scales"] if c.flag("scale_attn_weights") else (1.0,) * common["layers"]
+    if c.flag("scale_attn_by_inverse_layer_idx"):
+        scales = tuple(scale / (i + 1) for i, scale in enumerate(scales))
+    inner = c.integer("n_inner", most=MAX_WIDTH) if c.has("n_inner") else common["intermediate_size"]
+    return {
+        "intermediate_size": inner,
+        "norm_epsilon": c.real("layer_norm_epsilon"),
+        "activation": _activation(c, "activation_function"),
+        "attention_scales": scales,
+        "positions": "learned",
+    }
+
+
+def _gpt_neox(c: ConfigFields, common: Settings) -> Settings:
+    context = common["context_length"]
+    # Newer configurations keep all of the rotary embedding together.
+    parameters = c.object("rope_parameters")
+    base = ConfigFields(parameters, what=f"{c.what}: rope_parameters").real(
+        "rope_theta", c.real("rotary_emb_base", above=1), above=1
+    )
+    share = {"partial_rotary_factor": c.real("rotary_pct"), "max_position_embeddings": context}
+    scaling = c.object("rope_scaling") or parameters
+    rope = make_rope(ConfigFields(share, what=c.what), head_size=common["head_size"], base=base, scaling=scaling)
+    return {
+        "intermediate_size": c.integer("intermediate_size", most=MAX_WIDTH),
+        "norm_epsilon": c.real("layer_norm_eps"),
+        "activation": _activation(c, "hidden_act"),
+        "residual": "parallel" if c.flag("use_parallel_residual") else "pre",
+        "attention_bias": c.flag("attention_bias"),
+        "context_length": min(context, rope.context_length or context),
+        "positions": "rotary",
+        "rope": rope,
+    }
+
+
+def _opt(c: ConfigFields, common: Settings) -> Settings:
+    before = c.flag("do_layer_norm_before")
+    projected = c.has("word_embed_proj_dim")
+    return {
+        "embedding_size": c.integer("word_embed_proj_dim", most=MAX_WIDTH) if projected else common["hidden_size"],
+        "intermediate_size": c.integer("ffn_dim", most=MAX_WIDTH),
+        "activation": _activation(c, "activation_function"),
+        "residual": "pre" if before else "post",
+        # Without norms before the sublayers, the stream is normed already after the last one.
+        "final_norm": before and not c.flag("_remove_final_layer_norm"),
+        "norm_weights": c.flag("layer_norm_elementwise_affine"),
+        "attention_bias": c.flag("enable_bias"),
+        "mlp_bias": c.flag("enable_bias"),
+        "positions": "learned",
+    }
+
+
+def _bloom(c: ConfigFields, _: Settings) -> Settings:
+    if c.flag("slow_but_exact") and c.integer("pretraining_tp") > 1:
+        # transformers then leaves two biases out; no such model has been published.
+        raise UnsupportedModelError(f"{c.what}: a bloom with slow_but_exact and pretraining_tp above 1 is not known")
+    return {
+        "norm_epsilon": c.real("layer_norm_epsilon"),
+        "activation": "gelu_tanh",
+        "residual": "normed" if c.flag("apply_residual_connection_post_layernorm") else "pre",
+        "embedding_norm": True,
+        "positions": "alibi",
+    }
+
+
+def _activation(c: ConfigFields, name: str) -> str:
+    return _ACTIVATIONS[c.choice(name, _ACTIVATIONS)]
+
+
+MEMBERS: dict[str, Member] = {
+    "gpt2": Member(
+        _gpt2,
+        {"layer_norm_epsilon": 1e-5, "activation_function": "gelu_new", "scale_attn_weights": True},
+        {
+            "hidden_size": "n_embd",
+            "num_attention_heads": "n_head",
+            "num_hidden_layers": "n_layer",
+            "max_position_embeddings": "n_positions",
+        },
+    ),
+    "gpt_neox": Member(
+        _gpt_neox,
+        {
+            "layer_norm_eps": 1e-5,
+            "hidden_act": "gelu",
+            "rotary_pct": 0.25,
+            "rotary_emb_base": 10_000,
+            "use_parallel_residual": True,
+            "attention_bias": True,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "opt": Member(
+        _opt,
+        {
+            "activation_function": "relu",
+            "do_layer_norm_before": True,
+            "enable_bias": True,
+            "layer_norm_elementwise_affine": True,
+        },
+    ),
+    "bloom": Member(
+        _bloom,
+        # Any length can be computed; this is the one that the published models were trained on.
+        {"layer_norm_epsilon": 1e-5, "pretraining_tp": 1, "seq_length": 2048},
+        {"num_attention_heads": "n_head", "num_hidden_layers": "n_layer", "max_position_embeddings": "seq_length"},
+    ),
+}
