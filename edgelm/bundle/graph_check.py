@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from edgelm.bundle.cross_decoder_contract import check_cross_decoder
 from edgelm.bundle.decoder_contract import check_decoder
 from edgelm.bundle.encoder_contract import check_cross_encoder, check_encoder
 from edgelm.bundle.foreign_contract import check_foreign
@@ -131,6 +132,8 @@ def _check_contract(
         check_encoder(inputs, outputs, graph_file=file_name, manifest=manifest)
     elif file_name == manifest.graphs["encoder"]:
         check_cross_encoder(inputs, outputs, graph_file=file_name, manifest=manifest)
+    elif file_name == manifest.graphs["decoder"]:
+        check_cross_decoder(inputs, outputs, graph_file=file_name, manifest=manifest)
 
 
 def _read(folder: Path, file_name: str, size: int) -> OnnxModel:

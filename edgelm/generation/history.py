@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.errors import PromptError
+from edgelm.errors import ContextLengthError, PromptError
 from edgelm.generation.logits_processors import Ids
 
 
@@ -56,3 +56,16 @@ def check_prompt(ids: Sequence[int] | NDArray[np.int64], vocab_size: int) -> Ids
                 f"the prompt's token at position {position} is {token}; token ids are from 0 to {vocab_size - 1}"
             )
     return np.array(ids, dtype=np.int64)
+
+
+def check_length(tokens: int, context: int) -> None:
+    """Refuses a prompt that leaves no room for an answer.
+
+    Raises:
+        ContextLengthError: it does; gives both counts.
+    """
+    if tokens >= context:
+        raise ContextLengthError(
+            f"the prompt has {tokens} tokens, but the context window is {context} tokens, "
+            "and the answer needs at least one of them"
+        )

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.config import GenerationConfig
-from edgelm.errors import CancelledError, ContextLengthError, PromptError
+from edgelm.errors import CancelledError, PromptError
 from edgelm.generation.default_processors import default_processors
-from edgelm.generation.history import TokenHistory, check_prompt
+from edgelm.generation.history import TokenHistory, check_length, check_prompt
 from edgelm.generation.logits_processors import Ids, LogitsProcessor, compose
 from edgelm.generation.sampling import Sampler, make_sampler
 from edgelm.generation.stopping import FinishReason, StoppingCriterion, any_of, stop_at_tokens
@@ -98,7 +98,7 @@ def generate_ids(
         CancelledError: while iterating; ``cancelled`` returned true.
     """
     context = decoder.context_length if context_limit is None else min(context_limit, decoder.context_length)
-    _check_length(len(prompt_ids), context)
+    check_length(len(prompt_ids), context)
     prompt = check_prompt(prompt_ids, decoder.vocab_size)
     _check_cached(cached, prompt.size, decoder.length)
     most = min(config.new_tokens(prompt.size), context - prompt.size)
@@ -130,7 +130,7 @@ def _loop(
     should_stop: StoppingCriterion,
     cancelled: Callable[[], bool],
 ) -> Generator[Step, None, None]:
-    _raise_if_cancelled(cancelled)
+    raise_if_cancelled(cancelled)
     logits = decoder.prefill(history.ids[cached:])
     while True:
         logits = process(history.ids, logits)
@@ -140,7 +140,7 @@ def _loop(
         yield Step(token, reason)
         if reason is not None:
             return
-        _raise_if_cancelled(cancelled)
+        raise_if_cancelled(cancelled)
         logits = decoder.step(token)
 
 
@@ -150,17 +150,10 @@ def _finish_reason(history: TokenHistory, stopped: bool) -> FinishReason | None:
     return FinishReason.LENGTH if history.is_full else None
 
 
-def _raise_if_cancelled(cancelled: Callable[[], bool]) -> None:
+def raise_if_cancelled(cancelled: Callable[[], bool]) -> None:
+    """Raises CancelledError where ``cancelled`` returns true."""
     if cancelled():
         raise CancelledError("the generation was cancelled")
-
-
-def _check_length(tokens: int, context: int) -> None:
-    if tokens >= context:
-        raise ContextLengthError(
-            f"the prompt has {tokens} tokens, but the context window is {context} tokens, "
-            "and the answer needs at least one of them"
-        )
 
 
 def _check_cached(cached: int, prompt_length: int, decoder_length: int) -> None:

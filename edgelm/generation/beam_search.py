@@ -1,0 +1,209 @@
+"""Beam search over one or several sources at a time, with the semantics of transformers 4.57.
+
+Each source keeps ``num_beams`` running sequences and the ``num_beams`` best finished ones. A step takes the most
+probable continuations of all running sequences; those that end and are among the first ``num_beams`` compete, their
+scores divided by length ** length_penalty, for a place among the finished ones; the best of the others run on.
+Sources do not influence each other: one that is done leaves the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelm.config import GenerationConfig
+from edgelm.errors import NumericError
+from edgelm.generation.batch import BatchDecoder
+from edgelm.generation.candidates import top_k_indices
+from edgelm.generation.logits_processors import Ids, Logits, LogitsProcessor
+from edgelm.generation.loop import raise_if_cancelled
+from edgelm.generation.requests import Request, Task, check_requests
+from edgelm.generation.sampling import likeliest
+from edgelm.generation.stopping import FinishReason
+
+Scores = NDArray[np.float32]
+
+# What takes a sequence out of the running, as transformers has it: low, and still a number.
+_OUT = np.float32(-1e9)
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """A finished answer, without the prompt, and its score: the sum of log probabilities after the length penalty."""
+
+    tokens: tuple[int, ...]
+    score: float
+    finish_reason: FinishReason
+
+
+def beam_search(
+    decoder: BatchDecoder,
+    requests: Sequence[Request],
+    config: GenerationConfig,
+    *,
+    processors: Sequence[LogitsProcessor] = (),
+    cancelled: Callable[[], bool] | None = None,
+) -> list[list[Hypothesis]]:
+    """The ``num_return_sequences`` best answers to each request, best first; all is checked before the decoder runs.
+
+    Args:
+        decoder: without rows; it comes to have ``num_beams`` for each request.
+        requests: prompts of any lengths.
+        config: ``num_beams``, ``length_penalty``, ``early_stopping``, and the settings of any generation.
+        processors: run on the log probabilities, after the built-in ones.
+        cancelled: asked before each run of the decoder.
+
+    Raises:
+        ConfigError, PromptError, ContextLengthError: see ``check_requests``.
+        NumericError: logits hold NaN or infinity, or no token is allowed.
+        CancelledError: ``cancelled`` returned true.
+    """
+    tasks = check_requests(decoder, requests, config, processors)
+    searches = [_Search(task, config) for task in tasks]
+    asked = cancelled or (lambda: False)
+    raise_if_cancelled(asked)
+    logits = decoder.prefill([task.prompt for task in tasks])
+    # So far there is one row for each source: its beams are still the same.
+    first = [(search, logits[row : row + 1], row) for row, search in enumerate(searches)]
+    running = _advance(first, decoder)
+    while running:
+        raise_if_cancelled(asked)
+        logits = decoder.step(np.concatenate([search.last_tokens for search in running]))
+        beams = config.num_beams
+        running = _advance(
+            [(search, logits[n * beams : (n + 1) * beams], n * beams) for n, search in enumerate(running)], decoder
+        )
+    return [search.answers() for search in searches]
+
+
+def _advance(parts: list[tuple[_Search, Logits, int]], decoder: BatchDecoder) -> list[_Search]:
+    """Takes each search a step on, given its logits and first row; the decoder keeps the rows of those not done."""
+    running: list[_Search] = []
+    rows: list[NDArray[np.int64]] = []
+    for search, logits, first_row in parts:
+        parents = search.advance(logits)
+        if not search.done:
+            running.append(search)
+            rows.append(first_row + (parents if len(logits) > 1 else np.zeros_like(parents)))
+    if running:
+        decoder.select(np.concatenate(rows))
+    return running
+
+
+class _Search:
+    """The beams of one source."""
+
+    def __init__(self, task: Task, config: GenerationConfig) -> None:
+        beams = config.num_beams
+        self.done = False
+        self._config = config
+        self._process = task.process
+        self._prompt_length = self._length = task.prompt.size
+        self._limit = task.limit
+        self._ends = np.array(config.eos_token_id, np.int64)
+        self._ids = np.tile(task.prompt, (beams, 1))
+        # Only the first beam counts at first, so that the beams do not all take the same tokens.
+        self._scores: Scores = np.where(np.arange(beams) == 0, np.float32(0.0), _OUT)
+        self._finished: list[Ids | None] = [None] * beams
+        self._finished_scores: Scores = np.full(beams, _OUT)
+
+    @property
+    def last_tokens(self) -> Ids:
+        """(num_beams,) the newest token of each running sequence."""
+        return self._ids[:, -1]
+
+    def advance(self, logits: Logits) -> NDArray[np.int64]:
+        """Takes logits, (num_beams, V) or (1, V) for all, a step on; returns which beam each new one continues."""
+        beams = len(self._scores)
+        scores, parents, tokens = self._continuations(self._log_probabilities(logits))
+        ended = np.isin(tokens, self._ends) | (self._length + 1 >= self._limit)
+        self._finish(scores, parents, tokens, np.flatnonzero(ended[:beams]))
+        running = scores + ended * _OUT
+        chosen = _largest(running, beams)
+        self._scores = running[chosen]
+        self._ids = np.concatenate((self._ids[parents[chosen]], tokens[chosen, None]), axis=1)
+        self._ids.flags.writeable = False
+        self._length += 1
+        self.done = bool(ended.all()) or not self._goes_on()
+        return parents[chosen]
+
+    def answers(self) -> list[Hypothesis]:
+        """The best finished sequences, best first."""
+        found = []
+        for ids, score in zip(self._finished, self._finished_scores, strict=True):
+            if ids is not None:
+                reason = FinishReason.STOP if ids[-1] in self._ends else FinishReason.LENGTH
+                found.append(Hypothesis(tuple(ids[self._prompt_length :].tolist()), float(score), reason))
+        return found[: self._config.num_return_sequences]
+
+    @property
+    def _new_tokens(self) -> int:
+        return self._length - self._prompt_length
+
+    def _log_probabilities(self, logits: Logits) -> Scores:
+        """(num_beams, V), processed; of one row, which all beams share at first, as often as there are beams."""
+        rows = []
+        for row, ids in zip(logits, self._ids, strict=False):
+            likeliest(row, self._new_tokens + 1)
+            rows.append(self._process(ids, log_softmax(row)))
+        processed = np.stack(rows)
+        return np.broadcast_to(processed, (len(self._scores), processed.shape[1]))
+
+    def _continuations(self, log_probabilities: Scores) -> tuple[Scores, NDArray[np.int64], NDArray[np.int64]]:
+        """The best continuations of all beams, best first: (scores, beams they continue, tokens).
+
+        They are so many that ``num_beams`` run on even if each beam could end with every end token.
+        """
+        beams, vocab_size = log_probabilities.shape
+        accumulated = (log_probabilities + self._scores[:, None]).ravel()
+        if accumulated.max() == -np.inf:
+            raise NumericError(f"step {self._new_tokens + 1}: no token is allowed in any beam")
+        best = _largest(accumulated, max(2, 1 + self._ends.size) * beams)
+        parents, tokens = np.divmod(best, vocab_size)
+        return accumulated[best], parents, tokens
+
+    def _finish(
+        self, scores: Scores, parents: NDArray[np.int64], tokens: NDArray[np.int64], places: NDArray[np.intp]
+    ) -> None:
+        """Lets the continuations at ``places``, which end, compete with those that have finished."""
+        ended = [np.append(self._ids[parents[place]], tokens[place]) for place in places]
+        penalized = scores[places] / self._divisor(self._new_tokens + 1)
+        merged = np.concatenate((self._finished_scores, penalized))
+        best = _largest(merged, len(self._scores))
+        everyone = [*self._finished, *ended]
+        self._finished = [everyone[index] for index in best]
+        self._finished_scores = merged[best]
+
+    def _goes_on(self) -> bool:
+        """Whether a running sequence may still come to replace a finished one, as far as can be guessed."""
+        if any(ids is None for ids in self._finished):
+            return True
+        early_stopping, penalty = self._config.early_stopping, self._config.length_penalty
+        if early_stopping is True:
+            return False
+        at_most = self._limit - self._prompt_length
+        length = at_most if early_stopping == "never" and penalty > 0 else self._new_tokens
+        return bool(self._scores[0] / self._divisor(length) > self._finished_scores.min())
+
+    def _divisor(self, length: int) -> np.float32:
+        with np.errstate(over="ignore", under="ignore"):
+            return np.float32(np.float64(length) ** self._config.length_penalty)
+
+
+def log_softmax(logits: Logits) -> Scores:
+    """Log probabilities of logits, (V,) float32, at least one of them finite."""
+    with np.errstate(under="ignore"):
+        shifted = logits - logits.max()
+        return shifted - np.float32(np.log(np.exp(shifted).sum(dtype=np.float64)))
+
+
+def _largest(values: Scores, count: int) -> NDArray[np.intp]:
+    """Indices of the ``count`` largest values, or of all, largest first; of equals, the first."""
+    near = top_k_indices(values, count)
+    if near.size < count:  # the others are -inf
+        near = np.arange(values.size)
+    order: NDArray[np.intp] = near[np.argsort(-values[near], kind="stable")[:count]]
+    return order
