@@ -18,6 +18,7 @@ from edgelm_tools.architectures.registry import understand
 from edgelm_tools.checkpoint import Checkpoint, TextAssets, open_checkpoint
 from edgelm_tools.checkpoint.adapter import AdaptedCheckpoint
 from edgelm_tools.evaluate import MEASURES
+from edgelm_tools.generation_settings import generation_settings
 from edgelm_tools.graph import GraphBuilder, SharedWeights
 from edgelm_tools.quantize.schemes import EMBEDDING_NAME, SCHEMES, Float32, Scheme, scheme_named
 
@@ -64,7 +65,7 @@ def export(
         if adapter is not None:
             checkpoint = AdaptedCheckpoint(checkpoint, adapter)
         model = understand(checkpoint)
-        assets = checkpoint.text_assets()
+        assets = _with_generation_settings(checkpoint.text_assets(), checkpoint.config, model.facts)
         with publishing(target, force=force) as folder:
             used = model.prepared(chosen, assets, folder)
             write_graphs(folder, model, used, shown)
@@ -104,6 +105,13 @@ def write_graph(
 def graph_name(role: str) -> str:
     """The file of the graph of that role."""
     return f"{role}.onnx"
+
+
+def _with_generation_settings(assets: TextAssets, config: dict[str, Any], facts: ModelFacts) -> TextAssets:
+    if facts.family == "encoder":
+        return assets
+    settings = generation_settings(assets.generation_config, config, facts.class_defaults)
+    return replace(assets, generation_config=settings)
 
 
 def _write_text_assets(folder: Path, checkpoint: Checkpoint, assets: TextAssets) -> None:
@@ -157,12 +165,19 @@ def _manifest(
         embedding=_embedding(folder, facts),
         state=facts.state,
         pad_token_id=generation.get("pad_token_id"),
-        decoder_start_token_id=facts.decoder_start_token_id,
+        decoder_start_token_id=_decoder_start(facts, generation),
         source_length=facts.source_length,
         head=facts.head,
         pooling=assets.pooling,
         tool_versions={"edgelm": __version__, "onnx": version("onnx"), "numpy": version("numpy")},
     )
+
+
+def _decoder_start(facts: ModelFacts, generation: dict[str, Any]) -> int | None:
+    if facts.family != "encoder-decoder":
+        return None
+    start = generation.get("decoder_start_token_id")
+    return facts.decoder_start_token_id if start is None else start
 
 
 def _embedding(folder: Path, facts: ModelFacts) -> EmbeddingFile | None:

@@ -28,7 +28,7 @@ _T5: dict[str, Any] = {
     "relative_attention_num_buckets": 12,
     "relative_attention_max_distance": 20,
     "layer_norm_epsilon": 3e-3,
-    "initializer_factor": 1.0,
+    "initializer_factor": 1.3,
 }
 _BART: dict[str, Any] = {
     **_TOKENS,
@@ -61,7 +61,7 @@ SEQ2SEQ_VARIANTS = (
     _t5("t5.silu", feed_forward_proj="gated-silu", d_kv=9, num_heads=5),
     _t5("t5.standard_buckets", relative_attention_num_buckets=32, relative_attention_max_distance=128, num_heads=1),
     _t5("mt5", num_heads=4),
-    _t5("umt5", num_heads=2),
+    _t5("umt5", num_heads=2, relative_attention_num_buckets=7),
     _bart("bart"),
     _bart("bart.scaled_untied", scale_embedding=True, tie_word_embeddings=False, activation_function="relu"),
     _bart("bart.padded_heads", decoder_attention_heads=3, d_model=48, encoder_attention_heads=2),
@@ -97,6 +97,9 @@ def seq2seq_model(variant: Variant, seed: int = 0) -> Any:
             if parameter.dim() == 1:
                 spread = BIAS_SPREAD if name.endswith("bias") else NORM_SPREAD
                 parameter.add_(torch.randn(parameter.shape) * spread)
+            # T5's own head is drawn so wide that a single token has all the probability.
+            if name == "lm_head.weight" and "t5" in variant.model_type:
+                parameter.mul_(0.2)
         for name, buffer in model.named_buffers():
             # Published checkpoints other than Marian's have zeros there, which would say nothing.
             if name == "final_logits_bias":

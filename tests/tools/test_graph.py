@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from edgelm_tools.graph import ALIGNMENT, SMALL, GraphBuilder
+from edgelm_tools.graph import ALIGNMENT, SMALL, GraphBuilder, SharedWeights
 
 
 def outputs(path: Path, **inputs: NDArray[Any]) -> list[NDArray[Any]]:
@@ -108,3 +108,29 @@ def test_an_output_that_nothing_makes_is_refused(tmp_path: Path) -> None:
         g.output("y", np.float32, ())
         with pytest.raises(ValueError, match="nothing makes the graph's output 'y'"):
             g.save()
+
+
+def test_graphs_of_one_model_store_what_they_share_once(tmp_path: Path) -> None:
+    values = np.arange(2000, dtype=np.float32)
+    shared: SharedWeights = {}
+    for name, chunks in (("first", [values]), ("second", None)):
+        with GraphBuilder(tmp_path / f"{name}.onnx", name=name, shared=shared) as g:
+            # The second time there is nothing to read.
+            g.weight("shared.table", np.float32, values.shape, chunks or iter(()))
+            g.view("folded", "shared.table", (40, 50))
+            g.weight("own", np.float32, (1,), [np.full(1, len(name), np.float32)])
+            g.node("Add", ["folded", "own"], name="sum", outputs=[g.output("y", np.float32, (40, 50))])
+            g.save()
+    for name in ("first", "second"):
+        (y,) = outputs(tmp_path / f"{name}.onnx")
+        np.testing.assert_array_equal(y, values.reshape(40, 50) + len(name))
+    assert (tmp_path / "second.onnx.data").stat().st_size == 4
+
+
+def test_graphs_apart_share_nothing(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        with GraphBuilder(tmp_path / f"{name}.onnx", name=name) as g:
+            g.weight("shared.table", np.float32, (2,), [np.ones(2, np.float32)])
+            g.node("Identity", ["shared.table"], name="copy", outputs=[g.output("y", np.float32, (2,))])
+            g.save()
+    assert (tmp_path / "second.onnx.data").stat().st_size == 8

@@ -43,8 +43,9 @@ _COMMON = {
     "d_model": 1024,
     "scale_embedding": False,
     "tie_word_embeddings": True,
-    "pad_token_id": 1,
 }
+_TOKENS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+_FORCED = {"forced_eos_token_id": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,14 +70,17 @@ class Member:
 
 MEMBERS: dict[str, Member] = {
     "bart": Member(
-        residual="post", positions="learned", embedding_norm=True, defaults={**_COMMON, "decoder_start_token_id": 2}
+        residual="post",
+        positions="learned",
+        embedding_norm=True,
+        defaults={**_COMMON, **_TOKENS, **_FORCED, "decoder_start_token_id": 2},
     ),
     "mbart": Member(
         residual="pre",
         positions="learned",
         embedding_norm=True,
         tasks=("translation",),
-        defaults={**_COMMON, "bos_token_id": 0},
+        defaults={**_COMMON, **_TOKENS, **_FORCED},
     ),
     "marian": Member(
         residual="post",
@@ -87,6 +91,8 @@ MEMBERS: dict[str, Member] = {
             "vocab_size": 58_101,
             "decoder_start_token_id": 58_100,
             "pad_token_id": 58_100,
+            "eos_token_id": 0,
+            "forced_eos_token_id": 0,
             "share_encoder_decoder_embeddings": True,
         },
     ),
@@ -94,7 +100,13 @@ MEMBERS: dict[str, Member] = {
         residual="pre",
         positions="split",
         tasks=("summarization",),
-        defaults={**_COMMON, "decoder_start_token_id": 0, "pad_token_id": 0},
+        defaults={
+            **_COMMON,
+            "decoder_start_token_id": 0,
+            "pad_token_id": 0,
+            "eos_token_id": 1,
+            "forced_eos_token_id": 1,
+        },
     ),
     "m2m_100": Member(
         residual="pre",
@@ -103,6 +115,7 @@ MEMBERS: dict[str, Member] = {
         tasks=("translation",),
         defaults={
             **_COMMON,
+            **_TOKENS,
             "vocab_size": 128_112,
             "activation_function": "relu",
             "scale_embedding": True,
@@ -160,6 +173,7 @@ def bart_spec(config: Mapping[str, Any], prefix: str = "model.") -> Seq2SeqSpec:
         positions=positions,
         embeddings=tuple(f"{prefix}{part}.weight" for part in _TABLES),
         logits_bias="final_logits_bias" if member.logits_bias else None,
+        class_defaults=member.defaults,
         unused=tuple(f"{prefix}{name}" for name in _UNUSED),
     )
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from edgelm.bundle.manifest import Head, KVGeometry, RecurrentState
 from edgelm_tools.checkpoint.base import TextAssets
@@ -22,6 +22,9 @@ class ModelFacts:
     Attributes:
         graphs: roles of the graphs, in the order in which they are built.
         hidden_size: width of the embedding table, if that is kept in a file of its own.
+        decoder_start_token_id: by the configuration; a ``generation_config.json`` may say otherwise.
+        class_defaults: of transformers' configuration class, for fields that ``config.json`` may leave out; those
+            about generation are read.
     """
 
     architecture: str
@@ -36,6 +39,7 @@ class ModelFacts:
     decoder_start_token_id: int | None = None
     source_length: int | None = None
     head: Head | None = None
+    class_defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Architecture(Protocol):

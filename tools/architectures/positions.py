@@ -22,7 +22,8 @@ def tensor2tensor_sinusoids(count: int, size: int) -> NDArray[np.float32]:
     """M2M100's table, (count, size): sines, then cosines, and a zero where ``size`` is odd."""
     half = size // 2
     step = np.float32(-math.log(10000) / (half - 1))
-    frequencies = np.exp(np.arange(half, dtype=np.float32) * step)
+    exponents = np.arange(half, dtype=np.float32) * step
+    frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
     angles = np.arange(count, dtype=np.float32)[:, None] * frequencies
     table = np.zeros((count, size), np.float32)
     table[:, : 2 * half] = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)

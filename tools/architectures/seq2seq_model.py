@@ -40,6 +40,7 @@ class Seq2SeqModel:
             kv=KVGeometry(decoder.layers, decoder.heads, padded_head_size(decoder.head_size)),
             decoder_start_token_id=spec.decoder_start_token_id,
             source_length=spec.source_length,
+            class_defaults=spec.class_defaults,
         )
 
     def parameters(self) -> int:

@@ -5,9 +5,9 @@ The families make it of their configurations: ``t5_model.py`` and ``bart_model.p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Role = Literal["encoder", "decoder"]
 ROLES: tuple[Role, Role] = ("encoder", "decoder")
@@ -119,6 +119,7 @@ class Seq2SeqSpec:
         head: the output head's tensor, if it is not tied.
         logits_bias: tensor (1, vocabulary) that is added to the logits, if the checkpoint has it.
         unused: tensors that checkpoints may have and nothing reads.
+        class_defaults: as in ``ModelFacts``.
     """
 
     model_type: str
@@ -145,6 +146,7 @@ class Seq2SeqSpec:
     head: str = "lm_head"
     logits_bias: str | None = None
     unused: tuple[str, ...] = ()
+    class_defaults: Mapping[str, Any]
 
     def stack(self, role: str) -> Stack:
         """The encoder or the decoder."""

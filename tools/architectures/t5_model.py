@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgelm.bundle.manifest import MAX_HEAD_SIZE, MAX_HEADS, MAX_LAYERS, MAX_VOCAB
-from edgelm.errors import UnsupportedModelError
 from edgelm_tools.architectures.config_fields import ConfigFields
 from edgelm_tools.architectures.seq2seq_model import Seq2SeqModel
 from edgelm_tools.architectures.seq2seq_spec import (
@@ -41,6 +40,7 @@ _COMMON = {
     "layer_norm_epsilon": 1e-6,
     "feed_forward_proj": "gated-gelu",
     "pad_token_id": 0,
+    "eos_token_id": 1,
 }
 # Model type → defaults of transformers' class (4.57), for fields that config.json may leave out.
 DEFAULTS: dict[str, Mapping[str, Any]] = {
@@ -105,6 +105,7 @@ def t5_spec(config: Mapping[str, Any]) -> Seq2SeqSpec:
         tied=tied,
         relative_bias=_relative_bias(c, every_layer=model_type == "umt5"),
         embeddings=("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
+        class_defaults=DEFAULTS[model_type],
         unused=("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",),
     )
 
@@ -113,12 +114,10 @@ _FEED_FORWARDS = [*ACTIVATIONS, *(f"gated-{name}" for name in ACTIVATIONS)]
 
 
 def _relative_bias(c: ConfigFields, *, every_layer: bool) -> RelativeBias:
-    buckets = c.integer("relative_attention_num_buckets", least=4, most=1 << 16)
-    if buckets % 4:
-        raise UnsupportedModelError(f"{c.what}: relative_attention_num_buckets {buckets} is not a multiple of 4")
+    buckets = c.integer("relative_attention_num_buckets", least=4, most=MAX_WIDTH)
     return RelativeBias(
         buckets=buckets,
-        max_distance=c.integer("relative_attention_max_distance", least=buckets // 2 + 1, most=1 << 20),
+        max_distance=c.integer("relative_attention_max_distance", least=buckets // 2 + 1, most=MAX_WIDTH),
         every_layer=every_layer,
         tensor=lambda role, i: f"{role}.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight",
     )
