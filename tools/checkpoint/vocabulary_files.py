@@ -1,7 +1,8 @@
 """``tokenizer.json`` for checkpoints that only have the older files of a vocabulary.
 
 ``vocab.txt`` is WordPiece's (BERT and its kin); ``vocab.json`` and ``merges.txt`` are byte-level BPE's (GPT-2, RoBERTa,
-BART). The result encodes as transformers' fast tokenizers of these models do.
+BART); for SentencePiece's see ``sentencepiece_files.py``. The result encodes as transformers' fast tokenizers of these
+models do.
 """
 
 from __future__ import annotations
@@ -15,38 +16,25 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
 from edgelm.errors import ModelError, UnsupportedModelError
+from edgelm_tools.checkpoint.sentencepiece import tokenizer_json
+from edgelm_tools.checkpoint.sentencepiece_files import NUMBERINGS, numbered_pieces, sentencepiece_file
+from edgelm_tools.checkpoint.special_roles import ANGLES, BRACKETS
 from edgelm_tools.checkpoint.strict_json import read_json_object, read_small_file
 
 MAX_VOCABULARY_BYTES = 64 * 2**20
-_BRACKETS = {
-    "unk_token": "[UNK]",
-    "sep_token": "[SEP]",
-    "pad_token": "[PAD]",
-    "cls_token": "[CLS]",
-    "mask_token": "[MASK]",
-}
-_ANGLES = {
-    "bos_token": "<s>",
-    "eos_token": "</s>",
-    "unk_token": "<unk>",
-    "sep_token": "</s>",
-    "pad_token": "<pad>",
-    "cls_token": "<s>",
-    "mask_token": "<mask>",
-}
-_MPNET = {**_ANGLES, "unk_token": "[UNK]"}
+_MPNET = {**ANGLES, "unk_token": "[UNK]"}
 _GPT2 = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
 _OPT = {"bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>", "pad_token": "<pad>"}
 
 # model_type → the special tokens that its tokenizer has unless its files say otherwise
-_WORDPIECE = {"bert": _BRACKETS, "distilbert": _BRACKETS, "electra": _BRACKETS, "mpnet": _MPNET}
+_WORDPIECE = {"bert": BRACKETS, "distilbert": BRACKETS, "electra": BRACKETS, "mpnet": _MPNET}
 _BYTE_LEVEL = {
     "gpt2": _GPT2,
     "gpt_neo": _GPT2,
     "gptj": _GPT2,
     "opt": _OPT,
-    "roberta": _ANGLES,
-    "bart": _ANGLES,
+    "roberta": ANGLES,
+    "bart": ANGLES,
 }
 _WRAPPED = ("roberta", "bart")
 
@@ -81,6 +69,10 @@ def read_vocabulary(
     elif model_type in _BYTE_LEVEL and (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         roles = {**_BYTE_LEVEL[model_type], **special}
         tokenizer = _byte_level(folder, roles, settings, model_type)
+    elif model_type in NUMBERINGS and (path := sentencepiece_file(folder)) is not None:
+        numbered = numbered_pieces(path, model_type, settings)
+        data = tokenizer_json(numbered.model, prefix=numbered.prefix, suffix=numbered.suffix)
+        return Vocabulary(data, {**numbered.roles, **special})
     else:
         raise UnsupportedModelError(
             f"{folder}: no tokenizer.json; a fast tokenizer is needed "
