@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,12 +68,24 @@ class Tensor:
         self.array = array
         self.value = ort.OrtValue.ortvalue_from_numpy(array)
 
+    @classmethod
+    def over(cls, value: ort.OrtValue) -> Self:
+        """Memory that the runtime made, which lives as long as the tensor."""
+        tensor = cls.__new__(cls)
+        tensor.value = value
+        tensor.array = value.numpy()
+        return tensor
+
 
 class Binding:
-    """Inputs and outputs of a session, tied to memory; running it moves no data."""
+    """Inputs and outputs of a session, tied to memory; running it moves no data.
 
-    def __init__(self, binding: ort.IOBinding) -> None:
+    ``renamed``: usual name → the graph's own, where that differs.
+    """
+
+    def __init__(self, binding: ort.IOBinding, renamed: Mapping[str, str]) -> None:
         self._binding = binding
+        self._renamed = renamed
 
     def input(self, name: str, tensor: Tensor) -> None:
         """Reads the graph's input ``name`` from ``tensor``.
@@ -82,20 +94,24 @@ class Binding:
             ModelError: there is no such input.
         """
         with _translated_errors("the graph cannot be bound"):
-            self._binding.bind_ortvalue_input(name, tensor.value)
+            self._binding.bind_ortvalue_input(self._renamed.get(name, name), tensor.value)
 
     def output(self, name: str, tensor: Tensor) -> None:
         """Writes the graph's output ``name`` to ``tensor``, which must have its exact shape."""
-        self._binding.bind_ortvalue_output(name, tensor.value)
+        self._binding.bind_ortvalue_output(self._renamed.get(name, name), tensor.value)
 
     def new_output(self, name: str) -> None:
         """Lets the runtime make memory for the output ``name``, whose shape is not known; see ``fetched``."""
-        self._binding.bind_output(name)
+        self._binding.bind_output(self._renamed.get(name, name))
 
     def fetched(self) -> list[NDArray[Any]]:
         """Copies of all bound outputs, in the order in which they were bound, after a run."""
         arrays: list[NDArray[Any]] = self._binding.copy_outputs_to_cpu()
         return arrays
+
+    def taken(self) -> list[Tensor]:
+        """All bound outputs where they lie, in the order in which they were bound, after a run."""
+        return [Tensor.over(value) for value in self._binding.get_outputs()]
 
     @property
     def native(self) -> ort.IOBinding:
@@ -128,6 +144,10 @@ class Session:
         optimized_to: write the optimized graph there, with the weights in this machine's layout beside it.
         optimize: whether the graph is still to be optimized (a graph that ``optimized_to`` wrote is not).
         spinning: let threads spin while they wait: quicker from operator to operator, at the cost of other work.
+        renamed: usual name of an input or output → the graph's own, where that differs.
+
+    Attributes:
+        inputs, outputs: by their usual names.
 
     Raises:
         ModelError: the runtime refuses the graph.
@@ -142,6 +162,7 @@ class Session:
         optimized_to: Path | None = None,
         optimize: bool = True,
         spinning: bool = True,
+        renamed: Mapping[str, str] | None = None,
     ) -> None:
         options = _options(threads, optimize, spinning)
         if optimized_to is not None:
@@ -153,12 +174,13 @@ class Session:
         give_back_freed_memory()
         self._process = os.getpid()
         _SESSIONS.add(self)
-        self.inputs = _infos(self._session.get_inputs())
-        self.outputs = _infos(self._session.get_outputs())
+        self._renamed = renamed or {}
+        self.inputs = _infos(self._session.get_inputs(), self._renamed)
+        self.outputs = _infos(self._session.get_outputs(), self._renamed)
 
     def binding(self) -> Binding:
         """An empty binding of this session."""
-        return Binding(self._open().io_binding())
+        return Binding(self._open().io_binding(), self._renamed)
 
     def run(self, binding: Binding, switch: Switch) -> None:
         """Runs the graph once; several threads may run one session, each with a binding of its own.
@@ -232,8 +254,9 @@ def _save_optimized(options: ort.SessionOptions, path: Path) -> None:
     options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
 
 
-def _infos(arguments: list[Any]) -> Mapping[str, TensorInfo]:
-    return {a.name: TensorInfo(tuple(a.shape), _DTYPES[a.type]) for a in arguments}
+def _infos(arguments: list[Any], renamed: Mapping[str, str]) -> Mapping[str, TensorInfo]:
+    usual = {theirs: ours for ours, theirs in renamed.items()}
+    return {usual.get(a.name, a.name): TensorInfo(tuple(a.shape), _DTYPES[a.type]) for a in arguments}
 
 
 _DTYPES: dict[str, np.dtype[Any]] = {
