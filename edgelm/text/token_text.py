@@ -7,6 +7,11 @@ from collections.abc import Sequence
 from edgelm.errors import ModelError, PromptError
 from edgelm.text.tokenizer import Tokenizer, library_errors, sibling
 
+# In this order: " ' " must be whole for what follows it.
+_STRAY_SPACES = tuple(
+    (f" {mark}", mark.strip()) for mark in (".", "?", "!", ",", "' ", "n't", "'m", "'s", "'ve", "'re")
+)
+
 
 def join_tokens(tokenizer: Tokenizer, tokens: Sequence[str]) -> str:
     """The text that tokens, as they stand in the vocabulary, spell together; special ones stay.
@@ -43,3 +48,13 @@ def reading_token(tokenizer: Tokenizer, token: str) -> Tokenizer:
         if value is not None:
             setattr(made, part, value)
     return Tokenizer(made)
+
+
+def without_stray_spaces(text: str) -> str:
+    """English text without the spaces that joining tokens leaves before punctuation and contractions.
+
+    What transformers does to decoded text for tokenizers with ``clean_up_tokenization_spaces``.
+    """
+    for spaced, tight in _STRAY_SPACES:
+        text = text.replace(spaced, tight)
+    return text

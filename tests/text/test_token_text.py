@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.tokenizers import byte_fallback, byte_level, unigram, word_level, word_piece
 from tokenizers import AddedToken
 
 from edgelm.errors import ModelError
 from edgelm.text.encoding import TextEncoder
-from edgelm.text.token_text import join_tokens, marks_continuation, reading_token
+from edgelm.text.token_text import join_tokens, marks_continuation, reading_token, without_stray_spaces
 from edgelm.text.tokenizer import Tokenizer
 
 
@@ -69,3 +71,25 @@ def test_ids_are_the_tokenizers_own() -> None:
 def test_a_token_that_is_not_special_is_refused() -> None:
     with pytest.raises(ModelError, match="'the' is not a special token"):
         reading_token(Tokenizer(word_piece()), "the")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("it ' s here , is n't it ?", "it's here, isn't it?"),
+        ('we \'ve said : " no " !', 'we\'ve said : " no "!'),
+        ("I 'm , you 're", "I'm, you're"),
+        ("a . b", "a. b"),
+        ("", ""),
+    ],
+)
+def test_stray_spaces_are_taken_out(text: str, expected: str) -> None:
+    assert without_stray_spaces(text) == expected
+
+
+@pytest.mark.reference
+@given(st.lists(st.sampled_from([" ", "'", ".", "n't", "s", "'s", "ve", "re", "'m", "?", "!", ",", "a"]), max_size=12))
+def test_stray_spaces_are_those_of_transformers(parts: list[str]) -> None:
+    base = pytest.importorskip("transformers").PreTrainedTokenizerBase
+    text = "".join(parts)
+    assert without_stray_spaces(text) == base.clean_up_tokenization(text)
