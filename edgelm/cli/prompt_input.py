@@ -1,4 +1,4 @@
-"""The prompt of ``edgelm run``: an argument, an option, a file or standard input, always UTF-8."""
+"""The text that a command works on: an argument, an option, a file or standard input, always UTF-8."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from edgelm.errors import PromptError
 # Far above what any context window holds, and little enough to be read and encoded without harm.
 MAX_PROMPT_BYTES = 4 << 20
 STANDARD_INPUT = "-"
+_WAYS = "as an argument, with --file, or on standard input (-)"
 
 
-def read_prompt(argument: str | None, option: str | None, file: str | None) -> str:
+def read_prompt(
+    argument: str | None, option: str | None, file: str | None, *, what: str = "prompt", ways: str = _WAYS
+) -> str:
     """The prompt, from the one place where it was given; with none of them, from a pipe.
 
-    Of a file or a pipe, one line break at the end belongs to the file and not to the prompt.
+    Of a file or a pipe, one line break at the end belongs to the file and not to the prompt. Messages call it ``what``
+    and name the ``ways`` to give it.
 
     Raises:
         click.UsageError: none is given, or several are.
@@ -26,16 +30,16 @@ def read_prompt(argument: str | None, option: str | None, file: str | None) -> s
     """
     given = [place for place in (argument, option, file) if place is not None]
     if len(given) > 1:
-        raise click.UsageError("the prompt is given more than once; give an argument, --prompt or --file")
+        raise click.UsageError(f"the {what} is given more than once; give it {ways}")
     if file not in (None, STANDARD_INPUT):
         return _read_file(str(file))
     text = argument if argument is not None else option
     if text is not None and text != STANDARD_INPUT:
-        return checked_text(text, "the prompt")
+        return checked_text(text, f"the {what}")
     if not given and console.is_terminal(sys.stdin):
-        raise click.UsageError("there is no prompt; give it as an argument, with --file, or on standard input (-)")
+        raise click.UsageError(f"there is no {what}; give it {ways}")
     if sys.stdin is None:
-        raise click.UsageError("there is no prompt, and standard input is closed")
+        raise click.UsageError(f"there is no {what}, and standard input is closed")
     return _text(sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1), "standard input")
 
 
