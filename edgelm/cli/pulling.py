@@ -102,6 +102,6 @@ def _prepack(folder: Path, progress: Progress) -> None:
     from edgelm.runtime.prepack import try_prepack
 
     bundle = open_bundle(folder, stamps=stamps_folder())
-    if "decoder" in bundle.graphs:
-        with transfer(progress, "Preparing the weights for this processor", None):
-            try_prepack(bundle, "decoder")
+    with transfer(progress, "Preparing the weights for this processor", None):
+        for role in bundle.graphs:
+            try_prepack(bundle, role)

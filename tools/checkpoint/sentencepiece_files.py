@@ -102,10 +102,8 @@ def _xlm_roberta(model: SentencePieceModel, folder: Path, settings: Mapping[str,
 
 
 def _mbart(model: SentencePieceModel, folder: Path, settings: Mapping[str, Any]) -> Numbered:
-    if str(settings.get("tokenizer_class", "")).startswith("MBart50"):
-        languages, before = [*_MBART_LANGUAGES, *_MBART50_LANGUAGES], True
-    else:
-        languages, before = _MBART_LANGUAGES, False
+    before = str(settings.get("tokenizer_class", "")).startswith("MBart50")
+    languages = [*_MBART_LANGUAGES, *(_MBART50_LANGUAGES if before else ())]
     source = str(settings.get("src_lang") or "en_XX")
     return Numbered(
         model=_fairseq(model, languages),
