@@ -6,7 +6,7 @@ made for: every decoder step sees the source and what is right so far.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,47 +36,70 @@ class Seq2SeqPair:
 
     def logits(self, source: Sequence[int], target: Sequence[int]) -> NDArray[np.float32]:
         """Logits after each token of the target, (T, V) float32."""
-        cross = self._encoded(np.array([source], np.int64))
-        count = len(target)
-        inputs = {
-            "input_ids": Tensor(np.array([target], np.int64)),
+        ids = np.array([target], np.int64)
+        given = {"encoder_attention_mask": Tensor(np.ones((1, len(source)), np.int32)), **self._encoded(source)}
+        return (self._at_once if "seqlens_k" in self._decoder.inputs else self._step_by_step)(ids, given)
+
+    def _at_once(self, ids: NDArray[np.int64], given: dict[str, Tensor]) -> NDArray[np.float32]:
+        count = ids.shape[1]
+        inputs = given | {
+            "input_ids": Tensor(ids),
             "position_ids": Tensor(np.arange(count, dtype=np.int64)[None]),
             "seqlens_k": Tensor(np.array([count - 1], np.int32)),
             "total_sequence_length": Tensor(np.array(count, np.int32)),
             "logit_index": Tensor(np.arange(count, dtype=np.int64)),
-            "encoder_attention_mask": Tensor(np.ones((1, len(source)), np.int32)),
-            **cross,
         }
-        binding = self._decoder.binding()
-        for name, info in self._decoder.inputs.items():
-            if name in inputs:
-                binding.input(name, inputs[name])
-                continue
-            cache = Tensor(np.zeros((1, int(info.shape[1]), count, int(info.shape[3])), np.float32))
-            binding.input(name, cache)
-            binding.output(name.replace("past_key_values", "present"), cache)
-        logits = Tensor(np.empty((count, int(self._decoder.outputs["logits"].shape[1])), np.float32))
-        binding.output("logits", logits)
-        self._decoder.run(binding, Switch())
+        caches = {
+            name: Tensor(np.zeros((1, int(info.shape[1]), count, int(info.shape[3])), np.float32))
+            for name, info in self._decoder.inputs.items()
+            if name.startswith("past_key_values.")
+        }
+        presents = {name.replace("past_key_values", "present"): cache for name, cache in caches.items()}
+        logits = self._empty_logits(count)
+        _run(self._decoder, inputs | caches, {"logits": logits, **presents})
         return logits.array
 
-    def _encoded(self, ids: NDArray[np.int64]) -> dict[str, Tensor]:
-        binding = self._encoder.binding()
-        binding.input("input_ids", Tensor(ids))
-        binding.input("attention_mask", Tensor(np.ones_like(ids)))
+    def _step_by_step(self, ids: NDArray[np.int64], given: dict[str, Tensor]) -> NDArray[np.float32]:
+        """A decoder with a recurrent state takes one token after the other."""
+        infos = {name: info for name, info in self._decoder.inputs.items() if name.startswith("state.")}
+        state = {name: Tensor(np.zeros((1, int(info.shape[1])), np.float32)) for name, info in infos.items()}
+        rows = []
+        for place in range(ids.shape[1]):
+            tokens, positions = np.array(ids[:, place : place + 1]), np.full((1, 1), place, np.int64)
+            following = {name: Tensor(np.empty_like(tensor.array)) for name, tensor in state.items()}
+            logits = self._empty_logits(1)
+            inputs = given | state | {"input_ids": Tensor(tokens), "position_ids": Tensor(positions)}
+            _run(self._decoder, inputs, {"logits": logits, **{f"next_{name}": t for name, t in following.items()}})
+            rows.append(logits.array)
+            state = following
+        return np.concatenate(rows)
+
+    def _empty_logits(self, count: int) -> Tensor:
+        return Tensor(np.empty((count, int(self._decoder.outputs["logits"].shape[1])), np.float32))
+
+    def _encoded(self, source: Sequence[int]) -> dict[str, Tensor]:
+        ids = np.array([source], np.int64)
         outputs = {
-            name: Tensor(np.empty((1, int(info.shape[1]), ids.shape[1], int(info.shape[3])), np.float32))
+            name: Tensor(np.empty((1, int(info.shape[1]), len(source), int(info.shape[3])), np.float32))
             for name, info in self._encoder.outputs.items()
         }
-        for name, tensor in outputs.items():
-            binding.output(name, tensor)
-        self._encoder.run(binding, Switch())
+        _run(self._encoder, {"input_ids": Tensor(ids), "attention_mask": Tensor(np.ones_like(ids))}, outputs)
         return outputs
 
     def close(self) -> None:
         """Gives both graphs back."""
         self._encoder.close()
         self._decoder.close()
+
+
+def _run(session: Session, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
+    """``inputs`` may hold more than the graph takes."""
+    binding = session.binding()
+    for name in session.inputs:
+        binding.input(name, inputs[name])
+    for name, tensor in outputs.items():
+        binding.output(name, tensor)
+    session.run(binding, Switch())
 
 
 def measure_seq2seq(folder: Path, reference: Path, facts: ModelFacts, progress: Progress | None = None) -> Quality:

@@ -22,7 +22,7 @@ from edgelm_tools.architectures.seq2seq_blocks import Blocks
 from edgelm_tools.architectures.seq2seq_spec import AttentionNames, FeedForwardNames, Role, Seq2SeqSpec
 from edgelm_tools.architectures.seq2seq_weights import Norm, Seq2SeqWeights
 from edgelm_tools.graph import GraphBuilder
-from edgelm_tools.quantize.scheme import Scheme, token_ids
+from edgelm_tools.quantize.scheme import Rows, Scheme, token_ids
 
 # Weights of this name are written once, by the encoder, and read by both graphs.
 EMBEDDING = "shared.embed"
@@ -83,7 +83,7 @@ class _Half:
         inner = blocks.activated(first[0], spec.activation, f"{name}.activation")
         if spec.gated:
             inner = self.g.node("Mul", [inner, first[1]], name=f"{name}.gated")
-        rows = "heavy-tailed" if spec.gated else "uneven"
+        rows: Rows = "heavy-tailed" if spec.gated else "uneven"
         return blocks.linear(inner, f"{name}.out", weights.linear(names.outer), rows=rows)
 
     def final(self, role: Role, state: State, factor: float = 1.0) -> str:

@@ -162,7 +162,7 @@ class Seq2SeqWeights:
         """Whichever of the tied tensors the checkpoint has: older ones were saved with another of them, or all."""
         heads = (f"{self.spec.head}.weight",) if self.spec.tied else ()
         names = (*self.spec.embeddings, *heads)
-        found = next((name for name in names if name in self._names), None)
+        found: str | None = next((name for name in names if name in self._names), None)
         if found is None:
             raise ModelError(f"the checkpoint has no tensor {names[0]!r}")
         return found
