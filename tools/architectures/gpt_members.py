@@ -41,7 +41,7 @@ class Member:
     Attributes:
         settings: what it adds to the common settings, which it is given, or sets otherwise.
         defaults: of transformers' class (4.57), for fields that ``config.json`` may leave out.
-        fields: what its class calls the fields that others call by the usual names; both are read.
+        fields: what else than by their usual names its files call the sizes.
     """
 
     settings: Callable[[ConfigFields, Settings], Settings]
@@ -184,6 +184,11 @@ MEMBERS: dict[str, Member] = {
         _bloom,
         # Any length can be computed; this is the one that the published models were trained on.
         {"layer_norm_epsilon": 1e-5, "pretraining_tp": 1, "seq_length": 2048},
-        {"num_attention_heads": "n_head", "num_hidden_layers": "n_layer", "max_position_embeddings": "seq_length"},
+        {
+            "hidden_size": "n_embed",
+            "num_attention_heads": "n_head",
+            "num_hidden_layers": "n_layer",
+            "max_position_embeddings": "seq_length",
+        },
     ),
 }
