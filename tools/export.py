@@ -120,6 +120,8 @@ def _write_text_assets(folder: Path, checkpoint: Checkpoint, assets: TextAssets)
         (folder / "chat_template.jinja").write_text(assets.chat_template, encoding="utf-8")
     _write_json(folder / "generation_config.json", assets.generation_config)
     _write_json(folder / "special_tokens.json", assets.special_tokens)
+    if assets.cleans_up_spaces:
+        _write_json(folder / "tokenizer_config.json", {"clean_up_tokenization_spaces": True})
     _write_json(folder / "config.json", checkpoint.config)
 
 

@@ -34,7 +34,7 @@ class TextAssets:
     the values of ``generation_config.json`` (may be empty); ``special_tokens``: role (``bos_token``, ``eos_token``,
     ``unk_token``, ``pad_token``, …) → the token's text, as chat templates see them; ``pooling``: how
     sentence-transformers makes a vector of this encoder's hidden states; ``max_length``: tokens that it gives the
-    encoder at most.
+    encoder at most; ``cleans_up_spaces``: decoded text loses the spaces before punctuation.
     """
 
     tokenizer: bytes
@@ -43,6 +43,7 @@ class TextAssets:
     special_tokens: dict[str, str] = field(default_factory=dict)
     pooling: Pooling | None = None
     max_length: int | None = None
+    cleans_up_spaces: bool = False
 
 
 class Checkpoint(Protocol):

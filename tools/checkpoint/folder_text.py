@@ -29,6 +29,7 @@ def read_text_assets(folder: Path) -> TextAssets:
         chat_template=_chat_template(folder, settings),
         generation_config=_optional_json(folder / "generation_config.json"),
         special_tokens=vocabulary.special_tokens,
+        cleans_up_spaces=settings.get("clean_up_tokenization_spaces") is True,
     )
 
 

@@ -255,6 +255,7 @@ def test_text_assets(tmp_path: Path) -> None:
         "eos_token": "</s>",
         "pad_token": None,
         "mask_token": {"content": "<mask>", "lstrip": True},
+        "clean_up_tokenization_spaces": True,
     }
     text = text_of(
         tmp_path,
@@ -274,6 +275,7 @@ def test_text_assets(tmp_path: Path) -> None:
         "mask_token": "<mask>",
     }
     assert text.generation_config == {"eos_token_id": [1, 2]}
+    assert text.cleans_up_spaces
 
 
 def test_text_assets_of_a_bare_tokenizer(tmp_path: Path) -> None:
