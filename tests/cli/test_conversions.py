@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import Result
+from safetensors.numpy import save_file
 from support.bundles import write_decoder_bundle
 from support.checkpoints import llama_metadata, llama_tensors, write_gguf
 from support.command_line import edgelm, started
@@ -132,6 +134,24 @@ def test_run_refuses_a_checkpoint(invoke: Invoke, checkpoint: Path, tmp_path: Pa
         assert f"edgelm export '{path}'" in result.stderr
 
 
+def test_export_with_an_adapter(invoke: Invoke, checkpoint: Path, tmp_path: Path) -> None:
+    """Its matrices must fit: these do not, and nothing is left behind."""
+    adapter = tmp_path / "lora"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1, "lora_alpha": 2}')
+    module = "base_model.model.model.layers.0.self_attn.q_proj"
+    inputs = llama_tensors()["token_embd.weight"].shape[-1]
+    for columns, code in ((inputs, 0), (inputs + 1, 2)):
+        matrices = {"lora_A": np.ones((1, columns), np.float32), "lora_B": np.ones((inputs, 1), np.float32)}
+        named = {f"{module}.{role}.weight": matrix for role, matrix in matrices.items()}
+        save_file(named, str(adapter / "adapter_model.safetensors"))
+        result = invoke("export", str(checkpoint), "--no-report", "--adapter", str(adapter), "--name", f"tuned-{code}")
+        assert result.exit_code == code, result.stderr
+    assert "cannot change 'model.layers.0.self_attn.q_proj.weight'" in result.stderr
+    assert "lora" in invoke("show", "tuned-0").stdout
+    assert "tuned-2" not in invoke("list").stdout
+
+
 def test_export_into_the_store(invoke: Invoke, home: Path, checkpoint: Path) -> None:
     result = invoke("export", str(checkpoint), "--no-report", "--license", "MIT")
     assert (result.exit_code, result.stdout) == (0, f"{home / 'models' / 'Some-Checkpoint'}\n")
@@ -140,6 +160,7 @@ def test_export_into_the_store(invoke: Invoke, home: Path, checkpoint: Path) -> 
         "license": "MIT",
         "revision": None,
         "sha256": find_sha256(checkpoint),
+        "adapter": None,
     }
     again = invoke("export", str(checkpoint), "--no-report")
     assert again.exit_code == 2
