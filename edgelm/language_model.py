@@ -37,6 +37,7 @@ from edgelm.runtime.memory import Budget, budget
 from edgelm.runtime.prepack import try_prepack
 from edgelm.runtime.sequences import LentDecoder, SequencePool
 from edgelm.runtime.session import Session
+from edgelm.runtime.session import available_cores as available_cores  # others look for it here
 
 TOKENIZER_NAME = "tokenizer.json"
 TEMPLATE_NAME = "chat_template.jinja"
@@ -322,10 +323,3 @@ class LanguageModel:
         if ignored and not config.do_sample:
             warnings.warn(f"{', '.join(ignored)} given, but do_sample is False: ignored", UserWarning, stacklevel=4)
         return config
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgelm.bundle.manifest import Manifest
@@ -84,6 +84,23 @@ def budget(manifest: Manifest, *, tokens: int, prefill_chunk: int, sequences: in
         kv_cache=tokens * manifest.kv.bytes_per_token() if manifest.kv else 0,
         activations=_FLOAT_BYTES * (hidden_values + attention_values + sequences * manifest.vocab_size),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSizes:
+    """What a run of an encoder takes memory for: hidden size, attention heads, bytes of its outputs for each token."""
+
+    hidden: int
+    heads: int
+    output_bytes: int
+
+
+def encoder_budget(manifest: Manifest, sizes: EncoderSizes, *, batch_tokens: int, longest: int) -> Budget:
+    """What an encoder needs for batches of ``batch_tokens`` in rows of up to ``longest``, padding included."""
+    tokens = max(batch_tokens, longest)
+    fixed = budget(manifest, tokens=0, prefill_chunk=0, sequences=0)
+    values = tokens * (_LIVE_WIDTHS * sizes.hidden + sizes.heads * longest)
+    return replace(fixed, activations=_FLOAT_BYTES * values + tokens * sizes.output_bytes)
 
 
 def _graph_bytes(size: int) -> int:

@@ -270,6 +270,13 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def give_back_freed_memory() -> None:
     """Loading and long prompts leave megabytes of freed memory that glibc would keep for later."""
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
