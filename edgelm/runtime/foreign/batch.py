@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,20 +35,35 @@ class ForeignBatch:
         graph: the loaded graphs.
         context_length: tokens that a row may have.
         prefill_chunk: tokens of all rows computed in one run.
-        sources: in an encoder-decoder, what the encoder has made of the source of each prompt, in order.
+        encode: in an encoder-decoder, computes what the encoder makes of the source of each prompt, in order; called
+            once, when the rows begin.
     """
 
     def __init__(
-        self, graph: StepGraph, *, context_length: int, prefill_chunk: int, sources: Source | None = None
+        self,
+        graph: StepGraph,
+        *,
+        context_length: int,
+        prefill_chunk: int,
+        encode: Callable[[], Source] | None = None,
     ) -> None:
         self.vocab_size = graph.vocab_size
         self.context_length = context_length
         self._graph = graph
         self._chunk = prefill_chunk
-        self._sources = sources
+        self._encode = encode
+        self._sources: Source | None = None
         self._groups: list[_Group] = []
         self._rows = 0
         self._switch = Switch()
+
+    @property
+    def length(self) -> int:
+        """Tokens in the longest row."""
+        return max((int(group.cache.lengths.max()) for group in self._groups), default=0)
+
+    def reserve(self, tokens: int) -> None:
+        """Nothing: these caches grow as they are used."""
 
     def prefill(self, prompts: Sequence[Ids]) -> NDArray[np.float32]:
         """Begins a row for each prompt, of one token or more; returns the logits after the last of each, (B, V).
@@ -60,6 +75,7 @@ class ForeignBatch:
         if any(len(array) > self.context_length for array in arrays):
             raise ContextLengthError(f"a prompt does not fit into a context window of {self.context_length}")
         self._rows = len(arrays)
+        self._sources = None if self._encode is None else self._encode()
         logits = np.empty((len(arrays), self.vocab_size), np.float32)
         self._groups = []
         for places in self._together(arrays):
@@ -82,7 +98,7 @@ class ForeignBatch:
         Raises:
             ContextLengthError: a row has no room for it.
         """
-        if any(int(group.cache.lengths.max()) >= self.context_length for group in self._groups):
+        if self.length >= self.context_length:
             raise ContextLengthError(f"the context window of {self.context_length} tokens is full")
         logits = np.empty((self._rows, self.vocab_size), np.float32)
         for group in self._groups:
