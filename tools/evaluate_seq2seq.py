@@ -21,7 +21,7 @@ from edgelm.text.tokenizer import Tokenizer
 from edgelm_tools.architectures.base import ModelFacts
 from edgelm_tools.quality import Quality, Tally, evaluation_text
 
-SEQ2SEQ_TOKENS = 3072
+SEQ2SEQ_TOKENS = 2048
 # Longer paragraphs are cut there: two sets of logits of a large vocabulary stay within a few hundred megabytes.
 LONGEST = 128
 
