@@ -75,7 +75,7 @@ class KVCache:
         # Pages of an anonymous mapping take memory only once they are written, and go back to the system at once.
         shapes = {name: (1, int(i.shape[1]), capacity, int(i.shape[3])) for name, i in self._infos.items()}
         sizes = [math.prod(shapes[name]) * info.dtype.itemsize for name, info in self._infos.items()]
-        memory = _anonymous_memory(sum(sizes))
+        memory = anonymous_memory(sum(sizes))
         tensors = {}
         offset = 0
         for (name, info), size in zip(self._infos.items(), sizes, strict=True):
@@ -93,7 +93,12 @@ class KVCache:
             yield name, tensor.array[:, :, : self.length]
 
 
-def _anonymous_memory(size: int) -> mmap.mmap:
+def anonymous_memory(size: int) -> mmap.mmap:
+    """Zeroed memory whose pages are only taken once they are written.
+
+    Raises:
+        MemoryLimitError: the system has not that much.
+    """
     length = max(size, 1)
     try:
         if sys.platform == "win32":

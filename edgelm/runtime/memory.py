@@ -21,6 +21,7 @@ _GRAPH_BYTES_PER_BYTE = 50
 _LIVE_WIDTHS = 16
 # Where the manifest does not tell the hidden size: as many query heads share one head of the cache.
 _USUAL_HEADS_PER_KV_HEAD = 4
+_USUAL_HEAD_SIZE = 32
 _FLOAT_BYTES = 4
 WEIGHTS_SUFFIX = ".data"
 _STATUS = Path("/proc/self/status")
@@ -37,6 +38,7 @@ class Budget:
         weights: all of them; what a file of embeddings holds is read row by row and takes none.
         kv_cache: keys and values of all tokens.
         activations: what a run needs for a moment.
+        cross: what the decoder of an encoder-decoder knows of its sources.
     """
 
     interpreter: int
@@ -45,11 +47,13 @@ class Budget:
     weights: int
     kv_cache: int
     activations: int
+    cross: int = 0
 
     @property
     def total(self) -> int:
         """Bytes in all."""
-        return self.interpreter + self.text + self.graph + self.weights + self.kv_cache + self.activations
+        once = self.interpreter + self.text + self.graph + self.weights
+        return once + self.kv_cache + self.cross + self.activations
 
     def check(self, limit: int | None) -> None:
         """Refuses a limit that the budget exceeds.
@@ -61,9 +65,41 @@ class Budget:
             raise MemoryLimitError(
                 f"needs {megabytes(self.total)}, the limit is {megabytes(limit)}: "
                 f"weights {megabytes(self.weights)}, KV cache {megabytes(self.kv_cache)}, "
-                f"activations {megabytes(self.activations)}, graph {megabytes(self.graph)}, "
+                + (f"sources {megabytes(self.cross)}, " if self.cross else "")
+                + f"activations {megabytes(self.activations)}, graph {megabytes(self.graph)}, "
                 f"tokenizer {megabytes(self.text)}, Python and libraries {megabytes(self.interpreter)}"
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What generations that run at a time hold; added up, those of several.
+
+    Attributes:
+        tokens: for which there is room in all their caches.
+        sequences: generations: each may be prefilling.
+        rows: sequences that are decoded: those of batches and beams one by one.
+        longest: tokens of the longest row.
+        cross_tokens: tokens of the sources, once for every row that reads them.
+        source_tokens: of these, those that an encoder reads in one run, padding included.
+    """
+
+    tokens: int
+    sequences: int = 0
+    rows: int = 0
+    longest: int = 0
+    cross_tokens: int = 0
+    source_tokens: int = 0
+
+    def __add__(self, other: Needs) -> Needs:
+        return Needs(
+            tokens=self.tokens + other.tokens,
+            sequences=self.sequences + other.sequences,
+            rows=self.rows + other.rows,
+            longest=self.longest + other.longest,
+            cross_tokens=self.cross_tokens + other.cross_tokens,
+            source_tokens=self.source_tokens + other.source_tokens,
+        )
 
 
 def budget(manifest: Manifest, *, tokens: int, prefill_chunk: int, sequences: int = 1) -> Budget:
@@ -72,17 +108,26 @@ def budget(manifest: Manifest, *, tokens: int, prefill_chunk: int, sequences: in
     ``sequences``: how many are prefilled at a time; ``tokens`` is then the sum of theirs. With SmolLM2-135M in int8 and
     the default chunk, the total is 1.01 to 1.13 times the measured peak, for 30 to 8,000 tokens.
     """
-    chunk = min(prefill_chunk, tokens)
+    needs = Needs(tokens=tokens, sequences=sequences, rows=sequences, longest=tokens)
+    return budget_of(manifest, needs, prefill_chunk=prefill_chunk)
+
+
+def budget_of(manifest: Manifest, needs: Needs, *, prefill_chunk: int) -> Budget:
+    """The same, of any generations."""
+    chunk = min(prefill_chunk, needs.tokens)
     hidden, heads = _hidden_size_and_heads(manifest)
-    hidden_values = sequences * chunk * _LIVE_WIDTHS * hidden
-    attention_values = chunk * heads * tokens
+    # The rows of a batch share the chunk.
+    hidden_values = (needs.sequences * chunk + needs.source_tokens) * _LIVE_WIDTHS * hidden
+    attention_values = chunk * heads * needs.longest
+    per_token = _cache_bytes(manifest)
     return Budget(
         interpreter=INTERPRETER_AND_LIBRARIES,
         text=_TOKENIZER_BYTES_PER_TOKEN * manifest.vocab_size,
         graph=sum(_graph_bytes(manifest.files[name].size) for name in set(manifest.graphs.values())),
         weights=sum(entry.size for name, entry in manifest.files.items() if name.endswith(WEIGHTS_SUFFIX)),
-        kv_cache=tokens * manifest.kv.bytes_per_token() if manifest.kv else 0,
-        activations=_FLOAT_BYTES * (hidden_values + attention_values + sequences * manifest.vocab_size),
+        kv_cache=needs.tokens * per_token if manifest.state is None else 2 * needs.rows * per_token,
+        activations=_FLOAT_BYTES * (hidden_values + attention_values + needs.rows * manifest.vocab_size),
+        cross=needs.cross_tokens * _cross_bytes(manifest),
     )
 
 
@@ -103,6 +148,21 @@ def encoder_budget(manifest: Manifest, sizes: EncoderSizes, *, batch_tokens: int
     return replace(fixed, activations=_FLOAT_BYTES * values + tokens * sizes.output_bytes)
 
 
+def _cache_bytes(manifest: Manifest) -> int:
+    """Bytes of a token in the cache, or of a row's whole state."""
+    if manifest.state is not None:
+        return _FLOAT_BYTES * manifest.state.layers * manifest.state.size
+    return 0 if manifest.kv is None else manifest.kv.bytes_per_token()
+
+
+def _cross_bytes(manifest: Manifest) -> int:
+    """Bytes of a source's token in cross-attention: keys and values as wide as the decoder's own, or somewhat less."""
+    if manifest.state is not None:
+        return 2 * _FLOAT_BYTES * manifest.state.layers * manifest.state.size
+    kv = manifest.kv
+    return 0 if kv is None else 2 * _FLOAT_BYTES * kv.layers * kv.kv_heads * kv.head_size
+
+
 def _graph_bytes(size: int) -> int:
     """A loaded graph file: what is beyond a megabyte is not nodes but weights."""
     return _GRAPH_BYTES_PER_BYTE * min(size, MB) + max(0, size - MB)
@@ -110,8 +170,12 @@ def _graph_bytes(size: int) -> int:
 
 def _hidden_size_and_heads(manifest: Manifest) -> tuple[int, int]:
     kv = manifest.kv
+    if manifest.state is not None:
+        return manifest.state.size, manifest.state.size // _USUAL_HEAD_SIZE
     if kv is None:
         return 0, 0
+    if manifest.family == "encoder-decoder":
+        return kv.kv_heads * kv.head_size, kv.kv_heads
     if manifest.embedding is not None:
         return manifest.embedding.columns, max(kv.kv_heads, manifest.embedding.columns // kv.head_size)
     heads = _USUAL_HEADS_PER_KV_HEAD * kv.kv_heads

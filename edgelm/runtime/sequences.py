@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import SimpleQueue
+from typing import Protocol
 from weakref import WeakSet
 
 import numpy as np
@@ -18,8 +19,17 @@ from numpy.typing import NDArray
 
 from edgelm.errors import ClosedError
 from edgelm.runtime.decoder import Decoder
+from edgelm.runtime.memory import Needs
 
 Ids = NDArray[np.int64]
+
+
+class Rows(Protocol):
+    """A decoder that can be stopped from another thread."""
+
+    def cancel(self) -> None:
+        """Ends the run in progress."""
+        ...
 
 
 @dataclass(eq=False)
@@ -35,6 +45,27 @@ class LentDecoder:
     decoder: Decoder
     cached: int
     tokens: int
+
+    @property
+    def needs(self) -> Needs:
+        """What its cache has, or will have, room for."""
+        return _needs_of(max(self.tokens, self.decoder.cache.capacity))
+
+
+@dataclass(eq=False)
+class LentRows:
+    """A decoder of several rows on loan, for one generation that nothing is kept of.
+
+    Attributes:
+        decoder: it.
+        needs: what it will come to hold.
+    """
+
+    decoder: Rows
+    needs: Needs
+
+
+Loan = LentDecoder | LentRows
 
 
 @dataclass(eq=False)
@@ -55,8 +86,8 @@ class SequencePool:
     new: Callable[[], Decoder]
     keep: int = 1
     _idle: list[_Idle] = field(default_factory=list)
-    _lent: WeakSet[LentDecoder] = field(default_factory=WeakSet)
-    _ended: SimpleQueue[tuple[LentDecoder, Ids | None]] = field(default_factory=SimpleQueue)
+    _lent: WeakSet[Loan] = field(default_factory=WeakSet)
+    _ended: SimpleQueue[tuple[Loan, _Idle | None]] = field(default_factory=SimpleQueue)
     _closed: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -71,8 +102,7 @@ class SequencePool:
             ClosedError: the pool is closed.
         """
         with self._locked():
-            if self._closed:
-                raise ClosedError("the model is closed")
+            self._check_open()
             best = max(self._idle, key=lambda idle: _common_prefix(idle.ids, prompt), default=None)
             if best is not None:
                 self._idle.remove(best)
@@ -83,22 +113,46 @@ class SequencePool:
             self._lent.add(lent)
         return lent
 
+    def lend_rows(self, decoder: Rows, needs: Needs) -> LentRows:
+        """Enters a decoder of several rows, so that it is counted, and stopped when the model is closed.
+
+        Raises:
+            ClosedError: the pool is closed.
+        """
+        lent = LentRows(decoder, needs)
+        with self._locked():
+            self._check_open()
+            self._lent.add(lent)
+        return lent
+
+    def end(self, lent: Loan, ids: Sequence[int] | Ids | None) -> None:
+        """Ends a loan; ``ids``: the tokens of which the cache holds its length, None if it is not to be trusted."""
+        if ids is None or isinstance(lent, LentRows):
+            self.discard(lent)
+        else:
+            self.give_back(lent, ids)
+
     def give_back(self, lent: LentDecoder, ids: Sequence[int] | Ids) -> None:
         """Ends a loan; ``ids`` are the tokens that were computed, of which the cache holds its length."""
-        self._ended.put((lent, np.array(ids[: lent.decoder.length], np.int64)))
+        self._ended.put((lent, _Idle(lent.decoder, np.array(ids[: lent.decoder.length], np.int64))))
         self._settle()
 
-    def discard(self, lent: LentDecoder) -> None:
-        """Ends a loan whose cache is not to be trusted any more."""
+    def discard(self, lent: Loan) -> None:
+        """Ends a loan whose cache is not to be trusted any more, or not to be kept."""
         self._ended.put((lent, None))
         self._settle()
 
     def demand(self) -> tuple[int, int]:
-        """How many sequences there are, and for how many tokens in all their caches have, or will have, room."""
+        """How many generations there are, and for how many tokens in all their caches have, or will have, room."""
+        needs = self.needs()
+        return needs.sequences, needs.tokens
+
+    def needs(self) -> Needs:
+        """What all decoders, lent and kept, have room for, or will have."""
         with self._locked():
-            tokens = [max(lent.tokens, lent.decoder.cache.capacity) for lent in self._lent]
-            tokens += [idle.decoder.cache.capacity for idle in self._idle]
-        return len(tokens), sum(tokens)
+            parts = [lent.needs for lent in self._lent]
+            parts += [_needs_of(idle.decoder.cache.capacity) for idle in self._idle]
+        return sum(parts, Needs(tokens=0))
 
     def close(self) -> None:
         """Cancels what runs and frees the caches; may be called twice."""
@@ -107,6 +161,10 @@ class SequencePool:
             self._idle.clear()
             for lent in self._lent:
                 lent.decoder.cancel()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the model is closed")
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -131,11 +189,15 @@ class SequencePool:
 
     def _take_back(self) -> None:
         while not self._ended.empty():
-            lent, ids = self._ended.get_nowait()
+            lent, idle = self._ended.get_nowait()
             self._lent.discard(lent)
-            if ids is not None and not self._closed:
-                self._idle.append(_Idle(lent.decoder, ids))
+            if idle is not None and not self._closed:
+                self._idle.append(idle)
         del self._idle[: max(0, len(self._idle) - self.keep)]
+
+
+def _needs_of(tokens: int) -> Needs:
+    return Needs(tokens=tokens, sequences=1, rows=1, longest=tokens)
 
 
 def _common_prefix(a: Ids, b: Ids) -> int:
