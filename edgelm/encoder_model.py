@@ -128,9 +128,8 @@ class EncoderModel:
                 f"context_length must be at most {manifest.context_length} for {self.name}, not {self.context_length}"
             )
         least = min(_LEAST_TOKENS, self.context_length)
-        encoder_budget(manifest, encoder_sizes(bundle, output_bytes=0), batch_tokens=least, longest=least).check(
-            self.runtime.max_memory
-        )
+        sizes = encoder_sizes(bundle, output_bytes=0)
+        encoder_budget(manifest, sizes, batch_tokens=least, longest=least).check(self.runtime.max_memory)
         preload = self._preload_text() if self.runtime.preload_text else None
         graph, optimize = self._graph()
         self._session = Session(
