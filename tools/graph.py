@@ -68,6 +68,7 @@ class GraphBuilder:
         self._shared = {} if shared is None else shared
         self._weights = WeightFile(path.with_name(path.name + ".data"))
         self._nodes: list[onnx.NodeProto] = []
+        self._made: set[str] = set()
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
         self._initializers: dict[str, TensorProto] = {}
@@ -102,11 +103,16 @@ class GraphBuilder:
         names = list(outputs) if outputs is not None else [f"{name}.out"]
         given = {key: value for key, value in attributes.items() if value is not None}
         self._nodes.append(helper.make_node(op, list(inputs), names, name=name, domain=domain, **given))
+        self._made.update(names)
         return names[0]
 
     def has(self, name: str) -> bool:
         """Whether a constant or weight of that name exists."""
         return name in self._initializers
+
+    def makes(self, name: str) -> bool:
+        """Whether a node that was added gives a value of that name."""
+        return name in self._made
 
     def constant(self, name: str, value: ArrayLike, dtype: DTypeLike) -> str:
         """A value that belongs to the graph itself; the same name twice is the same constant."""

@@ -14,6 +14,7 @@ _GPT = "edgelm_tools.architectures.gpt_model:GptModel"
 _ENCODER = "edgelm_tools.architectures.encoder_model:EncoderModel"
 _T5 = "edgelm_tools.architectures.t5_model:T5Model"
 _BART = "edgelm_tools.architectures.bart_model:BartModel"
+_BERGAMOT = "edgelm_tools.architectures.bergamot_model:BergamotModel"
 
 # model_type in config.json → module:class; the class is called with the checkpoint.
 ARCHITECTURES: dict[str, str] = {
@@ -50,6 +51,7 @@ ARCHITECTURES: dict[str, str] = {
     "marian": _BART,
     "pegasus": _BART,
     "m2m_100": _BART,
+    "bergamot": _BERGAMOT,
 }
 
 

@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from edgelm_tools.architectures.seq2seq_spec import Activation, Stack
+from edgelm_tools.architectures.seq2seq_spec import Activation
 from edgelm_tools.architectures.seq2seq_weights import Linear, Norm, padded_head_size
 from edgelm_tools.graph import MICROSOFT, GraphBuilder
 from edgelm_tools.quantize.scheme import Rows, Scheme
 
 # What is added to the scores of padding: its share becomes 0 whatever the other scores are.
 _MASKED = float(np.finfo(np.float32).min)
+
+
+class Heads(Protocol):
+    """The shape of a stack's attentions."""
+
+    @property
+    def heads(self) -> int:
+        """How many there are."""
+        ...
+
+    @property
+    def head_size(self) -> int:
+        """Width of each."""
+        ...
+
+    @property
+    def scale(self) -> float:
+        """Factor of the scores."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +93,14 @@ class Blocks:
         kinds = zip(("weight", "bias"), norm, strict=True)
         return [self.g.constant(f"{name}.{kind}", value, np.float32) for kind, value in kinds if value is not None]
 
-    def encoder_attention(self, packed: str, mask: str, bias: str, stack: Stack, name: str) -> str:
+    def encoder_attention(self, packed: str, mask: str, bias: str, stack: Heads, name: str) -> str:
         """Packed queries, keys and values (B, L, 3 · heads · size), mask int32 (B, L) → (B, L, heads · size)."""
         parts = [f"{name}.{kind}" for kind in ("q", "k", "v")]
         sizes = self.g.constant("widths", [stack.heads * stack.head_size] * 3, np.int64)
         self.g.node("Split", [packed, sizes], name=f"{name}.split", outputs=parts, axis=-1)
         return self._multi_head([*parts, "", mask, bias], stack, name)
 
-    def cross_outputs(self, both: str, i: int, stack: Stack) -> None:
+    def cross_outputs(self, both: str, i: int, stack: Heads) -> None:
         """Keys and values (B, L, 2 · heads · size) → the graph's outputs for layer i, (B, heads, L, size) each."""
         g, name, shape = self.g, f"cross{i}", ("batch", stack.heads, "sequence", stack.head_size)
         sizes = g.constant("cross.shape", [0, 0, 2 * stack.heads, stack.head_size], np.int64)
@@ -91,7 +110,7 @@ class Blocks:
         outputs = [g.output(f"cross_key_values.{i}.{kind}", np.float32, shape) for kind in ("key", "value")]
         g.node("Split", [turned, halves], name=f"{name}.split", outputs=outputs, axis=1)
 
-    def decoder_attention(self, packed: str, bias: str, i: int, stack: Stack) -> str:
+    def decoder_attention(self, packed: str, bias: str, i: int, stack: Heads) -> str:
         """Self-attention of layer i over the cache: packed (B, S, 3 · heads · padded size) → (B, S, heads · padded)."""
         g, name = self.g, f"layer{i}.attention"
         shape = ("batch", stack.heads, "capacity", padded_head_size(stack.head_size))
@@ -109,13 +128,13 @@ class Blocks:
             scale=stack.scale,
         )
 
-    def cross_attention(self, query: str, i: int, stack: Stack) -> str:
+    def cross_attention(self, query: str, i: int, stack: Heads) -> str:
         """Attention of layer i over the source: query (B, S, heads · size) → the same shape."""
         shape = ("batch", stack.heads, "source", stack.head_size)
         source = [self.g.input(f"cross_key_values.{i}.{kind}", np.float32, shape) for kind in ("key", "value")]
         return self._multi_head([query, *source, "", "encoder_attention_mask"], stack, f"layer{i}.cross")
 
-    def _multi_head(self, inputs: list[str], stack: Stack, name: str) -> str:
+    def _multi_head(self, inputs: list[str], stack: Heads, name: str) -> str:
         given = inputs if inputs[-1] else inputs[:-1]
         return self.g.node(
             "MultiHeadAttention",

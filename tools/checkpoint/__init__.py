@@ -1,4 +1,4 @@
-"""Checkpoint readers: safetensors and GGUF, memory-mapped, tensor by tensor, without torch."""
+"""Checkpoint readers: safetensors, GGUF and Bergamot, memory-mapped, tensor by tensor, without torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _GGUF_MAGIC = b"GGUF"
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Opens a checkpoint by what it is: a GGUF file, a folder with one, or a folder with safetensors.
+    """Opens a checkpoint by what it is: a GGUF file, a folder with one, or with safetensors, or a Bergamot model.
 
     A ``.safetensors`` file stands for its folder.
 
@@ -51,6 +51,10 @@ def _open_folder(folder: Path) -> Checkpoint:
         return SafetensorsCheckpoint(folder)
     gguf_files = [path for path in files if path.suffix == ".gguf"]
     if not gguf_files:
+        from edgelm_tools.checkpoint.bergamot_checkpoint import BergamotCheckpoint, marian_files
+
+        if marian_files(folder):
+            return BergamotCheckpoint(folder)
         raise no_weights(folder)
     if len(gguf_files) > 1:
         names = ", ".join(path.name for path in gguf_files[:8])

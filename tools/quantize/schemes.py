@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgelm.errors import ConfigError
 from edgelm_tools.quantize.blocks import Blockwise
+from edgelm_tools.quantize.carried import CarriedInt8
 from edgelm_tools.quantize.plain import Float32, Recorder
 from edgelm_tools.quantize.rows import EMBEDDING_NAME, DynamicInt8, Rowwise
 from edgelm_tools.quantize.scheme import Calibration, Rows, Scheme
@@ -14,6 +15,7 @@ __all__ = [
     "SCHEMES",
     "Blockwise",
     "Calibration",
+    "CarriedInt8",
     "DynamicInt8",
     "Float32",
     "Recorder",
