@@ -164,9 +164,11 @@ class TextEncoder:
 
         Raises:
             ConfigError: the truncation leaves no room beside the special tokens and the stride.
-            PromptError: a text is no string or has lone surrogates (names its index), or the text that should lose
-                tokens is too short to, or missing.
+            PromptError: this is no list; a text is no string or has lone surrogates (names its index); or the text
+                that should lose tokens is too short to, or missing.
         """
+        if isinstance(texts, str):
+            raise PromptError("texts must be a list of texts; for a single one: [text]")
         for index, text in enumerate(texts):
             _check(text, index)
         if truncation is not None:
