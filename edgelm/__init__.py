@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgelm.config import GenerationConfig, RuntimeConfig
+    from edgelm.encoder_model import EncoderModel, load_encoder
     from edgelm.errors import EdgeLMError
     from edgelm.language_model import LanguageModel, load
     from edgelm.results import Chunk, GenerationResult
+    from edgelm.tasks.pipelines import pipeline
     from edgelm.text_stream import TextStream
 
 __version__ = "0.1.0"
@@ -24,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Chunk",
     "EdgeLMError",
+    "EncoderModel",
     "GenerationConfig",
     "GenerationResult",
     "LanguageModel",
@@ -31,17 +34,22 @@ __all__ = [
     "TextStream",
     "__version__",
     "load",
+    "load_encoder",
+    "pipeline",
 ]
 
 _HOMES = {
     "Chunk": "edgelm.results",
     "EdgeLMError": "edgelm.errors",
+    "EncoderModel": "edgelm.encoder_model",
     "GenerationConfig": "edgelm.config",
     "GenerationResult": "edgelm.results",
     "LanguageModel": "edgelm.language_model",
     "RuntimeConfig": "edgelm.config",
     "TextStream": "edgelm.text_stream",
     "load": "edgelm.language_model",
+    "load_encoder": "edgelm.encoder_model",
+    "pipeline": "edgelm.tasks.pipelines",
 }
 
 

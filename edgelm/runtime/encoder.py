@@ -17,7 +17,7 @@ from edgelm.runtime.session import Session, Switch, Tensor
 Rows = Sequence[Sequence[int]]
 Outputs = dict[str, NDArray[np.float32]]
 
-_TYPES = "token_type_ids"
+_MASK, _TYPES = "attention_mask", "token_type_ids"
 _SPANS = ("start_logits", "end_logits")
 _FLOAT_BYTES = 4
 # "B": rows of the batch; "S": tokens of the longest; else a fixed size.
@@ -46,8 +46,8 @@ class Encoder:
 
     def output_bytes(self) -> int:
         """Bytes of all outputs for each token of a padded batch."""
-        sizes = [np.prod(shape[2:], dtype=int) for shape in self._shapes.values() if "S" in shape]
-        return _FLOAT_BYTES * int(sum(sizes))
+        per_token = [self.width(name) for name in self._shapes if self.is_per_token(name)]
+        return _FLOAT_BYTES * sum(per_token)
 
     def is_per_token(self, name: str) -> bool:
         """Whether an output has a value, or several, for each token: (B, S, …)."""
@@ -75,7 +75,9 @@ class Encoder:
         """
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         mask = np.arange(lengths.max()) < lengths[:, None]
-        inputs = {"input_ids": _padded(rows, mask, self._pad), "attention_mask": mask.astype(np.int64)}
+        inputs = {"input_ids": _padded(rows, mask, self._pad)}
+        if _MASK in self._session.inputs:  # graphs of others may do without
+            inputs[_MASK] = mask.astype(np.int64)
         if self.takes_types:
             inputs[_TYPES] = np.zeros(mask.shape, np.int64) if types is None else _padded(types, mask, 0)
         sizes = {"B": mask.shape[0], "S": mask.shape[1]}

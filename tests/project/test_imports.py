@@ -14,6 +14,7 @@ import edgelm
 PUBLIC = [
     "Chunk",
     "EdgeLMError",
+    "EncoderModel",
     "GenerationConfig",
     "GenerationResult",
     "LanguageModel",
@@ -21,6 +22,8 @@ PUBLIC = [
     "TextStream",
     "__version__",
     "load",
+    "load_encoder",
+    "pipeline",
 ]
 HEAVY = ("jinja2", "numpy", "onnx", "onnxruntime", "optimum", "tokenizers", "torch", "transformers")
 NEVER = ("onnx", "optimum", "torch", "transformers")
@@ -67,7 +70,7 @@ def test_settings_and_errors_load_nothing_heavy() -> None:
 
 
 def test_the_runtime_loads_the_text_side_only_when_it_is_needed() -> None:
-    loaded = imported_by("from edgelm import load, LanguageModel")
+    loaded = imported_by("from edgelm import load, load_encoder, LanguageModel, EncoderModel")
     assert loaded & {*NEVER, "tokenizers", "jinja2"} == set()
     assert "onnxruntime" in loaded
 

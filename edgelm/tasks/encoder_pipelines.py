@@ -1,0 +1,124 @@
+"""Pipelines of encoders over whole texts, under transformers' names, with its settings and its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from edgelm.encoder_model import EncoderModel
+from edgelm.errors import PromptError
+from edgelm.language_model import LanguageModel
+from edgelm.tasks.classification import TASK as CLASSIFICATION
+from edgelm.tasks.classification import TextClassifier, checked_function
+from edgelm.tasks.embedding import FeatureExtractor
+from edgelm.tasks.pipeline_inputs import one_or_many, refuse_unknown, text_or_pair
+from edgelm.tasks.ranking import Ranker
+from edgelm.tasks.similarity import cosine_matrix
+from edgelm.tasks.zero_shot import (
+    HYPOTHESIS_TEMPLATE,
+    EmbeddingClassifier,
+    NliClassifier,
+    ZeroShotClassifier,
+    check_texts,
+)
+
+Call = Callable[..., Any]
+# Stands for "not given", where None means "all".
+_TOP = object()
+
+
+def feature_extraction(model: EncoderModel, task: str) -> Call:
+    """Text → [[[float, …] for each token]]; ``return_tensors=True``: (1, tokens, hidden) float32."""
+    extractor = FeatureExtractor(model)
+
+    def call(inputs: Any, *, truncation: bool = False, return_tensors: bool = False) -> Any:
+        def run(texts: list[str]) -> list[Any]:
+            features = (array[None] for array in extractor.extract(texts, truncation=truncation))
+            return [array if return_tensors else array.tolist() for array in features]
+
+        return one_or_many(inputs, run)
+
+    return call
+
+
+def sentence_similarity(model: EncoderModel, task: str) -> Call:
+    """``{"source_sentence": …, "sentences": [...]}`` → a cosine for each sentence, as the hub's inference API does."""
+    model.require_task("feature-extraction")
+
+    def call(inputs: Any = None, *, truncation: bool = False, **named: Any) -> list[float]:
+        given = named if inputs is None else inputs
+        if not isinstance(given, Mapping) or set(given) != {"source_sentence", "sentences"}:
+            raise PromptError('sentence-similarity takes {"source_sentence": "…", "sentences": ["…", …]}')
+        check_texts(given["sentences"])
+        vectors = model.embed([given["source_sentence"], *given["sentences"]], truncation=truncation)
+        return [float(score) for score in cosine_matrix(vectors[:1], vectors[1:])[0]]
+
+    return call
+
+
+def text_classification(model: EncoderModel, task: str) -> Call:
+    """Text or pair → [{"label", "score"}]; a list → a dict for each, or with ``top_k`` a list of dicts for each."""
+    classifier = TextClassifier(model)
+
+    def call(inputs: Any, *, top_k: Any = _TOP, function_to_apply: str | None = None, truncation: bool = False) -> Any:
+        function = None if function_to_apply is None else checked_function(function_to_apply)
+        count = 1 if top_k is _TOP else top_k
+
+        def run(given: list[Any]) -> list[Any]:
+            texts = [text_or_pair(one) for one in given]
+            labelled = classifier.classify(texts, top_k=count, function=function, truncation=truncation)
+            answers = [[label.as_dict() for label in labels] for labels in labelled]
+            return [labels[0] for labels in answers] if top_k is _TOP else answers
+
+        answer = one_or_many(inputs, run)
+        return [answer] if isinstance(inputs, str) and top_k is _TOP else answer
+
+    return call
+
+
+def text_ranking(model: EncoderModel, task: str) -> Call:
+    """``query`` and ``passages`` → [{"index", "score", "text"}], best first."""
+    ranker = Ranker(model)
+
+    def call(
+        query: str,
+        passages: Sequence[str],
+        *,
+        top_k: int | None = None,
+        function_to_apply: str = "sigmoid",
+        truncation: bool = False,
+    ) -> list[dict[str, Any]]:
+        check_texts(passages)
+        function = checked_function(function_to_apply)
+        found = ranker.rank(query, passages, top_k=top_k, function=function, truncation=truncation)
+        return [passage.as_dict() for passage in found]
+
+    return call
+
+
+def zero_shot_classification(model: EncoderModel | LanguageModel, task: str) -> Call:
+    """Text and ``candidate_labels`` → {"sequence", "labels", "scores"}."""
+    classifier = _zero_shot(model)
+
+    def call(inputs: Any, candidate_labels: str | Sequence[str] = (), **settings: Any) -> Any:
+        refuse_unknown(settings, ("hypothesis_template", "multi_label"), task)
+        template = settings.get("hypothesis_template", HYPOTHESIS_TEMPLATE)
+        multi_label = bool(settings.get("multi_label", False))
+
+        def run(texts: list[str]) -> list[Any]:
+            results = classifier.classify(
+                texts, candidate_labels, hypothesis_template=template, multi_label=multi_label
+            )
+            return [result.as_dict() for result in results]
+
+        return one_or_many(inputs, run)
+
+    return call
+
+
+def _zero_shot(model: EncoderModel | LanguageModel) -> ZeroShotClassifier:
+    if isinstance(model, LanguageModel):
+        from edgelm.tasks.instruct_zero_shot import InstructClassifier
+
+        return InstructClassifier(model)
+    return NliClassifier(model) if CLASSIFICATION in model.tasks else EmbeddingClassifier(model)

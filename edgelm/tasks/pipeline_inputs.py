@@ -1,0 +1,50 @@
+"""What pipelines take: one input or a list of them, texts or pairs as transformers writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from edgelm.errors import ConfigError, PromptError
+from edgelm.text.encoding import TextOrPair
+
+T = TypeVar("T")
+
+
+def one_or_many(inputs: Any, run: Callable[[list[Any]], list[T]]) -> T | list[T]:
+    """Runs a list of inputs, or a single one, whose answer then stands alone.
+
+    Raises:
+        PromptError: there is nothing in the list.
+    """
+    if isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes):
+        if not inputs:
+            raise PromptError("there is no input: the list is empty")
+        return run(list(inputs))
+    return run([inputs])[0]
+
+
+def text_or_pair(given: Any) -> TextOrPair:
+    """A text, or a pair as ``{"text": …, "text_pair": …}``.
+
+    Raises:
+        PromptError: it is neither.
+    """
+    if not isinstance(given, Mapping):
+        return given  # type: ignore[no-any-return]  # what is no string is refused with its place in the list
+    unknown = sorted(set(given) - {"text", "text_pair"})
+    if unknown or "text" not in given:
+        raise PromptError('a pair must be {"text": "…", "text_pair": "…"}, not ' + f"{given!r:.80}")
+    pair = given.get("text_pair")
+    return given["text"] if pair is None else (given["text"], pair)
+
+
+def refuse_unknown(settings: Mapping[str, Any], known: Sequence[str], task: str) -> None:
+    """Refuses settings that a task does not have.
+
+    Raises:
+        ConfigError: there is one; names those that are known.
+    """
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        raise ConfigError(f"{task} has no setting {unknown[0]!r}; known are: {', '.join(known)}")
