@@ -1,7 +1,7 @@
 """The inputs and outputs that graphs made by other tools may have, under the names that ``renamed`` maps to theirs.
 
-Encoder: ``input_ids``, ``attention_mask``, ``token_type_ids``, ``position_ids``, all int64 (B, S), or some of them; any
-outputs. Decoder: what ``optimum``, Transformers.js and onnxruntime-genai give it, the past of layer i as
+Encoder: ``input_ids``, ``attention_mask``, ``token_type_ids``, all int64 (B, S), or some of them; out what its tasks
+need. Decoder: what ``optimum``, Transformers.js and onnxruntime-genai give it, the past of layer i as
 ``past_key_values.{i}.key`` and ``.value`` (B, heads, T, head size) (in an encoder-decoder ``.decoder.key`` and
 ``.encoder.key``), each with a ``present`` to it, and ``logits (B, S, V)``.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from edgelm.bundle.encoder_contract import encoder_outputs
 from edgelm.bundle.manifest import Manifest
 from edgelm.bundle.onnx_model import DATA_TYPES, ValueInfo
 from edgelm.errors import ModelError, UnsupportedModelError
@@ -18,6 +19,7 @@ from edgelm.errors import ModelError, UnsupportedModelError
 PAST, PRESENT = "past_key_values.", "present."
 # In the name of the keys and values that cross-attention takes from the source: they do not grow.
 CROSS = ".encoder."
+HIDDEN = "last_hidden_state"
 
 _INTEGERS = ("int64", "int32")
 _FLOATS = ("float32", "float16")
@@ -27,7 +29,6 @@ _ENCODER_INPUTS = {
     "input_ids": (("int64",), (2,)),
     "attention_mask": (("int64",), (2,)),
     "token_type_ids": (("int64",), (2,)),
-    "position_ids": (("int64",), (2,)),
 }
 _DECODER_INPUTS = {
     "input_ids": (_INTEGERS, (2,)),
@@ -65,8 +66,13 @@ def check_foreign(
         _check_decoder(given, made, graph_file=graph_file, manifest=manifest)
     else:
         _check_inputs(given, _ENCODER_INPUTS, graph_file)
-        if manifest.family == "encoder-decoder" and "last_hidden_state" not in made:
-            raise ModelError(f"{graph_file}: output last_hidden_state is missing")
+        for name in encoder_outputs(manifest) if manifest.family == "encoder" else (HIDDEN,):
+            types = ("float32",) if manifest.family == "encoder" else _FLOATS
+            if name not in made or not _is(made[name], types, (2, 3)):
+                found = "missing" if name not in made else f"{str(made[name])[:200]!a}"
+                raise ModelError(
+                    f"{graph_file}: output {name} must be {' or '.join(types)} of 2 or 3 axes, not {found}"
+                )
 
 
 def usual_names(values: Iterable[ValueInfo], renamed: Mapping[str, str]) -> dict[str, ValueInfo]:

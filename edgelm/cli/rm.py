@@ -65,6 +65,6 @@ def _prepacked_copies(folder: Path) -> list[Path]:
 
     try:
         bundle = open_bundle(folder, stamps=stamps_folder())
+        return [copy for role in bundle.graphs if (copy := prepacked_path(bundle, role).parent).is_dir()]
     except ModelError:
         return []
-    return [copy for role in bundle.graphs if (copy := prepacked_path(bundle, role).parent).is_dir()]

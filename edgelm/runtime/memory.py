@@ -23,7 +23,8 @@ _LIVE_WIDTHS = 16
 _USUAL_HEADS_PER_KV_HEAD = 4
 _USUAL_HEAD_SIZE = 32
 _FLOAT_BYTES = 4
-WEIGHTS_SUFFIX = ".data"
+# Ours, and those of other tools: ``model.onnx.data``, ``model.onnx_data``, ``model.onnx_data_1``.
+_WEIGHTS_FILE = re.compile(r"[._]data(_\d+)?$")
 _STATUS = Path("/proc/self/status")
 
 
@@ -124,7 +125,7 @@ def budget_of(manifest: Manifest, needs: Needs, *, prefill_chunk: int) -> Budget
         interpreter=INTERPRETER_AND_LIBRARIES,
         text=_TOKENIZER_BYTES_PER_TOKEN * manifest.vocab_size,
         graph=sum(_graph_bytes(manifest.files[name].size) for name in set(manifest.graphs.values())),
-        weights=sum(entry.size for name, entry in manifest.files.items() if name.endswith(WEIGHTS_SUFFIX)),
+        weights=sum(entry.size for name, entry in manifest.files.items() if _WEIGHTS_FILE.search(name)),
         kv_cache=needs.tokens * per_token if manifest.state is None else 2 * needs.rows * per_token,
         activations=_FLOAT_BYTES * (hidden_values + attention_values + needs.rows * manifest.vocab_size),
         cross=needs.cross_tokens * _cross_bytes(manifest),

@@ -21,7 +21,7 @@ from edgelm.bundle.home import prepacked_folder
 from edgelm.bundle.publish import publishing
 from edgelm.bundle.regular_file import read_file
 from edgelm.bundle.strict_json import load_json
-from edgelm.errors import BundleExistsError, EdgeLMError, ModelError, StorageError
+from edgelm.errors import BundleExistsError, EdgeLMError, ModelError, StorageError, UnsupportedModelError
 from edgelm.runtime.session import RUNTIME_VERSION, Session
 
 GRAPH_NAME = "graph.onnx"
@@ -36,8 +36,14 @@ _CPU_INFO = Path("/proc/cpuinfo")
 
 
 def prepacked_path(bundle: Bundle, role: str) -> Path:
-    """Where the copy of a bundle's graph is, or would be: its hash, the runtime and the processor name it."""
+    """Where the copy of a bundle's graph is, or would be: its hash, the runtime and the processor name it.
+
+    Raises:
+        UnsupportedModelError: the folder is of another tool, which lists no hashes.
+    """
     file_name = bundle.manifest.graphs[role]
+    if not bundle.manifest.files[file_name].sha256:
+        raise UnsupportedModelError(f"{bundle.folder} lists no hashes, by which a copy of its graphs would be known")
     graph = bundle.graphs[role]
     hashes = [bundle.manifest.files[name].sha256[:16] for name in (file_name, *sorted(graph.external_files))]
     processor = f"{binascii.crc32(_processor().encode()):08x}"
@@ -48,6 +54,7 @@ def prepack(bundle: Bundle, role: str) -> Path:
     """Makes the copy if there is no whole one yet, and returns its path.
 
     Raises:
+        UnsupportedModelError: see ``prepacked_path``.
         StorageError: the cache cannot be written.
         LockedError: another process is making it right now.
         EdgeLMError: the child process failed; carries its last line.

@@ -18,12 +18,12 @@ def encoder_tasks(outputs: Mapping[str, ValueInfo], facts: ModelFacts, pooling: 
     """
     if {"start_logits", "end_logits"} <= outputs.keys():
         return ("question-answering",)
-    if "last_hidden_state" in outputs or "sentence_embedding" in outputs:
+    if "last_hidden_state" in outputs:
         return ("feature-extraction",) if pooling is None else ("feature-extraction", "sentence-similarity")
     if "logits" not in outputs:
         raise UnsupportedModelError(
             f"the graph gives {', '.join(sorted(outputs))[:200] or 'nothing'}; EdgeLM reads last_hidden_state, "
-            "sentence_embedding, logits, or start_logits and end_logits"
+            "token_embeddings, logits, or start_logits and end_logits"
         )
     if _rank(outputs["logits"]) == 2:
         one = facts.head is not None and len(facts.head.labels) == 1

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.bundle.bundle import Bundle
+from edgelm.config import RuntimeConfig
 from edgelm.runtime.foreign.batch import ForeignBatch
 from edgelm.runtime.foreign.decoder import ForeignDecoder
 from edgelm.runtime.foreign.graph import StepGraph
 from edgelm.runtime.foreign.source_encoder import SourceEncoder
-from edgelm.runtime.session import Session
+from edgelm.runtime.session import Session, available_cores
 
 Ids = Sequence[int] | NDArray[np.int64]
 
@@ -22,18 +23,18 @@ class ForeignEngine:
 
     Args:
         bundle: an open folder of another tool, or a bundle with graphs of one, that has a decoder.
-        threads: threads of the graphs' operators.
+        runtime: how to run them.
         context_length: tokens that a row may have.
-        prefill_chunk: tokens computed in one run.
 
     Raises:
         ModelError: the runtime refuses a graph.
         MemoryLimitError: there is not enough memory.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int, context_length: int, prefill_chunk: int) -> None:
+    def __init__(self, bundle: Bundle, runtime: RuntimeConfig, context_length: int) -> None:
+        threads = runtime.threads or available_cores()
         self._context_length = context_length
-        self._prefill_chunk = prefill_chunk
+        self._prefill_chunk = runtime.prefill_chunk
         self._graph = StepGraph.open(bundle, threads=threads)
         self._encoder: SourceEncoder | None = None
         manifest = bundle.manifest
