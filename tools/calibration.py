@@ -7,26 +7,88 @@ in the memory of one layer.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+import tokenizers
 from numpy.typing import NDArray
 
+from edgelm.errors import ModelError
 from edgelm.language_model import available_cores
 from edgelm.runtime.session import Session, Switch, Tensor
 from edgelm.text.chat_template import ChatTemplate
 from edgelm.text.prompt import encode_chat
 from edgelm.text.tokenizer import Tokenizer
-from edgelm_tools.architectures.llama import build_layer
-from edgelm_tools.architectures.llama_weights import LlamaWeights
+from edgelm_tools.architectures.base import ModelFacts
+from edgelm_tools.checkpoint.base import TextAssets
 from edgelm_tools.graph import GraphBuilder
+from edgelm_tools.matrix import Matrix
 from edgelm_tools.quantize.gptq import error_factor
-from edgelm_tools.quantize.schemes import Recorder
+from edgelm_tools.quantize.schemes import Recorder, Rowwise, Scheme
 
 Sequences = NDArray[np.int64]
 CALIBRATION_TOKENS = 4096
 _SEQUENCE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class LayeredDecoder:
+    """A decoder that can be computed layer by layer, rotated as it will be quantized.
+
+    Attributes:
+        layers: how many.
+        norm_epsilon: of the norm before the output head, an RMS norm whose weight is in the head already.
+        embed: token ids (sequences, tokens) → the residual stream before the first layer, (…, hidden) float32.
+        build_layer: adds one layer to a graph: stream, update → next_stream, next_update, whose sum is the residual
+            stream; its linear layers are called ``layer{i}.KIND``, those of the output head ``head.…``.
+    """
+
+    layers: int
+    norm_epsilon: float
+    embed: Callable[[Sequences], NDArray[np.float32]]
+    build_layer: Callable[[GraphBuilder, Scheme, int], None]
+
+
+def calibrated(
+    scheme: Rowwise, decoder: LayeredDecoder, facts: ModelFacts, assets: TextAssets, folder: Path
+) -> Rowwise:
+    """The scheme with what it needs to know of a decoder's inputs; it is computed while a graph is built.
+
+    Args:
+        scheme: not calibrated.
+        decoder: what will be quantized.
+        facts: of the model.
+        assets: its tokenizer and chat template.
+        folder: where a layer's temporary graph may lie.
+
+    Raises:
+        ModelError: the tokenizer has more tokens than the model.
+    """
+    tokenizer = Tokenizer(tokenizers.Tokenizer.from_buffer(assets.tokenizer))
+    if tokenizer.vocab_size > facts.vocab_size:
+        raise ModelError(
+            f"the tokenizer has ids up to {tokenizer.vocab_size - 1}, the embedding {facts.vocab_size} rows"
+        )
+    template = None
+    if assets.chat_template:
+        template = ChatTemplate(assets.chat_template, special_tokens=assets.special_tokens)
+    ids = calibration_sequences(tokenizer, template, facts.context_length)
+    calibration = LayerwiseCalibration(decoder, ids, hadamard_size=scheme.hadamard_size, folder=folder)
+    return replace(scheme, calibration=calibration)
+
+
+def rows_of(table: Matrix, ids: Sequences) -> NDArray[np.float32]:
+    """The rows of a table (N, K) that belong to ``ids`` (sequences, tokens): (sequences, tokens, K) float32."""
+    rows = {}
+    wanted = set(ids.ravel().tolist())
+    start = 0
+    for part in table.float_parts():
+        rows.update({i: part[i - start].copy() for i in wanted if start <= i < start + len(part)})
+        start += len(part)
+    return np.array([[rows[i] for i in sequence] for sequence in ids.tolist()], np.float32)
 
 
 def calibration_sequences(tokenizer: Tokenizer, template: ChatTemplate | None, context_length: int) -> Sequences:
@@ -65,17 +127,17 @@ class LayerwiseCalibration:
     """What GPTQ needs of the linear layers' inputs; it must be asked layer by layer, as a graph is built.
 
     Args:
-        weights: the model, rotated as it will be quantized.
+        decoder: the model.
         ids: (sequences, tokens) int64, see ``calibration_sequences``.
         hadamard_size: see ``Rowwise``.
         folder: where a layer's temporary graph may lie.
     """
 
-    def __init__(self, weights: LlamaWeights, ids: Sequences, *, hadamard_size: int, folder: Path) -> None:
-        self._weights = weights
+    def __init__(self, decoder: LayeredDecoder, ids: Sequences, *, hadamard_size: int, folder: Path) -> None:
+        self._decoder = decoder
         self._hadamard_size = hadamard_size
         self._folder = folder
-        self._stream = self._embed(ids)
+        self._stream = decoder.embed(ids)
         self._update = np.zeros_like(self._stream)
         self._layer = -1
         self._recorded: dict[str, str] = {}
@@ -83,7 +145,7 @@ class LayerwiseCalibration:
 
     def factor(self, name: str) -> NDArray[np.float32]:
         """``gptq.error_factor`` for the linear layer ``layer{i}.{kind}``: (K, K) float32."""
-        layers = self._weights.spec.layers
+        layers = self._decoder.layers
         layer = layers if name.startswith("head") else int(name.split(".")[0].removeprefix("layer"))
         while self._layer < min(layer, layers - 1):
             self._advance()
@@ -92,20 +154,9 @@ class LayerwiseCalibration:
     def _head_factor(self) -> NDArray[np.float32]:
         """Of the output head, which reads the normed sum of the two; the norm's weight is in the head already."""
         rows = (self._stream + self._update).reshape(-1, self._stream.shape[-1])
-        spread = np.square(rows).mean(axis=1, keepdims=True) + np.float32(self._weights.spec.norm_epsilon)
+        spread = np.square(rows).mean(axis=1, keepdims=True) + np.float32(self._decoder.norm_epsilon)
         normed = rows / np.sqrt(spread)
         return error_factor(normed.T @ normed)
-
-    def _embed(self, ids: Sequences) -> NDArray[np.float32]:
-        """The residual stream before the first layer: (sequences, tokens, hidden) float32."""
-        rows = {}
-        wanted = set(ids.ravel().tolist())
-        start = 0
-        for part in self._weights.embedding().float_parts():
-            rows.update({i: part[i - start].copy() for i in wanted if start <= i < start + len(part)})
-            start += len(part)
-        stream = np.array([[rows[i] for i in sequence] for sequence in ids.tolist()], np.float32)
-        return stream * np.float32(self._weights.spec.embedding_scale)
 
     def _advance(self) -> None:
         self._layer += 1
@@ -114,7 +165,7 @@ class LayerwiseCalibration:
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
             path = Path(folder) / "layer.onnx"
             with GraphBuilder(path, name="layer") as graph:
-                build_layer(graph, self._weights.spec, self._weights, recorder, self._layer)
+                self._decoder.build_layer(graph, recorder, self._layer)
                 graph.save()
             # Threads that spin while they wait would slow down the products below.
             session = Session(path, threads=available_cores(), spinning=False)

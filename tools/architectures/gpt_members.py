@@ -151,7 +151,13 @@ def _activation(c: ConfigFields, name: str) -> str:
 MEMBERS: dict[str, Member] = {
     "gpt2": Member(
         _gpt2,
-        {"layer_norm_epsilon": 1e-5, "activation_function": "gelu_new", "scale_attn_weights": True},
+        {
+            "layer_norm_epsilon": 1e-5,
+            "activation_function": "gelu_new",
+            "scale_attn_weights": True,
+            "bos_token_id": 50_256,
+            "eos_token_id": 50_256,
+        },
         {
             "hidden_size": "n_embd",
             "num_attention_heads": "n_head",
@@ -169,6 +175,8 @@ MEMBERS: dict[str, Member] = {
             "use_parallel_residual": True,
             "attention_bias": True,
             "tie_word_embeddings": False,
+            "bos_token_id": 0,
+            "eos_token_id": 2,
         },
     ),
     "opt": Member(
@@ -178,12 +186,15 @@ MEMBERS: dict[str, Member] = {
             "do_layer_norm_before": True,
             "enable_bias": True,
             "layer_norm_elementwise_affine": True,
+            "pad_token_id": 1,
+            "bos_token_id": 2,
+            "eos_token_id": 2,
         },
     ),
     "bloom": Member(
         _bloom,
         # Any length can be computed; this is the one that the published models were trained on.
-        {"layer_norm_epsilon": 1e-5, "pretraining_tp": 1, "seq_length": 2048},
+        {"layer_norm_epsilon": 1e-5, "pretraining_tp": 1, "seq_length": 2048, "bos_token_id": 1, "eos_token_id": 2},
         {
             "hidden_size": "n_embed",
             "num_attention_heads": "n_head",

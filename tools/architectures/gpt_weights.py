@@ -225,7 +225,8 @@ class GptWeights:
             weight, bias = self._norm(self._names.embedding_norm)
             centred = rows - rows.mean(axis=1, keepdims=True)
             spread: Floats = np.square(centred).mean(axis=1, keepdims=True) + np.float32(self.spec.norm_epsilon)
-            rows = centred / np.sqrt(spread) * weight + bias
+            normed: Floats = centred / np.sqrt(spread) * weight + bias
+            return self._into_basis(normed)
         return self._into_basis(rows)
 
     def _fold(self, weight: Floats, norm: str) -> Floats:

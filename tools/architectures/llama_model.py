@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
-import tokenizers
+import numpy as np
 
 from edgelm.bundle.manifest import KVGeometry
-from edgelm.errors import ModelError
-from edgelm.text.chat_template import ChatTemplate
-from edgelm.text.tokenizer import Tokenizer
 from edgelm_tools.architectures.base import Done, ModelFacts
-from edgelm_tools.architectures.llama import build_decoder
+from edgelm_tools.architectures.llama import build_decoder, build_layer
 from edgelm_tools.architectures.llama_spec import decoder_spec
 from edgelm_tools.architectures.llama_weights import LlamaWeights, can_rotate, padded_head_size
-from edgelm_tools.calibration import LayerwiseCalibration, calibration_sequences
+from edgelm_tools.calibration import LayeredDecoder, calibrated, rows_of
 from edgelm_tools.checkpoint.base import Checkpoint, TextAssets
 from edgelm_tools.graph import GraphBuilder
 from edgelm_tools.quantize.schemes import INT8_BLOCK, Rowwise, Scheme
@@ -58,7 +54,7 @@ class LlamaModel:
             return INT8_BLOCK
         if not isinstance(scheme, Rowwise) or assets is None:
             return scheme
-        return replace(scheme, calibration=self._calibration(scheme, assets, folder))
+        return calibrated(scheme, self._layered(scheme), self.facts, assets, folder)
 
     def build(self, role: str, g: GraphBuilder, scheme: Scheme, done: Done) -> None:
         build_decoder(g, self.spec, self._weights_for(scheme), scheme, done=done)
@@ -66,14 +62,11 @@ class LlamaModel:
     def _weights_for(self, scheme: Scheme) -> LlamaWeights:
         return LlamaWeights(self._checkpoint, self.spec, rotated=scheme.wants_rotation)
 
-    def _calibration(self, scheme: Rowwise, assets: TextAssets, folder: Path) -> LayerwiseCalibration:
-        tokenizer = Tokenizer(tokenizers.Tokenizer.from_buffer(assets.tokenizer))
-        if tokenizer.vocab_size > self.spec.vocab_size:
-            raise ModelError(
-                f"the tokenizer has ids up to {tokenizer.vocab_size - 1}, the embedding {self.spec.vocab_size} rows"
-            )
-        template = None
-        if assets.chat_template:
-            template = ChatTemplate(assets.chat_template, special_tokens=assets.special_tokens)
-        ids = calibration_sequences(tokenizer, template, self.spec.context_length)
-        return LayerwiseCalibration(self._weights_for(scheme), ids, hadamard_size=scheme.hadamard_size, folder=folder)
+    def _layered(self, scheme: Scheme) -> LayeredDecoder:
+        spec, weights = self.spec, self._weights_for(scheme)
+        return LayeredDecoder(
+            layers=spec.layers,
+            norm_epsilon=spec.norm_epsilon,
+            embed=lambda ids: rows_of(weights.embedding(), ids) * np.float32(spec.embedding_scale),
+            build_layer=lambda g, scheme, i: build_layer(g, spec, weights, scheme, i),
+        )
