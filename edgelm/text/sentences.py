@@ -64,7 +64,7 @@ def base_language(code: str | None) -> str | None:
 
 def _is_end(text: str, match: re.Match[str], stop: str, begin: int, known: Abbreviations) -> bool:
     following = _first_of_next(text, match.end())
-    if following.islower() or following.isspace():  # a line break, which is an end of its own
+    if following.islower() or text[match.end()].isspace():  # a line break, which is an end of its own
         return False
     if stop != ".":
         return True
