@@ -115,16 +115,26 @@ def _check_inputs(
 
 
 def _check_past(name: str, value: ValueInfo, graph_file: str, manifest: Manifest) -> None:
+    check_past_form(name, value, graph_file=graph_file, architecture=manifest.architecture)
     kv = manifest.kv
+    fits = kv is not None and _may_be(value, 1, kv.kv_heads) and _may_be(value, 3, kv.head_size)
+    dims = value.dims or ()
+    open_sizes = not isinstance(dims[0], int) and not isinstance(dims[2], int)
+    if kv is None or not _is(value, (kv.dtype,), (4,)) or not open_sizes or not (fits or CROSS in name):
+        raise ModelError(f"{graph_file}: input {name} must be of the model's heads and type, not {str(value)[:120]!a}")
+
+
+def check_past_form(name: str, value: ValueInfo, *, graph_file: str, architecture: str) -> None:
+    """Refuses a past that is not of keys and values (batch, heads, tokens, head size).
+
+    Raises:
+        UnsupportedModelError: it is not; names it.
+    """
     if not _PAST_NAME.fullmatch(name) or value.dims is None or len(value.dims) != 4:
         raise UnsupportedModelError(
             f"{graph_file}: {name[:80]} is {str(value)[:120]}, not a past of (batch, heads, tokens, head size); "
-            f"older exports of BLOOM and a few others have such ones: export {manifest.architecture} again"
+            f"older exports of BLOOM and a few others have such ones: export {architecture} again"
         )
-    fits = kv is not None and _may_be(value, 1, kv.kv_heads) and _may_be(value, 3, kv.head_size)
-    open_sizes = not isinstance(value.dims[0], int) and not isinstance(value.dims[2], int)
-    if kv is None or not _is(value, (kv.dtype,), (4,)) or not open_sizes or not (fits or CROSS in name):
-        raise ModelError(f"{graph_file}: input {name} must be of the model's heads and type, not {str(value)[:120]!a}")
 
 
 def _is(value: ValueInfo, types: tuple[str, ...], ranks: tuple[int, ...]) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgelm.bundle.fields import Fields
-from edgelm.bundle.foreign_contract import CROSS, PAST, check_foreign, usual_names
+from edgelm.bundle.foreign_contract import CROSS, PAST, check_foreign, check_past_form, usual_names
 from edgelm.bundle.graph_check import FOREIGN_RULES, GraphInfo, inspect_graph
 from edgelm.bundle.layouts.base import Found, Layout
 from edgelm.bundle.layouts.genai import GenaiLayout
@@ -185,15 +185,19 @@ def _logits_width(graph: GraphInfo, renamed: Mapping[str, str]) -> int | None:
 def _geometry(graphs: Mapping[str, GraphInfo], renamed: Mapping[str, str], facts: ModelFacts) -> KVGeometry:
     """The sizes of the cache as the graph's own inputs have them; what they leave open, the settings tell."""
     inputs = usual_names(graphs.get("decoder_with_past", graphs["decoder"]).inputs, renamed)
-    past = [value for name, value in inputs.items() if name.startswith(PAST) and CROSS not in name]
+    past = {name: value for name, value in inputs.items() if name.startswith(PAST) and CROSS not in name}
+    file = graphs["decoder"].file_name
     if not past:
         raise UnsupportedModelError(
-            f"{graphs['decoder'].file_name} was exported without its past, and would compute every token again at "
+            f"{file} was exported without its past, and would compute every token again at "
             "each step: export it with the past (optimum: --task text-generation-with-past)"
         )
-    first = past[0].dims or ()
-    heads = first[1] if len(first) == 4 and isinstance(first[1], int) else facts.heads
-    size = first[3] if len(first) == 4 and isinstance(first[3], int) else facts.head_size
+    for name, value in past.items():
+        check_past_form(name, value, graph_file=file, architecture=facts.architecture)
+    first = next(iter(past.values()))
+    _, heads, _, size = first.dims or ()
+    heads = heads if isinstance(heads, int) else facts.heads
+    size = size if isinstance(size, int) else facts.head_size
     if heads is None or size is None or heads < 1 or size < 1:
-        raise ModelError(f"{graphs['decoder'].file_name}: neither {past[0].name[:80]!a} nor config.json tells its size")
-    return KVGeometry(max(1, len(past) // 2), heads, size, DATA_TYPES.get(past[0].dtype, ("float32", 0))[0])
+        raise ModelError(f"{file}: neither {first.name[:80]!a} nor config.json tells the heads of the past")
+    return KVGeometry(max(1, len(past) // 2), heads, size, DATA_TYPES.get(first.dtype, ("float32", 0))[0])

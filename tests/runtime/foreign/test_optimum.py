@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ def test_an_encoder_decoder_gives_the_tokens_of_transformers_greedy_and_with_bea
 
 
 @pytest.fixture(scope="module")
-def quantized(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
+def quantized(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     known: dict[str, Path] = {}
 
     def quantized(name: str) -> Path:
@@ -137,7 +137,7 @@ def quantized(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             known[name] = as_transformers_js(made(name)[0], tmp_path_factory.mktemp(name) / "js")
         return known[name]
 
-    yield quantized
+    return quantized
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bart"])
