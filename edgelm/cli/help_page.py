@@ -11,6 +11,14 @@ SUB_COMMANDS: dict[str, dict[str, str]] = {
     "Use a model": {
         "run": "Answer one prompt.",
         "chat": "Hold a conversation.",
+        "ner": "Find names and other entities.",
+        "qa": "Find the answer to a question in a document.",
+        "fill-mask": "Fill the gaps of a text.",
+        "summarize": "Summarize a text or a dialogue.",
+        "classify": "Label texts.",
+        "embed": "Turn texts into vectors.",
+        "similarity": "Compare texts by meaning.",
+        "rerank": "Put passages in order of how well they answer a query.",
     },
     "Manage models": {
         "pull": "Fetch a model and convert it.",

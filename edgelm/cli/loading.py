@@ -9,6 +9,7 @@ from edgelm.bundle.catalog import load_catalog
 from edgelm.cli.options import MachineOptions
 
 if TYPE_CHECKING:
+    from edgelm.encoder_model import EncoderModel
     from edgelm.language_model import LanguageModel
 
 
@@ -23,6 +24,28 @@ def load_folder(folder: Path, machine: MachineOptions) -> LanguageModel:
         context_length=machine.context_length,
         prepack=machine.prepack,
     )
+
+
+def load_encoder_folder(folder: Path, machine: MachineOptions) -> EncoderModel:
+    """The loaded encoder, for the caller to close; for the errors see ``load_encoder``."""
+    from edgelm.encoder_model import load_encoder
+
+    return load_encoder(
+        folder,
+        max_memory=machine.max_memory,
+        threads=machine.threads,
+        context_length=machine.context_length,
+        prepack=machine.prepack,
+    )
+
+
+def load_for_labels(folder: Path, machine: MachineOptions) -> EncoderModel | LanguageModel:
+    """The loaded model of whichever family it is, for the caller to close."""
+    from edgelm.bundle.bundle import open_bundle
+    from edgelm.bundle.home import stamps_folder
+
+    family = open_bundle(folder, stamps=stamps_folder()).manifest.family
+    return load_encoder_folder(folder, machine) if family == "encoder" else load_folder(folder, machine)
 
 
 def system_prompt(model: str, given: str | None) -> str | None:

@@ -75,12 +75,13 @@ def convert(
     if os.path.lexists(target) and not force:  # before a download, not after it
         raise BundleExistsError(f"{target} exists already; choose another place, or replace it with --force")
     tools = exporter()
+    merged = None if adapter is None else adapter.resolve().name
     fetched = fetch(origin.source, sha256=origin.sha256, size=origin.size, offline=offline, progress=progress)
     manifest = tools.export(
         fetched.path,
         target,
         name=name,
-        origin=Source(fetched.uri, origin.license, fetched.revision, fetched.sha256, adapter and adapter.resolve().name),
+        origin=Source(fetched.uri, origin.license, fetched.revision, fetched.sha256, merged),
         scheme=scheme or origin.scheme,
         adapter=adapter,
         report=report,

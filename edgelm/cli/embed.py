@@ -1,0 +1,61 @@
+"""``edgelm embed``: vectors of texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgelm.cli.help_page import PagedCommand, examples
+from edgelm.cli.installed import ensure_installed
+from edgelm.cli.interrupt import prompt_exit
+from edgelm.cli.loading import load_encoder_folder
+from edgelm.cli.options import MachineOptions, machine_options
+from edgelm.cli.text_input import read_texts
+
+# A test holds them to what the runtime and the writer know: asking those here would import them for a help page.
+POOLINGS = ("mean", "cls", "last", "max")
+FORMATS = ("json", "npy", "tsv")
+_EXAMPLES = """
+edgelm embed minilm "The cat sits outside." "A man plays the guitar."
+edgelm embed minilm -f sentences.txt --format npy -o vectors.npy
+edgelm embed minilm -f words.txt --format tsv -o projector
+"""
+
+
+@click.command(cls=PagedCommand, epilog=examples(_EXAMPLES))
+@click.argument("model")
+@click.argument("texts", nargs=-1, metavar="[TEXT]...")
+@click.option("-f", "--file", help="Read the texts from a file, one a line; - is stdin.")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="json", show_default=True, help="What to write.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write; with tsv, a folder.")
+@click.option("--pooling", type=click.Choice(POOLINGS), help="How tokens become one vector; default: the model's own.")
+@click.option("--normalize/--no-normalize", default=None, help="To unit length or not; default: as the model says.")
+@click.option("--prefix", default="", help="Put this before each text, such as 'query: '.")
+@click.option("--truncate", is_flag=True, help="Cut texts that are longer than the model takes; else refuse them.")
+@machine_options
+def command(
+    model: str,
+    texts: tuple[str, ...],
+    file: str | None,
+    form: str,
+    output: Path | None,
+    pooling: str | None,
+    normalize: bool | None,
+    prefix: str,
+    truncate: bool,
+    machine: MachineOptions,
+) -> None:
+    """Turn texts into vectors.
+
+    The texts are arguments, or the lines of a file or of standard input. json is an object a line; npy a NumPy array;
+    tsv the two files that the Embedding Projector (projector.tensorflow.org) loads.
+    """
+    from edgelm.cli.vectors import check_output, write_vectors
+
+    check_output(form, output)
+    given = read_texts(texts, file)
+    folder = ensure_installed(model, offline=machine.offline)
+    with prompt_exit(), load_encoder_folder(folder, machine) as encoder:
+        vectors = encoder.embed(given, pooling=pooling, normalize=normalize, prompt=prefix, truncation=truncate)
+    write_vectors(given, vectors, form, output)

@@ -1,0 +1,20 @@
+"""The way to label texts with any labels that suits a model."""
+
+from __future__ import annotations
+
+from edgelm.encoder_model import EncoderModel
+from edgelm.language_model import LanguageModel
+from edgelm.tasks.classification import TASK as CLASSIFICATION
+from edgelm.tasks.instruct_zero_shot import InstructClassifier
+from edgelm.tasks.zero_shot import EmbeddingClassifier, NliClassifier, ZeroShotClassifier
+
+
+def zero_shot_classifier(model: EncoderModel | LanguageModel) -> ZeroShotClassifier:
+    """By entailment where the model has a head, else by its vectors, or by asking it.
+
+    Raises:
+        UnsupportedModelError: the model has a head for something else.
+    """
+    if not isinstance(model, EncoderModel):
+        return InstructClassifier(model)
+    return NliClassifier(model) if CLASSIFICATION in model.tasks else EmbeddingClassifier(model)
