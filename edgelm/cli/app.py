@@ -73,7 +73,7 @@ class CommandLine(click.Group):
         name = _ALIASES.get(cmd_name, cmd_name)
         if name not in self.list_commands(ctx):
             return None
-        command: click.Command = importlib.import_module(f"edgelm.cli.{name}").command
+        command: click.Command = importlib.import_module(f"edgelm.cli.{name.replace('-', '_')}").command
         return command
 
     def resolve_command(
