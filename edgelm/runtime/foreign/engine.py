@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from edgelm.bundle.bundle import Bundle
 from edgelm.config import RuntimeConfig
+from edgelm.errors import UnsupportedModelError
 from edgelm.runtime.foreign.batch import ForeignBatch
 from edgelm.runtime.foreign.decoder import ForeignDecoder
 from edgelm.runtime.foreign.graph import StepGraph
@@ -38,13 +39,20 @@ class ForeignEngine:
         self._graph = StepGraph.open(bundle, threads=threads)
         self._encoder: SourceEncoder | None = None
         manifest = bundle.manifest
+        self._name = manifest.name
         if "encoder" in manifest.graphs:
             path = bundle.path(manifest.graphs["encoder"])
             session = Session(path, threads=threads, renamed=manifest.renamed)
             self._encoder = SourceEncoder(session, pad_token_id=manifest.pad_token_id or 0)
 
     def new_decoder(self) -> ForeignDecoder:
-        """One sequence of a decoder-only model."""
+        """One sequence of a decoder-only model, with an empty cache.
+
+        Raises:
+            UnsupportedModelError: it is an encoder-decoder.
+        """
+        if self._encoder is not None:
+            raise UnsupportedModelError(f"{self._name} reads a source: it has no decoder of its own")
         return ForeignDecoder(self._graph, context_length=self._context_length, prefill_chunk=self._prefill_chunk)
 
     def new_batch(self, sources: Sequence[Ids] | None = None) -> ForeignBatch:
