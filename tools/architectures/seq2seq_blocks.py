@@ -154,7 +154,7 @@ class Blocks:
     def bias_both_ways(self, ids: str, table: NDArray[np.float32], name: str) -> str:
         """The bias of an encoder's scores by distance, (1, heads, L, L), of a table (heads, 2 · max_distance + 1)."""
         g, most = self.g, table.shape[1] // 2
-        if not g.has("distance.most"):
+        if not g.makes("distance.index.out"):
             length = g.node("Squeeze", [self._length(ids)], name="length.scalar")
             places = self._range(length, "places")
             column = g.node("Unsqueeze", [places, g.constant("last_axis", [-1], np.int64)], name="places.column")
@@ -169,7 +169,7 @@ class Blocks:
     def bias_back(self, ids: str, table: NDArray[np.float32], name: str) -> str:
         """The bias of a decoder's scores by distance, (B, heads, S, total), of a table (heads, max_distance + 1)."""
         g, most = self.g, table.shape[1] - 1
-        if not g.has("distance.most"):
+        if not g.makes("distance.clipped.out"):
             self._distances_back(ids, most)
         values = g.constant(f"{name}.table", table, np.float32)
         by_head = g.node("Gather", [values, "distance.clipped.out"], name=f"{name}.by_head", axis=1)
@@ -198,7 +198,7 @@ class Blocks:
 
     def _length(self, ids: str) -> str:
         """How many columns ids (B, L) has: (1,)."""
-        if not self.g.has("column_axis"):
+        if not self.g.makes("length.out"):
             shape = self.g.node("Shape", [ids], name="ids.shape")
             self.g.node("Gather", [shape, self.g.constant("column_axis", [1], np.int64)], name="length", axis=0)
         return "length.out"

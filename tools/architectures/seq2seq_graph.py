@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgelm_tools.architectures.seq2seq_blocks import Blocks
-from edgelm_tools.architectures.seq2seq_spec import AttentionNames, FeedForwardNames, Role, Seq2SeqSpec
+from edgelm_tools.architectures.seq2seq_spec import FeedForwardNames, Role, Seq2SeqSpec
 from edgelm_tools.architectures.seq2seq_weights import Norm, Seq2SeqWeights
 from edgelm_tools.graph import GraphBuilder
 from edgelm_tools.quantize.scheme import Rows, Scheme, token_ids
@@ -77,14 +77,19 @@ class _Half:
         _, stream = self.blocks.join(stream, compute(stream), norm, f"{name}.norm")
         return stream, ""
 
-    def feed_forward(self, x: str, names: FeedForwardNames, name: str) -> str:
+    def feed_forward(self, state: State, name: str, names: FeedForwardNames) -> State:
+        """The state behind a layer's last sublayer."""
         blocks, weights, spec = self.blocks, self.weights, self.spec
-        first = [blocks.linear(x, f"{name}.in{n}", weights.linear(inner)) for n, inner in enumerate(names.inner)]
-        inner = blocks.activated(first[0], spec.activation, f"{name}.activation")
-        if spec.gated:
-            inner = self.g.node("Mul", [inner, first[1]], name=f"{name}.gated")
-        rows: Rows = "heavy-tailed" if spec.gated else "uneven"
-        return blocks.linear(inner, f"{name}.out", weights.linear(names.outer), rows=rows)
+
+        def compute(x: str) -> str:
+            first = [blocks.linear(x, f"{name}.in{n}", weights.linear(inner)) for n, inner in enumerate(names.inner)]
+            inner = blocks.activated(first[0], spec.activation, f"{name}.activation")
+            if spec.gated:
+                inner = self.g.node("Mul", [inner, first[1]], name=f"{name}.gated")
+            rows: Rows = "heavy-tailed" if spec.gated else "uneven"
+            return blocks.linear(inner, f"{name}.out", weights.linear(names.outer), rows=rows)
+
+        return self.sublayer(state, name, weights.norm(names.norm), compute)
 
     def final(self, role: Role, state: State, factor: float = 1.0) -> str:
         """The stream behind the last layer, multiplied by ``factor``."""
@@ -104,14 +109,9 @@ class _Encoder(_Half):
         state: State = (self.embedded("encoder", ids, self._positions(ids))[0], "")
         bias = ""
         for i in range(stack.layers):
-            names, name = stack.layer(i), f"layer{i}"
             if spec.relative_bias and (i == 0 or spec.relative_bias.every_layer):
-                table = self.weights.relative_bias("encoder", i)
-                bias = self.blocks.bias_both_ways(ids, table, f"{name}.bias")
-            attend = self._attention(names.self_attention, f"{name}.attention", mask, bias)
-            state = self.sublayer(state, f"{name}.attention", self.weights.norm(names.self_attention.norm), attend)
-            forward = self._feed_forward(names.feed_forward, f"{name}.mlp")
-            state = self.sublayer(state, f"{name}.mlp", self.weights.norm(names.feed_forward.norm), forward)
+                bias = self.blocks.bias_both_ways(ids, self.weights.relative_bias("encoder", i), f"layer{i}.bias")
+            state = self._layer(i, state, mask, bias)
             done()
         self._cross_key_values(self.final("encoder", state))
 
@@ -121,25 +121,23 @@ class _Encoder(_Half):
         table = self.g.constant("positions.table", self.weights.positions("encoder", self.spec.positions), np.float32)
         return self.blocks.first_rows(table, ids, "positions")
 
-    def _attention(self, names: AttentionNames, name: str, mask: str, bias: str) -> Callable[[str], str]:
-        weights, stack = self.weights, self.spec.encoder
+    def _layer(self, i: int, state: State, mask: str, bias: str) -> State:
+        stack, name, weights = self.spec.encoder, f"layer{i}", self.weights
+        own, forward = stack.layer(i).self_attention, stack.layer(i).feed_forward
 
         def attend(x: str) -> str:
-            packed = self.blocks.linear(x, f"{name}.qkv", weights.stacked([names.query, names.key, names.value]))
-            heads = self.blocks.encoder_attention(packed, mask, bias, stack, name)
-            return self.blocks.linear(heads, f"{name}.o", weights.linear(names.output), rows="uneven")
+            qkv = weights.stacked([own.query, own.key, own.value])
+            packed = self.blocks.linear(x, f"{name}.attention.qkv", qkv)
+            heads = self.blocks.encoder_attention(packed, mask, bias, stack, f"{name}.attention")
+            return self.blocks.linear(heads, f"{name}.attention.o", weights.linear(own.output), rows="uneven")
 
-        return attend
-
-    def _feed_forward(self, names: FeedForwardNames, name: str) -> Callable[[str], str]:
-        return lambda x: self.feed_forward(x, names, name)
+        state = self.sublayer(state, f"{name}.attention", weights.norm(own.norm), attend)
+        return self.feed_forward(state, f"{name}.mlp", forward)
 
     def _cross_key_values(self, encoded: str) -> None:
         """Keys and values of the source for every layer of the decoder."""
         for i in range(self.spec.decoder.layers):
-            names = self.spec.decoder.layer(i).cross_attention
-            if names is None:
-                raise ValueError(f"layer {i} of the decoder reads no source")
+            names = self.spec.decoder.layer(i).cross
             both = self.blocks.linear(encoded, f"cross{i}.kv", self.weights.stacked([names.key, names.value]))
             self.blocks.cross_outputs(both, i, self.spec.decoder)
 
@@ -173,25 +171,19 @@ class _Decoder(_Half):
         return self.g.node("Gather", [table, places], name="positions", axis=0)
 
     def _layer(self, i: int, state: State, bias: str) -> State:
-        names, name, weights = self.spec.decoder.layer(i), f"layer{i}", self.weights
-        cross = names.cross_attention
-        if cross is None:
-            raise ValueError(f"layer {i} of the decoder reads no source")
+        stack, name, weights = self.spec.decoder, f"layer{i}", self.weights
+        own, cross, forward = stack.layer(i).self_attention, stack.layer(i).cross, stack.layer(i).feed_forward
 
         def attend(x: str) -> str:
-            packed = self.blocks.linear(x, f"{name}.attention.qkv", weights.padded_qkv(names.self_attention))
-            heads = self.blocks.decoder_attention(packed, bias, i, self.spec.decoder)
-            output = weights.padded_output(names.self_attention)
-            return self.blocks.linear(heads, f"{name}.attention.o", output, rows="uneven")
+            packed = self.blocks.linear(x, f"{name}.attention.qkv", weights.padded_qkv(own))
+            heads = self.blocks.decoder_attention(packed, bias, i, stack)
+            return self.blocks.linear(heads, f"{name}.attention.o", weights.padded_output(own), rows="uneven")
 
         def look(x: str) -> str:
             query = self.blocks.linear(x, f"{name}.cross.q", weights.linear(cross.query))
-            heads = self.blocks.cross_attention(query, i, self.spec.decoder)
+            heads = self.blocks.cross_attention(query, i, stack)
             return self.blocks.linear(heads, f"{name}.cross.o", weights.linear(cross.output), rows="uneven")
 
-        state = self.sublayer(state, f"{name}.attention", weights.norm(names.self_attention.norm), attend)
+        state = self.sublayer(state, f"{name}.attention", weights.norm(own.norm), attend)
         state = self.sublayer(state, f"{name}.cross", weights.norm(cross.norm), look)
-        norm = weights.norm(names.feed_forward.norm)
-        return self.sublayer(
-            state, f"{name}.mlp", norm, lambda x: self.feed_forward(x, names.feed_forward, f"{name}.mlp")
-        )
+        return self.feed_forward(state, f"{name}.mlp", forward)

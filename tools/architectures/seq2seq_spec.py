@@ -48,6 +48,17 @@ class LayerNames(NamedTuple):
     cross_attention: AttentionNames | None
     feed_forward: FeedForwardNames
 
+    @property
+    def cross(self) -> AttentionNames:
+        """``cross_attention`` of a decoder's layer.
+
+        Raises:
+            ValueError: the layer is an encoder's.
+        """
+        if self.cross_attention is None:
+            raise ValueError("a layer of an encoder reads no source")
+        return self.cross_attention
+
 
 class StackNames(NamedTuple):
     """Tensors of the encoder or the decoder around its layers; None: the model has no such part."""
