@@ -15,8 +15,8 @@ import numpy as np
 from edgelm.errors import ConfigError, NumericError, PromptError
 from edgelm.generation.history import check_prompt
 from edgelm.language_model import LanguageModel, available_cores, load
-from edgelm.runtime.decoder import Decoder
 from edgelm.runtime.memory import peak_memory
+from edgelm.runtime.sequences import SequenceDecoder
 
 _WARM_UP_TOKENS = 4
 # Steps through the vocabulary so that neighbouring tokens differ; any prime does that is larger than most batches.
@@ -126,7 +126,7 @@ def _check_fit(lm: LanguageModel, tokens: int) -> None:
     lm.memory_budget(tokens).check(lm.runtime.max_memory)
 
 
-def _timed_answer(decoder: Decoder, ids: Sequence[int], new_tokens: int) -> tuple[list[int], float, float]:
+def _timed_answer(decoder: SequenceDecoder, ids: Sequence[int], new_tokens: int) -> tuple[list[int], float, float]:
     """The answer, seconds until its first token, seconds for the others."""
     decoder.reserve(len(ids) + new_tokens)
     _warm_up(decoder, ids)
@@ -143,7 +143,7 @@ def _timed_answer(decoder: Decoder, ids: Sequence[int], new_tokens: int) -> tupl
     return tokens, prefilled - started, ended - prefilled
 
 
-def _warm_up(decoder: Decoder, ids: Sequence[int]) -> None:
+def _warm_up(decoder: SequenceDecoder, ids: Sequence[int]) -> None:
     """A first run of each kind: it loads code and memory that no later one pays for."""
     decoder.prefill(ids[:_WARM_UP_TOKENS])
     if decoder.length < decoder.context_length:

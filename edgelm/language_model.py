@@ -22,21 +22,15 @@ from edgelm.config import GenerationConfig, RuntimeConfig, parse_size
 from edgelm.errors import (
     ConfigError,
     EdgeLMError,
-    MemoryLimitError,
     ModelError,
     PromptError,
     TemplateError,
     UnsupportedModelError,
 )
-from edgelm.generation.history import check_prompt
-from edgelm.generation.loop import generate_ids
+from edgelm.generator import Generator
 from edgelm.results import GenerationResult
-from edgelm.runtime.decoder import Decoder
-from edgelm.runtime.embedding import EmbeddingTable
 from edgelm.runtime.memory import Budget, budget
-from edgelm.runtime.prepack import try_prepack
-from edgelm.runtime.sequences import LentDecoder, SequencePool
-from edgelm.runtime.session import Session
+from edgelm.runtime.sequences import SequenceDecoder
 from edgelm.runtime.session import available_cores as available_cores  # others look for it here
 
 TOKENIZER_NAME = "tokenizer.json"
@@ -46,6 +40,7 @@ MAX_TEMPLATE_BYTES = 64 << 10
 # A model must at least be able to hold a short prompt and answer.
 _LEAST_TOKENS = 256
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
+_BEAMS = ("length_penalty", "early_stopping")
 
 Message = Mapping[str, Any]
 
@@ -98,7 +93,10 @@ def load(
 
 
 class LanguageModel:
-    """A loaded decoder-only model; a context manager. One instance may be used by many threads.
+    """A loaded model that generates; a context manager. One instance may be used by many threads.
+
+    A decoder-only model continues a text; an encoder-decoder reads it as the source of its answer, and has
+    ``prompt_tokens`` and ``memory_budget`` count what the source and the answer are.
 
     Args:
         bundle: an open bundle.
@@ -118,7 +116,7 @@ class LanguageModel:
         self.bundle = bundle
         self.runtime = runtime or RuntimeConfig()
         manifest = bundle.manifest
-        if manifest.family != "decoder":
+        if manifest.family not in ("decoder", "encoder-decoder"):
             raise UnsupportedModelError(f"{manifest.name} is of the family {manifest.family!r}; only decoders generate")
         self.context_length = self.runtime.context_length or manifest.context_length
         if self.context_length > manifest.context_length:
@@ -129,14 +127,12 @@ class LanguageModel:
         self.memory_budget(min(_LEAST_TOKENS, self.context_length)).check(self.runtime.max_memory)
         defaults = bundle.generation_defaults()
         self.generation_config = defaults.updated(eos_token_id=defaults.eos_token_id or manifest.eos_token_id)
-        graph, optimize = self._graph()
         preload = self._preload_text() if self.runtime.preload_text else None
-        self._session = Session(graph, threads=self.runtime.threads or available_cores(), optimize=optimize)
+        self._generator = Generator(bundle, self.runtime, self.context_length)
+        self._pool = self._generator.pool
         if preload is not None:
             preload.join()
             _ = self.tokenizer
-        self._embedding = self._open_embedding()
-        self._pool = SequencePool(self._new_decoder)
 
     def __enter__(self) -> Self:
         return self
@@ -172,7 +168,7 @@ class LanguageModel:
         return budget(self.bundle.manifest, tokens=tokens, prefill_chunk=chunk, sequences=sequences)
 
     def generate(self, prompt: str | Sequence[int], **settings: Any) -> GenerationResult:
-        """Continues a text, or token ids, and returns the whole answer.
+        """Continues a text, or token ids (an encoder-decoder: answers them), and returns the whole answer.
 
         Args:
             prompt: text (special tokens written in it stay text) or ids, taken as they are.
@@ -190,6 +186,17 @@ class LanguageModel:
     def stream(self, prompt: str | Sequence[int], **settings: Any) -> TextStream:
         """Like ``generate``, but gives the text out piece by piece as it is made."""
         return self._start(self._encode(prompt), settings)
+
+    def generate_batch(self, prompts: Sequence[str | Sequence[int]], **settings: Any) -> list[GenerationResult]:
+        """Like ``generate`` for many prompts, several at a time, which is faster on many than one by one.
+
+        Returns:
+            The answers in the order of the prompts: ``num_return_sequences`` for each.
+
+        Raises:
+            As ``generate``; a prompt that is refused is so before anything runs.
+        """
+        return self._start_batch(prompts, settings)
 
     def chat(self, messages: Sequence[Message], **settings: Any) -> GenerationResult:
         """Answers a conversation: dicts with ``role`` and ``content``, rendered by the model's chat template.
@@ -217,14 +224,15 @@ class LanguageModel:
 
     def close(self) -> None:
         """Gives memory back; generations in progress end with ClosedError. May be called twice."""
-        self._session.close()
-        self._pool.close()
-        if self._embedding is not None:
-            self._embedding.close()
+        self._generator.close()
 
-    def new_decoder(self) -> Decoder:
-        """A decoder with an empty KV cache of its own, for work below the level of generations: scores, benchmarks."""
-        return self._new_decoder()
+    def new_decoder(self) -> SequenceDecoder:
+        """A decoder with an empty KV cache of its own, for work below the level of generations: scores, benchmarks.
+
+        Raises:
+            UnsupportedModelError: an encoder-decoder has none.
+        """
+        return self._generator.new_decoder()
 
     def _preload_text(self) -> threading.Thread:
         """Reads tokenizer and template while the graph is loaded, which keeps the other core busy and needs no Python.
@@ -240,25 +248,6 @@ class LanguageModel:
         thread = threading.Thread(target=read, name="edgelm-text", daemon=True)
         thread.start()
         return thread
-
-    def _open_embedding(self) -> EmbeddingTable | None:
-        described = self.bundle.manifest.embedding
-        if described is None:
-            return None
-        return EmbeddingTable(self.bundle.path(described.file), rows=described.rows, columns=described.columns)
-
-    def _graph(self) -> tuple[Path, bool]:
-        """The graph to load, and whether it is still to be optimized."""
-        copy = try_prepack(self.bundle, "decoder") if self.runtime.prepack else None
-        return (self.bundle.path(self.bundle.manifest.graphs["decoder"]), True) if copy is None else (copy, False)
-
-    def _new_decoder(self) -> Decoder:
-        return Decoder(
-            self._session,
-            context_length=self.context_length,
-            prefill_chunk=self.runtime.prefill_chunk,
-            embedding=self._embedding,
-        )
 
     def _encode(self, prompt: str | Sequence[int]) -> Sequence[int]:
         if not isinstance(prompt, str):
@@ -282,44 +271,29 @@ class LanguageModel:
         return ChatTemplate(source, special_tokens=tokens)
 
     def _start(self, prompt: Sequence[int], settings: Mapping[str, Any]) -> TextStream:
-        from edgelm.text_stream import IncrementalText, TextStream
-
-        self._session.check_open()
+        self._generator.check_open()
         config = self._config(settings)
-        ids = check_prompt(prompt, self.bundle.manifest.vocab_size)
-        text = IncrementalText(self.tokenizer, config.stop_strings)
-        lent = self._pool.borrow(ids, min(len(ids) + config.new_tokens(len(ids)), self.context_length))
-        try:
-            self._check_memory()
-            steps = generate_ids(lent.decoder, ids, config, cached=lent.cached)
-        except EdgeLMError:  # nothing has run: what the cache holds stays right
-            self._pool.give_back(lent, ids)
-            raise
-        lent.decoder.reserve(lent.tokens)
-        return TextStream(
-            steps,
-            text,
-            prompt_tokens=len(ids),
-            cached_tokens=lent.cached,
-            close=lambda answer, healthy: self._end(lent, [*ids, *answer], healthy),
-        )
+        if config.num_return_sequences > 1:
+            raise ConfigError(
+                f"one answer is given here, but num_return_sequences is {config.num_return_sequences}; "
+                "generate_batch gives several"
+            )
+        return self._generator.stream(prompt, config, self.tokenizer)
 
-    def _end(self, lent: LentDecoder, ids: list[int], healthy: bool) -> None:
-        if healthy:
-            self._pool.give_back(lent, ids)
-        else:
-            self._pool.discard(lent)
-
-    def _check_memory(self) -> None:
-        sequences, tokens = self._pool.demand()
-        try:
-            self.memory_budget(tokens, sequences=sequences).check(self.runtime.max_memory)
-        except MemoryLimitError as error:
-            raise MemoryLimitError(f"{error}; ask for fewer tokens (max_new_tokens) or raise the limit") from None
+    def _start_batch(
+        self, prompts: Sequence[str | Sequence[int]], settings: Mapping[str, Any]
+    ) -> list[GenerationResult]:
+        self._generator.check_open()
+        config = self._config(settings)
+        return self._generator.batch([self._encode(prompt) for prompt in prompts], config, self.tokenizer)
 
     def _config(self, settings: Mapping[str, Any]) -> GenerationConfig:
         config = self.generation_config.updated(**settings)
-        ignored = [name for name in _SAMPLING if name in settings]
-        if ignored and not config.do_sample:
-            warnings.warn(f"{', '.join(ignored)} given, but do_sample is False: ignored", UserWarning, stacklevel=4)
+        for names, used, why in (
+            (_SAMPLING, config.do_sample, "do_sample is False"),
+            (_BEAMS, config.num_beams > 1, "num_beams is 1"),
+        ):
+            ignored = [name for name in names if name in settings]
+            if ignored and not used:
+                warnings.warn(f"{', '.join(ignored)} given, but {why}: ignored", UserWarning, stacklevel=4)
         return config

@@ -34,6 +34,42 @@ class IncrementalText:
         return text if stopped else text + self._matcher.finish(), stopped
 
 
+class RowAnswer:
+    """The answer of one row of a batch, told its tokens as they are made; ``started``: when the batch began."""
+
+    def __init__(self, text: IncrementalText, started: float) -> None:
+        self._text = text
+        self._started = started
+        self._first = started
+        self._pieces: list[str] = []
+        self._token_ids: list[int] = []
+        self._stopped = False
+
+    def push(self, token: int) -> bool:
+        """Takes the newest token; whether a stop string ended the answer."""
+        if not self._token_ids:
+            self._first = time.perf_counter()
+        self._token_ids.append(token)
+        piece, self._stopped = self._text.push(token)
+        self._pieces.append(piece)
+        return self._stopped
+
+    def result(self, reason: str, prompt_tokens: int) -> GenerationResult:
+        """The whole answer, which has ended for that reason, or by a stop string."""
+        if not self._stopped:
+            rest, self._stopped = self._text.finish()
+            self._pieces.append(rest)
+        until_first = self._first - self._started
+        return GenerationResult(
+            "".join(self._pieces),
+            tuple(self._token_ids),
+            "stop" if self._stopped else reason,
+            Usage(prompt_tokens, 0, len(self._token_ids)),
+            Timings(until_first, until_first, time.perf_counter() - self._first),
+            peak_memory(),
+        )
+
+
 class TextStream(Iterator[Chunk]):
     """Iterates over the chunks of one answer; ``result`` is there once it has ended.
 

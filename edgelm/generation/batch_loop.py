@@ -62,7 +62,13 @@ def generate_batch_ids(
         NumericError: while iterating; logits hold NaN or infinity or allow no token.
         CancelledError: while iterating; ``cancelled`` returned true.
     """
-    tasks = check_requests(decoder, requests, config, processors)
+    tasks = check_requests(
+        requests,
+        config,
+        vocab_size=decoder.vocab_size,
+        context_length=decoder.context_length,
+        processors=processors,
+    )
     return _loop(decoder, tasks, config, over or (lambda row, token: False), cancelled or (lambda: False))
 
 
@@ -99,6 +105,7 @@ def _row(task: Task, number: int, copy: int, config: GenerationConfig) -> _Row:
 def _choose(row: _Row, logits: Logits, ends: tuple[int, ...], over: Over) -> Step:
     row.token = row.sample(row.process(row.history.ids, logits))
     row.history.append(row.token)
-    if row.token in ends or over(row.number, row.token):
+    ended = over(row.number, row.token)  # asked of each token
+    if ended or row.token in ends:
         return Step(row.token, FinishReason.STOP)
     return Step(row.token, FinishReason.LENGTH if row.history.is_full else None)

@@ -8,7 +8,7 @@ Sources do not influence each other: one that is done leaves the batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from edgelm.errors import NumericError
 from edgelm.generation.batch import BatchDecoder
 from edgelm.generation.candidates import top_k_indices
 from edgelm.generation.logits_processors import Ids, Logits, LogitsProcessor
-from edgelm.generation.loop import raise_if_cancelled
+from edgelm.generation.loop import Step, raise_if_cancelled
 from edgelm.generation.requests import Request, Task, check_requests
 from edgelm.generation.sampling import likeliest
 from edgelm.generation.stopping import FinishReason
@@ -61,7 +61,13 @@ def beam_search(
         NumericError: logits hold NaN or infinity, or no token is allowed.
         CancelledError: ``cancelled`` returned true.
     """
-    tasks = check_requests(decoder, requests, config, processors)
+    tasks = check_requests(
+        requests,
+        config,
+        vocab_size=decoder.vocab_size,
+        context_length=decoder.context_length,
+        processors=processors,
+    )
     searches = [_Search(task, config) for task in tasks]
     asked = cancelled or (lambda: False)
     raise_if_cancelled(asked)
@@ -77,6 +83,23 @@ def beam_search(
             [(search, logits[n * beams : (n + 1) * beams], n * beams) for n, search in enumerate(running)], decoder
         )
     return [search.answers() for search in searches]
+
+
+def beam_steps(decoder: BatchDecoder, request: Request, config: GenerationConfig) -> Generator[Step, None, None]:
+    """The best answer to one request, token by token: all of them come at the end of the search.
+
+    Raises:
+        As ``beam_search``; what is wrong with the request at once, the rest while iterating.
+    """
+    check_requests([request], config, vocab_size=decoder.vocab_size, context_length=decoder.context_length)
+    return _best_steps(decoder, request, config)
+
+
+def _best_steps(decoder: BatchDecoder, request: Request, config: GenerationConfig) -> Generator[Step, None, None]:
+    best = beam_search(decoder, [request], config)[0][0]
+    for token in best.tokens[:-1]:
+        yield Step(token)
+    yield Step(best.tokens[-1], best.finish_reason)
 
 
 def _advance(parts: list[tuple[_Search, Logits, int]], decoder: BatchDecoder) -> list[_Search]:
@@ -121,7 +144,7 @@ class _Search:
         scores, parents, tokens = self._continuations(self._log_probabilities(logits))
         ended = np.isin(tokens, self._ends) | (self._length + 1 >= self._limit)
         self._finish(scores, parents, tokens, np.flatnonzero(ended[:beams]))
-        running = scores + ended * _OUT
+        running: Scores = np.where(ended, scores + _OUT, scores)
         chosen = _largest(running, beams)
         self._scores = running[chosen]
         self._ids = np.concatenate((self._ids[parents[chosen]], tokens[chosen, None]), axis=1)
@@ -196,8 +219,9 @@ class _Search:
 def log_softmax(logits: Logits) -> Scores:
     """Log probabilities of logits, (V,) float32, at least one of them finite."""
     with np.errstate(under="ignore"):
-        shifted = logits - logits.max()
-        return shifted - np.float32(np.log(np.exp(shifted).sum(dtype=np.float64)))
+        shifted: Logits = logits - logits.max()
+        normalized: Scores = shifted - np.float32(np.log(np.exp(shifted).sum(dtype=np.float64)))
+    return normalized
 
 
 def _largest(values: Scores, count: int) -> NDArray[np.intp]:

@@ -43,7 +43,8 @@ def following(text: Ids, ids: Ids, size: int) -> Ids:
     if len(ids) < width or len(text) < size:
         return text[:0]
     windows = np.lib.stride_tricks.sliding_window_view(text[:-1], width)
-    return text[width:][(windows == ids[len(ids) - width :]).all(axis=1)]
+    found: Ids = text[width:][(windows == ids[len(ids) - width :]).all(axis=1)]
+    return found
 
 
 def _without(logits: Logits, tokens: Ids) -> Logits:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgelm.config import GenerationConfig
-from edgelm.generation.batch import BatchDecoder
 from edgelm.generation.batch import Ids as AnyIds
 from edgelm.generation.default_processors import default_processors
 from edgelm.generation.history import check_length, check_prompt
@@ -37,12 +36,14 @@ class Task:
 
 
 def check_requests(
-    decoder: BatchDecoder,
     requests: Sequence[Request],
     config: GenerationConfig,
+    *,
+    vocab_size: int,
+    context_length: int,
     processors: Sequence[LogitsProcessor] = (),
 ) -> list[Task]:
-    """What is to be done, request by request.
+    """What is to be done, request by request, by a decoder with logits and a context window of these sizes.
 
     Raises:
         ConfigError: a prompt has ``max_length``, or a token that is to be forced is none of the vocabulary.
@@ -51,15 +52,15 @@ def check_requests(
     """
     tasks = []
     for request in requests:
-        check_length(len(request.prompt), decoder.context_length)
-        prompt = check_prompt(request.prompt, decoder.vocab_size)
-        limit = prompt.size + min(config.new_tokens(prompt.size), decoder.context_length - prompt.size)
+        check_length(len(request.prompt), context_length)
+        prompt = check_prompt(request.prompt, vocab_size)
+        limit = prompt.size + min(config.new_tokens(prompt.size), context_length - prompt.size)
         built_in = default_processors(
             config,
             prompt_length=prompt.size,
             limit=limit,
-            source=prompt if request.source is None else check_prompt(request.source, decoder.vocab_size),
-            vocab_size=decoder.vocab_size,
+            source=prompt if request.source is None else check_prompt(request.source, vocab_size),
+            vocab_size=vocab_size,
         )
         tasks.append(Task(prompt=prompt, limit=limit, process=compose([*built_in, *processors])))
     return tasks

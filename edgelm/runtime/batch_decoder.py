@@ -33,6 +33,7 @@ class BatchDecoder:
         prefill_chunk: tokens computed in one run, of all rows together.
         embedding: turns ids into vectors, for a graph that takes those.
         encode: computes what the decoder's cross-attention reads; called once, when the rows begin.
+        encoding: ends that.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class BatchDecoder:
         prefill_chunk: int,
         embedding: EmbeddingTable | None = None,
         encode: Encode | None = None,
+        encoding: Switch | None = None,
     ) -> None:
         self.context_length = context_length
         self.vocab_size = int(session.outputs["logits"].shape[1])
@@ -54,7 +56,7 @@ class BatchDecoder:
         self._source: SourceRows | None = None
         self._slots = np.zeros(0, np.int64)
         self._room = (0, 0)
-        self._switches = {"prefill": Switch(shrink=True), "step": Switch()}
+        self._switches = {"encode": encoding or Switch(), "prefill": Switch(shrink=True), "step": Switch()}
         self._step: _Run | None = None  # for the rows as they are; None: to be made anew
 
     @property

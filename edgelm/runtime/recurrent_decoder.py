@@ -26,9 +26,17 @@ class RecurrentDecoder:
         session: a graph with the contract of a recurrent decoder (see ``bundle.cross_decoder_contract``).
         context_length: tokens that a row may have.
         encode: computes what the decoder's cross-attention reads; called once, when the rows begin.
+        encoding: ends that.
     """
 
-    def __init__(self, session: Session, *, context_length: int, encode: Callable[[], SourceRows]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        *,
+        context_length: int,
+        encode: Callable[[], SourceRows],
+        encoding: Switch | None = None,
+    ) -> None:
         self.context_length = context_length
         self.vocab_size = int(session.outputs["logits"].shape[1])
         self._session = session
@@ -37,7 +45,7 @@ class RecurrentDecoder:
         self._states = {name: info for name, info in session.inputs.items() if name.startswith(_STATE)}
         self._slots = np.zeros(0, np.int64)
         self._runs: list[_Run] = []  # two, which write each other's state in turn; empty: to be made anew
-        self._switch = Switch()
+        self._switches = (encoding or Switch(), Switch())
         self.length = 0
 
     def reserve(self, rows: int, tokens: int) -> None:
@@ -75,7 +83,7 @@ class RecurrentDecoder:
         run.inputs["input_ids"].array[self._slots, 0] = tokens
         if "position_ids" in run.inputs:
             run.inputs["position_ids"].array[:] = self.length
-        self._session.run(run.binding, self._switch)
+        self._session.run(run.binding, self._switches[-1])
         self._runs.reverse()
         self.length += 1
         logits: Logits = run.logits.array[self._slots]
@@ -103,7 +111,8 @@ class RecurrentDecoder:
 
     def cancel(self) -> None:
         """Ends the run in progress, from another thread; this decoder cannot be used again."""
-        self._switch.turn_off()
+        for switch in self._switches:
+            switch.turn_off()
 
     def _zeros(self, rows: int) -> dict[str, NDArray[np.float32]]:
         return {name: np.zeros((rows, int(info.shape[1])), np.float32) for name, info in self._states.items()}

@@ -46,11 +46,12 @@ def plan_selection(
             taken.add(slot)
     free = [slot for slot in range(count) if slot not in taken]
     pending = np.flatnonzero(placed < 0).tolist()
-    for row in list(pending) if groups is not None else ():
-        own = next((slot for slot in free if slot < len(groups) and groups[slot] == groups[wanted[row]]), None)
-        if own is not None:
-            placed[row] = own
-            free.remove(own)
+    if groups is not None:
+        for row in pending:
+            own = next((slot for slot in free if slot < len(groups) and groups[slot] == groups[wanted[row]]), None)
+            if own is not None:
+                placed[row] = own
+                free.remove(own)
     for row in pending:
         if placed[row] < 0:
             placed[row] = free.pop(0)

@@ -18,17 +18,59 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.errors import ClosedError
-from edgelm.runtime.decoder import Decoder
 from edgelm.runtime.memory import Needs
+from edgelm.runtime.single_row import Rows
 
 Ids = NDArray[np.int64]
 
 
-class Rows(Protocol):
-    """A decoder that can be stopped from another thread."""
+class Cache(Protocol):
+    """What a decoder remembers of its tokens."""
+
+    @property
+    def capacity(self) -> int:
+        """Tokens for which memory is there."""
+        ...
+
+
+class SequenceDecoder(Protocol):
+    """A decoder of one sequence, ours or of graphs made by others; see ``decoder.Decoder``."""
+
+    context_length: int
+    vocab_size: int
+
+    @property
+    def cache(self) -> Cache:
+        """What it remembers."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """Tokens in the cache."""
+        ...
+
+    def prefill(self, ids: Sequence[int] | Ids) -> NDArray[np.float32]:
+        """Appends tokens; returns the last one's logits."""
+        ...
+
+    def step(self, token: int) -> NDArray[np.float32]:
+        """Appends one token; returns its logits."""
+        ...
+
+    def all_logits(self, ids: Sequence[int] | Ids) -> Iterator[NDArray[np.float32]]:
+        """Appends tokens; yields the logits of every one."""
+        ...
+
+    def rewind(self, length: int) -> None:
+        """Forgets all but the first tokens."""
+        ...
+
+    def reserve(self, tokens: int) -> None:
+        """Allocates the cache now."""
+        ...
 
     def cancel(self) -> None:
-        """Ends the run in progress."""
+        """Ends the run in progress, from another thread."""
         ...
 
 
@@ -42,7 +84,7 @@ class LentDecoder:
         tokens: for how many, prompt and answer, it was lent.
     """
 
-    decoder: Decoder
+    decoder: SequenceDecoder
     cached: int
     tokens: int
 
@@ -59,10 +101,12 @@ class LentRows:
     Attributes:
         decoder: it.
         needs: what it will come to hold.
+        cached: none of the prompt's tokens.
     """
 
     decoder: Rows
     needs: Needs
+    cached: int = 0
 
 
 Loan = LentDecoder | LentRows
@@ -70,7 +114,7 @@ Loan = LentDecoder | LentRows
 
 @dataclass(eq=False)
 class _Idle:
-    decoder: Decoder
+    decoder: SequenceDecoder
     ids: Ids
 
 
@@ -83,7 +127,7 @@ class SequencePool:
         keep: decoders that are kept, with their caches, while no generation uses them.
     """
 
-    new: Callable[[], Decoder]
+    new: Callable[[], SequenceDecoder]
     keep: int = 1
     _idle: list[_Idle] = field(default_factory=list)
     _lent: WeakSet[Loan] = field(default_factory=WeakSet)

@@ -25,9 +25,8 @@ class Rows(Protocol):
         """Tokens that a row may have."""
         ...
 
-    @property
-    def length(self) -> int:
-        """Tokens in the longest row."""
+    def reserve(self, rows: int, tokens: int) -> None:
+        """Has memory allocated for so many rows of ``tokens`` when they begin."""
         ...
 
     def prefill(self, prompts: Sequence[Ids]) -> Logits:
@@ -48,28 +47,26 @@ class Rows(Protocol):
 
 
 class SingleRow:
-    """The sequence; implements ``generation.loop.Decoder``."""
+    """The sequence; implements ``generation.loop.Decoder``, but for appending to what has begun.
+
+    Attributes:
+        length: tokens that the decoder has read.
+    """
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
         self.vocab_size = rows.vocab_size
         self.context_length = rows.context_length
-
-    @property
-    def length(self) -> int:
-        """Tokens that the decoder has read."""
-        return self._rows.length
+        self.length = 0
 
     def prefill(self, ids: Ids) -> Logits:
         """Begins the sequence; returns the last token's logits, (V,)."""
         logits: Logits = self._rows.prefill([ids])[0]
+        self.length = len(ids)
         return logits
 
     def step(self, token: int) -> Logits:
         """Appends one token; returns its logits, (V,)."""
         logits: Logits = self._rows.step(np.array([token], np.int64))[0]
+        self.length += 1
         return logits
-
-    def cancel(self) -> None:
-        """Ends the run in progress, from another thread."""
-        self._rows.cancel()

@@ -87,9 +87,10 @@ def encode_sources(session: Session, sources: Sequence[Ids], switch: Switch, *, 
     for name, tensor in given.items():
         binding.input(name, tensor)
     made = {}
+    count, length = mask.shape
     for name, info in session.outputs.items():
         if name.startswith(_CROSS):
-            shape = (len(ids), int(info.shape[1]), ids.shape[1], int(info.shape[3]))
+            shape = (count, int(info.shape[1]), length, int(info.shape[3]))
             made[name] = Tensor(np.empty(shape, np.float32))
             binding.output(name, made[name])
     session.run(binding, switch)

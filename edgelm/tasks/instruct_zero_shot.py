@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edgelm.errors import ContextLengthError
 from edgelm.language_model import LanguageModel
-from edgelm.runtime.decoder import Decoder
+from edgelm.runtime.sequences import SequenceDecoder
 from edgelm.tasks.classification import scores as function_scores
 from edgelm.tasks.zero_shot import (
     HYPOTHESIS_TEMPLATE,
@@ -69,7 +69,7 @@ class _Scorer:
 
     def __init__(self, lm: LanguageModel) -> None:
         self._lm = lm
-        self._decoder: Decoder = lm.new_decoder()
+        self._decoder: SequenceDecoder = lm.new_decoder()
         self._held: list[int] = []
 
     def likelihoods(self, question: str, answers: Sequence[str]) -> NDArray[np.float32]:

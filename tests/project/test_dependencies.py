@@ -15,6 +15,7 @@ FLOORS = (
     {"edgelm.runtime"},
     {"edgelm.generation"},
     {"edgelm.text_stream"},
+    {"edgelm.generator"},
     {"edgelm.language_model", "edgelm.encoder_model"},
     {"edgelm.tasks"},
     {"edgelm.benchmark"},

@@ -1,0 +1,259 @@
+"""Runs generations on a loaded model, of whatever family: lends decoders, checks memory, makes batches.
+
+It is given token ids; texts come out, so the text side is imported when the first generation begins.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator as Steps
+from collections.abc import Sequence
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelm.bundle.bundle import Bundle
+from edgelm.config import GenerationConfig, RuntimeConfig
+from edgelm.errors import ConfigError, ContextLengthError, EdgeLMError, MemoryLimitError
+from edgelm.generation.batch_loop import generate_batch_ids
+from edgelm.generation.beam_search import beam_search, beam_steps
+from edgelm.generation.history import check_prompt
+from edgelm.generation.loop import Step, generate_ids
+from edgelm.generation.requests import Request, check_requests
+from edgelm.results import GenerationResult
+from edgelm.runtime.batches import pack
+from edgelm.runtime.engine import open_engine
+from edgelm.runtime.memory import Needs, budget_of
+from edgelm.runtime.sequences import LentDecoder, LentRows, Loan, SequenceDecoder, SequencePool
+from edgelm.runtime.single_row import Rows, SingleRow
+
+if TYPE_CHECKING:
+    from edgelm.text.tokenizer import Tokenizer
+    from edgelm.text_stream import RowAnswer, TextStream
+
+Ids = Sequence[int] | NDArray[np.int64]
+
+# More rows are hardly faster on a processor, and wait for the longest answer among them.
+MOST_ROWS = 32
+# Tokens of all prompts or sources of a batch, padding included.
+BATCH_TOKENS = 4096
+
+
+class Generator:
+    """A loaded model at work; may be used by many threads.
+
+    Args:
+        bundle: of a decoder or an encoder-decoder.
+        runtime: how to run it.
+        context_length: tokens that a decoder's row may have.
+
+    Attributes:
+        pool: the decoders that are in use, and those kept for what continues an earlier prompt.
+
+    Raises:
+        ModelError: a graph is refused.
+        MemoryLimitError: there is not enough memory.
+    """
+
+    def __init__(self, bundle: Bundle, runtime: RuntimeConfig, context_length: int) -> None:
+        self._manifest = bundle.manifest
+        self._runtime = runtime
+        self._context_length = context_length
+        self._engine = open_engine(bundle, runtime, context_length)
+        self.pool = SequencePool(self._engine.new_decoder)
+
+    def new_decoder(self) -> SequenceDecoder:
+        """A decoder of one sequence that nobody else uses."""
+        return self._engine.new_decoder()
+
+    def check_open(self) -> None:
+        """Raises ClosedError once the model is closed."""
+        self._engine.check_open()
+
+    def close(self) -> None:
+        """Gives memory back; generations in progress end with ClosedError. May be called twice."""
+        self._engine.close()
+        self.pool.close()
+
+    def stream(self, ids: Ids, config: GenerationConfig, tokenizer: Tokenizer) -> TextStream:
+        """Begins one answer. With beams, all of it comes at the end.
+
+        Raises:
+            ConfigError, PromptError, MemoryLimitError: what is wrong with the request; nothing has run then.
+        """
+        from edgelm.text_stream import IncrementalText, TextStream
+
+        request = self._request(ids, config)
+        tokens = self._row_tokens(request, config)
+        text = IncrementalText(tokenizer, config.stop_strings)
+        if request.source is None and config.num_beams == 1:
+            loan: Loan = self.pool.borrow(np.asarray(request.prompt, np.int64), tokens)
+        else:
+            loan = self._lend_rows([request], config)
+        try:
+            self._check_memory()
+            steps = _steps(loan, request, config)
+        except EdgeLMError:  # nothing has run: what the cache holds stays right
+            self.pool.end(loan, request.prompt)
+            raise
+        if isinstance(loan, LentDecoder):
+            loan.decoder.reserve(tokens)
+        else:
+            loan.decoder.reserve(_rows_each(config), tokens)
+        return TextStream(
+            steps,
+            text,
+            prompt_tokens=len(given(request)),
+            cached_tokens=loan.cached,
+            close=lambda answer, healthy: self.pool.end(loan, [*request.prompt, *answer] if healthy else None),
+        )
+
+    def batch(self, prompts: Sequence[Ids], config: GenerationConfig, tokenizer: Tokenizer) -> list[GenerationResult]:
+        """Answers prompts of any number, as many at a time as pays and as memory allows.
+
+        Returns:
+            ``num_return_sequences`` answers for each, in the order of the prompts.
+
+        Raises:
+            ConfigError, PromptError, MemoryLimitError: what is wrong with a request; nothing has run then.
+        """
+        requests = [self._request(ids, config) for ids in prompts]
+        vocab_size = self._manifest.vocab_size
+        check_requests(requests, config, vocab_size=vocab_size, context_length=self._context_length)
+        answers: list[list[GenerationResult]] = [[] for _ in requests]
+        most = max(1, MOST_ROWS // _rows_each(config))
+        for indices in pack([len(given(request)) for request in requests], BATCH_TOKENS):
+            for start in range(0, len(indices), most):
+                together = indices[start : start + most]
+                made = self._run_batch([requests[index] for index in together], config, tokenizer)
+                for index, several in zip(together, made, strict=True):
+                    answers[index] = several
+        return list(chain.from_iterable(answers))
+
+    def _run_batch(
+        self, requests: list[Request], config: GenerationConfig, tokenizer: Tokenizer
+    ) -> list[list[GenerationResult]]:
+        """The answers to each request; in two halves where all at once would not fit into memory."""
+        loan = self._lend_rows(requests, config)
+        try:
+            self._check_memory()
+            loan.decoder.reserve(loan.needs.rows, loan.needs.longest)
+            run = _beam_answers if config.num_beams > 1 else _row_answers
+            return run(loan.decoder, requests, config, tokenizer)
+        except _DoesNotFitError as error:
+            if len(requests) == 1:
+                raise MemoryLimitError(str(error)) from None
+        finally:
+            self.pool.discard(loan)
+        half = len(requests) // 2
+        return [
+            *self._run_batch(requests[:half], config, tokenizer),
+            *self._run_batch(requests[half:], config, tokenizer),
+        ]
+
+    def _request(self, ids: Ids, config: GenerationConfig) -> Request:
+        manifest = self._manifest
+        checked = check_prompt(ids, manifest.vocab_size)
+        if manifest.family != "encoder-decoder":
+            return Request(prompt=checked)
+        if manifest.source_length is not None and checked.size > manifest.source_length:
+            raise ContextLengthError(
+                f"the source has {checked.size} tokens, but the encoder takes {manifest.source_length}"
+            )
+        start = config.decoder_start_token_id
+        if start is None:
+            start = manifest.decoder_start_token_id
+        if start is None or start >= manifest.vocab_size:
+            raise ConfigError(f"decoder_start_token_id must be from 0 to {manifest.vocab_size - 1}, not {start}")
+        return Request(prompt=np.array([start], np.int64), source=checked)
+
+    def _row_tokens(self, request: Request, config: GenerationConfig) -> int:
+        """Tokens that a row may come to have."""
+        length = len(request.prompt)
+        return min(length + config.new_tokens(length), self._context_length)
+
+    def _lend_rows(self, requests: list[Request], config: GenerationConfig) -> LentRows:
+        each = _rows_each(config)
+        rows = [self._row_tokens(request, config) for request in requests]
+        sources = [request.source for request in requests if request.source is not None]
+        padded = len(sources) * max(map(len, sources), default=0)
+        needs = Needs(
+            tokens=each * sum(rows),
+            sequences=1,
+            rows=each * len(rows),
+            longest=max(rows),
+            cross_tokens=each * padded,
+            source_tokens=padded,
+        )
+        return self.pool.lend_rows(self._engine.new_batch(sources or None), needs)
+
+    def _check_memory(self) -> None:
+        needed = budget_of(self._manifest, self.pool.needs(), prefill_chunk=self._runtime.prefill_chunk)
+        try:
+            needed.check(self._runtime.max_memory)
+        except MemoryLimitError as error:
+            raise _DoesNotFitError(f"{error}; ask for fewer tokens (max_new_tokens) or raise the limit") from None
+
+
+class _DoesNotFitError(MemoryLimitError):
+    """Said beforehand: nothing has run."""
+
+
+def given(request: Request) -> Ids:
+    """What was asked: the source where there is one."""
+    return request.prompt if request.source is None else request.source
+
+
+def _rows_each(config: GenerationConfig) -> int:
+    """Rows that a request takes."""
+    return config.num_beams if config.num_beams > 1 else config.num_return_sequences
+
+
+def _steps(loan: Loan, request: Request, config: GenerationConfig) -> Steps[Step, None, None]:
+    if isinstance(loan, LentDecoder):
+        return generate_ids(loan.decoder, request.prompt, config, cached=loan.cached)
+    if config.num_beams > 1:
+        return beam_steps(loan.decoder, request, config)
+    source = None if request.source is None else np.asarray(request.source, np.int64)
+    return generate_ids(SingleRow(loan.decoder), request.prompt, config, source=source)
+
+
+def _row_answers(
+    decoder: Rows, requests: list[Request], config: GenerationConfig, tokenizer: Tokenizer
+) -> list[list[GenerationResult]]:
+    """Greedy or sampled answers."""
+    each = _rows_each(config)
+    rows = _new_answers(len(requests) * each, config, tokenizer)
+    answers: list[list[GenerationResult]] = [[] for _ in requests]
+    ended: dict[int, GenerationResult] = {}
+    for row, step in generate_batch_ids(decoder, requests, config, over=lambda row, token: rows[row].push(token)):
+        if step.finish_reason is not None:
+            ended[row] = rows[row].result(step.finish_reason, len(given(requests[row // each])))
+    for row in sorted(ended):
+        answers[row // each].append(ended[row])
+    return answers
+
+
+def _beam_answers(
+    decoder: Rows, requests: list[Request], config: GenerationConfig, tokenizer: Tokenizer
+) -> list[list[GenerationResult]]:
+    """The best answers of a beam search each."""
+    blanks = iter(_new_answers(len(requests) * config.num_return_sequences, config, tokenizer))
+    answers: list[list[GenerationResult]] = []
+    for request, found in zip(requests, beam_search(decoder, requests, config), strict=True):
+        answers.append([])
+        for hypothesis, answer in zip(found, blanks, strict=False):
+            for token in hypothesis.tokens:
+                if answer.push(token):
+                    break
+            answers[-1].append(answer.result(hypothesis.finish_reason, len(given(request))))
+    return answers
+
+
+def _new_answers(count: int, config: GenerationConfig, tokenizer: Tokenizer) -> list[RowAnswer]:
+    from edgelm.text_stream import IncrementalText, RowAnswer
+
+    started = time.perf_counter()
+    return [RowAnswer(IncrementalText(tokenizer, config.stop_strings), started) for _ in range(count)]
