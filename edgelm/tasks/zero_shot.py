@@ -99,7 +99,7 @@ class NliClassifier:
         check_texts(texts)
         encodings = self._encode([(text, hypothesis) for text in texts for hypothesis in hypotheses])
         logits = np.array([outputs["logits"] for outputs in self._model.run(encodings)], np.float32)
-        by_text = logits.reshape(len(texts), len(names), -1)
+        by_text = logits.reshape(len(texts), len(names), len(self._model.labels))
         found = entailment_scores(by_text, self._entailment or 0, multi_label=multi_label)
         return [ranked(text, names, row) for text, row in zip(texts, found, strict=True)]
 

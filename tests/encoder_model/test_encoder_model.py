@@ -116,9 +116,7 @@ def test_no_text_gives_no_vector(load: Load) -> None:
 def test_what_is_too_long_is_refused_or_cut_when_asked(load: Load) -> None:
     model = load()
     long = "dog " * 100
-    with pytest.raises(
-        ContextLengthError, match="text 1 has 102 tokens; tiny-encoder takes 64: shorten it, or ask for"
-    ):
+    with pytest.raises(ContextLengthError, match="text 1 has 102 tokens; tiny-encoder takes 64"):
         model.embed(["dog", long])
     cut = model.embed(long, truncation=True)
     np.testing.assert_allclose(cut, model.embed("dog " * 62), rtol=1e-4, atol=1e-5)
@@ -165,9 +163,9 @@ def test_a_model_for_something_else_is_refused(load: Load, tmp_path: Path) -> No
         load("fill-mask").require_task("text-classification")
     with pytest.raises(UnsupportedModelError, match="'decoder', no encoder; it is for text-generation, chat"):
         load(write_decoder_bundle(tmp_path / "lm"))
-    with pytest.raises(UnsupportedModelError, match="only decoders|encoder"):
+    with pytest.raises(UnsupportedModelError, match=r"only decoders|encoder"):
         edgelm.load(write_encoder_bundle(tmp_path / "a"), prepack=False)
-    with pytest.raises(ModelNotFoundError, match="neither a folder|there is no model"):
+    with pytest.raises(ModelNotFoundError, match=r"neither a folder|there is no model"):
         load_encoder("no-such-model")
 
 
@@ -242,7 +240,7 @@ def test_closing_while_texts_are_embedded_ends_cleanly(load: Load) -> None:
 
 
 def test_the_memory_limit(load: Load) -> None:
-    with pytest.raises(MemoryLimitError, match="needs .* the limit is 10 MB"):
+    with pytest.raises(MemoryLimitError, match=r"needs .* the limit is 10 MB"):
         load(max_memory="10MB")
     free = load()
     batch, one = free.memory_budget(1024, longest=32), free.memory_budget(32, longest=32)

@@ -1,0 +1,118 @@
+"""Pipelines over whole texts give what transformers' give for the same checkpoint."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.task_models import KINDS, TEXTS, Kind, reference_pipeline, write_task_checkpoint
+
+from edgelm.bundle.manifest import Source
+from edgelm.encoder_model import EncoderModel, load_encoder
+from edgelm.tasks.pipelines import pipeline
+from edgelm_tools.export import export
+
+pytestmark = pytest.mark.reference
+
+TOLERANCE = 1e-3
+LABELS = {"contradiction": 0, "neutral": 1, "Entailment": 2}
+# Every head that decides for itself what is made of its logits.
+HEADS: dict[str, dict[str, Any]] = {
+    "nli": {"id2label": {index: label for label, index in LABELS.items()}, "label2id": LABELS},
+    "multi": {"num_labels": 4, "problem_type": "multi_label_classification"},
+    "single": {"num_labels": 1},
+    "regression": {"num_labels": 1, "problem_type": "regression"},
+}
+PAIR = {"text": "The quick brown fox.", "text_pair": "A lazy dog?"}
+
+
+@pytest.fixture(
+    scope="module", params=[(kind, head) for kind in KINDS[:2] for head in HEADS], ids=lambda p: f"{p[0]}-{p[1]}"
+)
+def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    kind, head = request.param
+    kind = Kind(kind.name, kind.tokenizer, kind.roles, {**kind.settings, **HEADS[head]})
+    with bundle_of(tmp_path_factory.mktemp("parity"), kind, "ForSequenceClassification") as (folder, model):
+        yield folder, model, head
+
+
+class bundle_of:  # noqa: N801
+    """The checkpoint's folder and its fp32 bundle, loaded."""
+
+    def __init__(self, root: Path, kind: Kind, head: str) -> None:
+        self.folder = write_task_checkpoint(root / "checkpoint", kind, head)
+        export(self.folder, root / "bundle", name="tiny", origin=Source("test:tiny"), scheme="fp32", report=False)
+        self.model = load_encoder(root / "bundle", prepack=False, threads=1)
+
+    def __enter__(self) -> tuple[Path, EncoderModel]:
+        return self.folder, self.model
+
+    def __exit__(self, *_: object) -> None:
+        self.model.close()
+
+
+def reference(call: Any, *inputs: Any, **settings: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return call(*inputs, **settings)
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    """Equal but for floats, which are within the tolerance."""
+    if isinstance(expected, dict):
+        assert list(found) == list(expected)
+        for key, value in expected.items():
+            assert_same(found[key], value)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one, other)
+    elif isinstance(expected, float):
+        assert isinstance(found, float)
+        assert found == pytest.approx(expected, abs=TOLERANCE)
+    else:
+        assert found == expected
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"top_k": None}, {"top_k": 2}, {"function_to_apply": "none"}, {"function_to_apply": "sigmoid", "top_k": None}],
+    ids=str,
+)
+def test_text_classification(opened: Any, settings: dict[str, Any]) -> None:
+    folder, model, _ = opened
+    theirs, ours = reference_pipeline("text-classification", folder), pipeline("text-classification", model)
+    for inputs in (TEXTS[0], list(TEXTS), PAIR, [PAIR, PAIR], [TEXTS[1]]):
+        assert_same(ours(inputs, **settings), reference(theirs, inputs, **settings))
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"multi_label": True}, {"hypothesis_template": "It is about {}, or {}"}], ids=str
+)
+def test_zero_shot_classification(opened: Any, settings: dict[str, Any]) -> None:
+    folder, model, head = opened
+    if head != "nli":
+        pytest.skip("no model of entailment")
+    theirs, ours = reference_pipeline("zero-shot-classification", folder), pipeline("zero-shot-classification", model)
+    texts = [text for text in TEXTS if text.strip()]
+    for inputs, labels in (
+        (texts[0], "dogs, foxes,sea"),
+        (texts, ["dogs", "foxes", "sea"]),
+        (texts[1], ["one"]),
+        (" ".join(texts) * 3, ["dogs", "sea"]),
+    ):
+        assert_same(ours(inputs, labels, **settings), reference(theirs, inputs, labels, **settings))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_feature_extraction(tmp_path: Path, kind: Kind) -> None:
+    with bundle_of(tmp_path, kind, "Model") as (folder, model):
+        theirs, ours = reference_pipeline("feature-extraction", folder), pipeline("feature-extraction", model)
+        texts = [TEXTS[0], TEXTS[2], "x"]
+        for found, expected in zip(ours(texts), reference(theirs, texts), strict=True):
+            np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+        assert np.shape(ours(texts[0])) == np.shape(reference(theirs, texts[0]))
