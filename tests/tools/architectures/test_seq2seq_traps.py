@@ -14,10 +14,11 @@ from support.seq2seq_graphs import Ids, Seq2SeqGraphs, write_seq2seq
 from support.tiny_checkpoints import VOCABULARY, Variant, write_checkpoint
 from support.tiny_seq2seq import SEQ2SEQ_VARIANTS, START, seq2seq_logits, seq2seq_model, seq2seq_variant
 
-from edgelm_tools.architectures.bart_model import bart_spec
+from edgelm_tools.architectures.bart_model import MEMBERS, bart_spec
 from edgelm_tools.architectures.positions import buckets_back, buckets_both_ways
 from edgelm_tools.architectures.registry import understand
 from edgelm_tools.architectures.seq2seq_weights import Seq2SeqWeights
+from edgelm_tools.architectures.t5_model import DEFAULTS
 from edgelm_tools.checkpoint import Checkpoint, open_checkpoint
 from edgelm_tools.generation_settings import FIELDS, generation_settings
 from edgelm_tools.quantize.schemes import Float32
@@ -165,9 +166,6 @@ def test_generation_settings_are_those_that_transformers_derives(variant: Varian
 
 
 def understood_defaults(variant: Variant) -> Any:
-    from edgelm_tools.architectures.bart_model import MEMBERS
-    from edgelm_tools.architectures.t5_model import DEFAULTS
-
     return DEFAULTS.get(variant.model_type) or MEMBERS[variant.model_type].defaults
 
 
