@@ -7,6 +7,7 @@ from typing import Any
 
 from edgelm.errors import ModelError
 from edgelm_tools.checkpoint.base import TextAssets
+from edgelm_tools.checkpoint.sentence_settings import read_sentence_settings
 from edgelm_tools.checkpoint.strict_json import read_json_object, read_small_file
 from edgelm_tools.checkpoint.vocabulary_files import Vocabulary, read_vocabulary
 
@@ -19,17 +20,21 @@ def read_text_assets(folder: Path) -> TextAssets:
     """Reads ``tokenizer.json``, or the older files of a vocabulary, and their companions.
 
     Raises:
-        UnsupportedModelError: there is no tokenizer, or none that can be read.
+        UnsupportedModelError: there is no tokenizer, or none that can be read; or sentence-transformers would do more
+            with the model's outputs than pool and normalize them.
         ModelError: a file is too large, malformed, or has a value of the wrong kind.
     """
     settings = _optional_json(folder / "tokenizer_config.json")
     vocabulary = _vocabulary(folder, settings, _special_tokens(folder, settings))
+    pooling, max_length = read_sentence_settings(folder)
     return TextAssets(
         tokenizer=vocabulary.tokenizer,
         chat_template=_chat_template(folder, settings),
         generation_config=_optional_json(folder / "generation_config.json"),
         special_tokens=vocabulary.special_tokens,
         cleans_up_spaces=settings.get("clean_up_tokenization_spaces") is True,
+        pooling=pooling,
+        max_length=max_length,
     )
 
 

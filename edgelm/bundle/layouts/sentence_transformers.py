@@ -41,38 +41,61 @@ class SentenceTransformersLayout:
         """See ``Layout``."""
         inside = any(map(is_graph, listing.graphs))
         found = found_in(listing, variant, folder=GRAPHS_FOLDER if inside else "")
-        longest = listing.optional_object(SETTINGS_NAME).get("max_seq_length")
-        if longest is not None and (isinstance(longest, bool) or not isinstance(longest, int) or longest < 1):
-            raise ModelError(f"{SETTINGS_NAME}: max_seq_length must be a whole number above 0, not {longest!r:.80}")
+        longest = longest_text(listing.optional_object(SETTINGS_NAME))
         return dataclasses.replace(found, pooling=_pooling(listing), max_length=longest)
 
 
 def _pooling(listing: Listing) -> Pooling | None:
     """What the modules behind the transformer do: pool, and perhaps normalize."""
-    kinds = {}
-    for module in _modules(listing):
-        kind = str(module.get("type", "")).rpartition(".")[2]
-        if kind not in ("Transformer", "Pooling", "Normalize"):
-            raise UnsupportedModelError(f"{MODULES_NAME}: a module of the type {kind!r:.80}, which EdgeLM does not run")
-        kinds[kind] = str(module.get("path", ""))
+    kinds = module_paths(read_file(listing.folder, MODULES_NAME, limit=MAX_JSON_BYTES))
     if "Pooling" not in kinds:
         return None
     place = kinds["Pooling"]
-    if name_fault(place) or place not in listing.folders:
+    if place not in listing.folders:
         raise ModelError(f"{MODULES_NAME}: path {place!r:.80} is no folder of the model")
-    return Pooling(_mode(listing.read_object(CONFIG_NAME, folder=place), place), normalize="Normalize" in kinds)
+    return Pooling(pooling_mode(listing.read_object(CONFIG_NAME, folder=place), place), normalize="Normalize" in kinds)
 
 
-def _modules(listing: Listing) -> list[dict[str, Any]]:
-    data = read_file(listing.folder, MODULES_NAME, limit=MAX_JSON_BYTES)
+def module_paths(data: bytes) -> dict[str, str]:
+    """``modules.json``: the modules' kinds, such as ``Pooling``, and the folders of their settings.
+
+    Raises:
+        ModelError: it breaks the format, or a module's folder has no plain name.
+        UnsupportedModelError: a module that EdgeLM does not run.
+    """
     modules = load_json(data, what=MODULES_NAME, limit=MAX_JSON_BYTES)
     sound = isinstance(modules, list) and len(modules) <= _MAX_MODULES and all(isinstance(m, dict) for m in modules)
     if not sound:
         raise ModelError(f"{MODULES_NAME}: must be a list of at most {_MAX_MODULES} objects")
-    return list(modules)
+    kinds = {}
+    for module in modules:
+        kind = str(module.get("type", "")).rpartition(".")[2]
+        if kind not in ("Transformer", "Pooling", "Normalize"):
+            raise UnsupportedModelError(f"{MODULES_NAME}: a module of the type {kind!r:.80}, which EdgeLM does not run")
+        kinds[kind] = str(module.get("path", ""))
+    if "Pooling" in kinds and name_fault(kinds["Pooling"]):
+        raise ModelError(f"{MODULES_NAME}: path {kinds['Pooling']!r:.80} is no folder of the model")
+    return kinds
 
 
-def _mode(settings: dict[str, Any], place: str) -> str:
+def longest_text(settings: dict[str, Any]) -> int | None:
+    """``sentence_bert_config.json``: the tokens of a text that are read; None: as many as the encoder takes.
+
+    Raises:
+        ModelError: it is not such a number.
+    """
+    longest = settings.get("max_seq_length")
+    if longest is not None and (isinstance(longest, bool) or not isinstance(longest, int) or longest < 1):
+        raise ModelError(f"{SETTINGS_NAME}: max_seq_length must be a whole number above 0, not {longest!r:.80}")
+    return longest
+
+
+def pooling_mode(settings: dict[str, Any], place: str) -> str:
+    """The settings of a ``Pooling`` module, from the folder ``place``: one of ``POOLING_MODES``.
+
+    Raises:
+        UnsupportedModelError: another way of pooling, or several at once.
+    """
     modes = [mode for name, mode in _MODES.items() if settings.get(name)]
     others = [name for name, on in settings.items() if name.startswith("pooling_mode_") and on and name not in _MODES]
     if len(modes) != 1 or others:
