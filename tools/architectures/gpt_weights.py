@@ -225,14 +225,13 @@ class GptWeights:
             weight, bias = self._norm(self._names.embedding_norm)
             centred = rows - rows.mean(axis=1, keepdims=True)
             spread: Floats = np.square(centred).mean(axis=1, keepdims=True) + np.float32(self.spec.norm_epsilon)
-            normed: Floats = centred / np.sqrt(spread) * weight + bias
-            return self._into_basis(normed)
+            rows = np.asarray(centred / np.sqrt(spread) * weight + bias, np.float32)
         return self._into_basis(rows)
 
     def _fold(self, weight: Floats, norm: str) -> Floats:
         """A matrix that reads the normed stream, as it reads the rotated one."""
-        folded: Floats = (weight * self._norm(norm)[0]) @ self._basis
-        return folded
+        scaled: Floats = weight * self._norm(norm)[0]
+        return scaled @ self._basis
 
     def _rotated_heads(self, rows: Floats) -> Floats:
         by_head = rows.reshape(self.spec.heads, self.spec.head_size, -1)
