@@ -66,6 +66,6 @@ def _lines(filled: FilledText) -> str:
     rows: list[tuple[str, ...]] = []
     for number, gap in enumerate(filled.gaps, start=1):
         for filling in gap:
-            row = f"{filling.score:.3f}", console.one_line(filling.token_str), console.one_line(filling.sequence)
+            row = f"{filling.score:.3g}", console.one_line(filling.token_str), console.one_line(filling.sequence)
             rows.append(row if len(filled.gaps) == 1 else (str(number), *row))
     return table(header if len(filled.gaps) == 1 else ("gap", *header), rows)
