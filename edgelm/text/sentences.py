@@ -11,6 +11,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from edgelm.text.abbreviations import Abbreviations, abbreviations
+from edgelm.text.language_codes import base_language
 
 _CLOSERS = "\"'”’»›)\\]}*_"
 _OPENERS = "\"'“‘„‚«‹([{*_¿¡-–—"
@@ -54,14 +55,6 @@ def split_clauses(text: str) -> list[str]:
     return [text[start:end] for start, end in pairwise(ends) if end > start]
 
 
-def base_language(code: str | None) -> str | None:
-    """The language of a code without its script and region: ``pt`` of ``pt-BR``, ``pt_XX`` and ``por_Latn``."""
-    if code is None:
-        return None
-    base = re.split(r"[-_]", code.strip().lower(), maxsplit=1)[0]
-    return _THREE_LETTERS.get(base, base)
-
-
 def _is_end(text: str, match: re.Match[str], stop: str, begin: int, known: Abbreviations) -> bool:
     following = _first_of_next(text, match.end())
     if following.islower() or text[match.end()].isspace():  # a line break, which is an end of its own
@@ -100,39 +93,3 @@ def _first_of_next(text: str, place: int) -> str:
 @lru_cache(maxsize=32)
 def _known(code: str | None) -> Abbreviations:
     return abbreviations(code)
-
-
-# As NLLB's codes begin; of languages whose abbreviations are known.
-_THREE_LETTERS = {
-    "bos": "bs",
-    "bul": "bg",
-    "cat": "ca",
-    "ces": "cs",
-    "dan": "da",
-    "deu": "de",
-    "ell": "el",
-    "eng": "en",
-    "est": "et",
-    "fin": "fi",
-    "fra": "fr",
-    "glg": "gl",
-    "hrv": "hr",
-    "hun": "hu",
-    "ita": "it",
-    "lit": "lt",
-    "lvs": "lv",
-    "nld": "nl",
-    "nno": "nn",
-    "nob": "nb",
-    "pol": "pl",
-    "por": "pt",
-    "ron": "ro",
-    "rus": "ru",
-    "slk": "sk",
-    "slv": "sl",
-    "spa": "es",
-    "srp": "sr",
-    "swe": "sv",
-    "tur": "tr",
-    "ukr": "uk",
-}

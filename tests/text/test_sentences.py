@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgelm.text.abbreviations import LANGUAGES, abbreviations
-from edgelm.text.sentences import base_language, split_clauses, split_sentences
+from edgelm.text.language_codes import base_language
+from edgelm.text.sentences import split_clauses, split_sentences
 
 TEXTS = st.text(st.sampled_from('aA bZ.. !?…,;:"”»)( \n\r\t\u00a0\u2028「」。！éß3９٣ა🙂\u0301') | st.characters())
 

@@ -5,6 +5,7 @@ Matrices are given as linear layers have them elsewhere, (outputs, inputs), and 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from edgelm_tools.checkpoint.strict_json import read_small_file
 MODEL_TYPE = "bergamot"
 CONFIG_NAME = "special:model.yml"
 EMBEDDING_NAME = "Wemb"
+_PAIR = re.compile(r"\.([a-z]{2})([a-z]{2})\.")
 MAX_VOCABULARY_BYTES = 64 << 20
 # Marian's own names and ids of these two; every vocabulary begins with them.
 END_OF_SENTENCE, UNKNOWN = "</s>", "<unk>"
@@ -55,7 +57,7 @@ class BergamotCheckpoint:
         self._vocabulary = _only_vocabulary(folder)
         self._file = MappedFile(files[0])
         self._tensors = read_table(self._file)
-        self.config: dict[str, Any] = {"model_type": MODEL_TYPE, **self._settings()}
+        self.config: dict[str, Any] = {"model_type": MODEL_TYPE, **self._settings(), **_languages(files[0])}
 
     def names(self) -> Iterable[str]:
         """Names of all tensors, as the file has them."""
@@ -142,6 +144,12 @@ class BergamotCheckpoint:
         if name not in self._tensors or self._tensors[name].kind == BYTES:
             raise ModelError(f"{self._file.path}: no tensor named {name!r:.120}")
         return self._tensors[name]
+
+
+def _languages(path: Path) -> dict[str, str]:
+    """Source and target as the file's name has them: ``model.enpt.intgemm.alphas.bin``."""
+    named = _PAIR.search(path.name)
+    return {} if named is None else {"source_language": named[1], "target_language": named[2]}
 
 
 def _only_vocabulary(folder: Path) -> Path:

@@ -9,6 +9,7 @@ padded, so its length is at least what the shape needs. Source: marian-dev, ``sr
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ _HEADER_BYTES = 32
 MAX_TENSORS = 1 << 16
 MAX_NAME_BYTES = 1 << 10
 MAX_DIMENSIONS = 8
+_WHOLE = re.compile(r"[-+]?[0-9]{1,18}")
+_DECIMAL = re.compile(r"[-+]?[0-9]{1,18}\.[0-9]{0,18}(?:e[-+]?[0-9]{1,2})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +140,6 @@ def _value(text: str) -> str | int | float | bool:
         return text[1:-1]
     if text in ("true", "false"):
         return text == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    return float(text) if _DECIMAL.fullmatch(text) else text

@@ -1,0 +1,225 @@
+"""Translations of texts of any length: cut into sentences, translated many at a time, and put together again.
+
+Translation models were trained on single sentences. What stands between them, spaces, line breaks, empty lines, is
+kept as it is, and so is what has no word in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from edgelm.bundle.progress import NoProgress, Progress
+from edgelm.errors import ContextLengthError, PromptError, UnsupportedModelError
+from edgelm.language_model import LanguageModel
+from edgelm.results import GenerationResult
+from edgelm.tasks.languages import LanguagePlan, language_plan
+from edgelm.text.language_codes import base_language
+from edgelm.text.packing import pack
+from edgelm.text.sentences import split_clauses, split_sentences
+
+# Encoders with relative positions take any length; this much they have mostly seen in training.
+USUAL_SOURCE_LENGTH = 512
+# An answer may be that often as long as its source, and some tokens more.
+LENGTH_FACTOR = 2.5
+SPARE_TOKENS = 16
+BATCH_SIZE = 32
+_WITHOUT_SPACES = frozenset({"zh", "ja", "th", "km", "my"})
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of text without white space at its ends, and that white space; ``translated``: it has words."""
+
+    before: str
+    text: str
+    after: str
+
+    @property
+    def translated(self) -> bool:
+        """Whether there is anything to translate."""
+        return any(character.isalpha() for character in self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """A translated text.
+
+    ``source`` and ``target``: languages, None where neither the caller nor the model said; ``sentences``: how many were
+    translated; ``incomplete``: how many of them ended at the limit of tokens; ``prompt_tokens``,
+    ``completion_tokens``: what the model read and wrote, each sentence once.
+    """
+
+    text: str
+    source: str | None
+    target: str | None
+    sentences: int
+    incomplete: int
+    prompt_tokens: int
+    completion_tokens: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain values, as ``--json`` prints it."""
+        return {
+            "translation_text": self.text,
+            "source": self.source,
+            "target": self.target,
+            "sentences": self.sentences,
+            "incomplete": self.incomplete,
+            "usage": {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens},
+        }
+
+
+class Translator:
+    """Translates with one model.
+
+    Args:
+        lm: an encoder-decoder that was trained for it.
+        source: language of the texts, by its code; None: the model's only one.
+        target: language of the translations, likewise.
+        batch_size: sentences that are translated at a time.
+        progress: told of the sentences, as they are done.
+        settings: fields of ``GenerationConfig``.
+
+    Raises:
+        UnsupportedModelError: the model is no encoder-decoder.
+        ConfigError: the model does not translate these languages, or must be told them and was not.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        *,
+        source: str | None = None,
+        target: str | None = None,
+        batch_size: int = BATCH_SIZE,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> None:
+        manifest = lm.bundle.manifest
+        if manifest.family != "encoder-decoder":
+            raise UnsupportedModelError(f"{manifest.name} is of the family {manifest.family!r}; it does not translate")
+        self._lm = lm
+        self._batch_size = batch_size
+        self._progress = progress or NoProgress()
+        self._settings = settings
+        self.plan: LanguagePlan = language_plan(lm.bundle, lm.tokenizer, source, target)
+
+    def translate(self, text: str) -> Translation:
+        """Translates a text; for the errors see ``translate_batch``."""
+        return self.translate_batch([text])[0]
+
+    def translate_batch(self, texts: Sequence[str]) -> list[Translation]:
+        """Translates texts, their sentences together.
+
+        Raises:
+            ContextLengthError: the model's limit leaves no room for a text.
+            PromptError: a text cannot be encoded.
+            Others: see ``LanguageModel.generate``.
+        """
+        segmented = [self._segments(text) for text in texts]
+        wanted = dict.fromkeys(segment.text for segments in segmented for segment in segments if segment.translated)
+        answers = self._answers(list(wanted))
+        return [self._joined(segments, answers) for segments in segmented]
+
+    def _segments(self, text: str) -> list[Segment]:
+        segments = []
+        for sentence in split_sentences(text, self.plan.source):
+            whole = _segment(sentence)
+            if whole.translated and len(self._encode(whole.text)) > self._limit:
+                segments += [_segment(part) for part in self._parts(sentence)]
+            else:
+                segments.append(whole)
+        return segments
+
+    def _parts(self, sentence: str) -> list[str]:
+        """A sentence that is too long, in parts that are not, cut between clauses, or at worst between words."""
+        # Beside other text, the first and last words of a part may be encoded in a token more.
+        room = self._limit - len(self._encode("")) - 2
+        if room < 1:
+            raise ContextLengthError(f"the source may have {self._limit} tokens, which leaves none for its text")
+        return pack(split_clauses(sentence), lambda part: len(self._encode(part)) - len(self._encode("")), room)
+
+    @property
+    def _limit(self) -> int:
+        """Tokens that a source may have, with what is put around it."""
+        return min(self._lm.bundle.manifest.source_length or USUAL_SOURCE_LENGTH, USUAL_SOURCE_LENGTH)
+
+    def _encode(self, text: str) -> list[int]:
+        prompt = self.plan.prompt + text
+        if self.plan.around is None:
+            return self._lm.tokenizer.encode(prompt)
+        before, behind = self.plan.around
+        return [*before, *self._lm.tokenizer.encode(prompt, add_special_tokens=False), *behind]
+
+    def _answers(self, texts: Sequence[str]) -> dict[str, GenerationResult]:
+        """The answer to each text; those of about the same length are translated together."""
+        encoded = sorted(((self._encode(text), text) for text in texts), key=lambda pair: len(pair[0]), reverse=True)
+        answers: dict[str, GenerationResult] = {}
+        self._progress.start("Translating", len(encoded))
+        try:
+            pairs = iter(encoded)
+            while batch := list(islice(pairs, self._batch_size)):
+                sources = [ids for ids, _ in batch]
+                results = self._lm.generate_batch(sources, **self._limits(len(sources[0])))
+                answers |= zip((text for _, text in batch), results, strict=True)
+                self._progress.advance(len(batch))
+        finally:
+            self._progress.finish()
+        return answers
+
+    def _limits(self, longest: int) -> dict[str, Any]:
+        limit = min(int(longest * LENGTH_FACTOR) + SPARE_TOKENS, self._lm.context_length - 1)
+        given = {"max_new_tokens", "max_length"} & self._settings.keys()
+        default = {} if given else {"max_new_tokens": limit, "max_length": None}
+        return {**default, **self.plan.settings, **self._settings}
+
+    def _joined(self, segments: Iterable[Segment], answers: dict[str, GenerationResult]) -> Translation:
+        listed = list(segments)
+        texts = [answers[segment.text].text.strip() if segment.translated else segment.text for segment in listed]
+        used = {segment.text: answers[segment.text] for segment in listed if segment.translated}
+        return Translation(
+            text=rejoined(listed, texts, spaced=base_language(self.plan.target) not in _WITHOUT_SPACES),
+            source=self.plan.source,
+            target=self.plan.target,
+            sentences=sum(segment.translated for segment in listed),
+            incomplete=sum(answer.finish_reason == "length" for answer in used.values()),
+            prompt_tokens=sum(answer.usage.prompt_tokens for answer in used.values()),
+            completion_tokens=sum(answer.usage.completion_tokens for answer in used.values()),
+        )
+
+
+def rejoined(segments: Sequence[Segment], texts: Sequence[str], *, spaced: bool = True) -> str:
+    """Texts in the place of the segments', with the white space between them.
+
+    ``spaced``: sentences that had no space between them, as in Chinese, and are no longer what they were, get one.
+    """
+    pieces: list[str] = []
+    for index, (segment, text) in enumerate(zip(segments, texts, strict=True)):
+        last = index + 1 == len(segments)
+        missing = spaced and not last and not segment.after and not segments[index + 1].before and text != segment.text
+        pieces += [segment.before, text, segment.after or (" " if missing else "")]
+    return "".join(pieces)
+
+
+def _segment(piece: str) -> Segment:
+    text = piece.strip()
+    start = len(piece) - len(piece.lstrip())
+    return Segment(piece[:start], text, piece[start + len(text) :])
+
+
+def check_texts(texts: Iterable[Any]) -> list[str]:
+    """The texts of a pipeline's input.
+
+    Raises:
+        PromptError: one is no text, or there are none.
+    """
+    checked = list(texts)
+    if not checked:
+        raise PromptError("there is no input: the list is empty")
+    for text in checked:
+        if not isinstance(text, str):
+            raise PromptError(f"an input must be a text, not {type(text).__name__}")
+    return checked
