@@ -13,6 +13,7 @@ from support.gpt_checkpoints import gpt_variant
 from support.native_graphs import write_native
 from support.tiny_checkpoints import VOCABULARY, reference_logits, reference_model, write_checkpoint
 
+from edgelm.runtime.batch_decoder import BatchDecoder
 from edgelm.runtime.decoder import Decoder
 from edgelm.runtime.session import Session, Switch, Tensor
 from edgelm_tools.architectures.alibi import slopes
@@ -62,6 +63,24 @@ def test_padded_rows_of_a_batch_are_as_in_transformers(name: str, tmp_path: Path
         expected = _padded_reference(model, ids[row, : length + steps])[length - 1 :]
         ours = np.stack([logits[row] for logits in longest])
         assert error(ours, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["bloom.five_heads", "gpt2", "opt.post"])
+def test_the_batch_decoder_gives_each_row_what_it_gives_alone(name: str, tmp_path: Path) -> None:
+    session = session_of(write_checkpoint(tmp_path, reference_model(gpt_variant(name))))
+    random = np.random.default_rng(6)
+    rows = [random.integers(0, VOCABULARY, length) for length in (7, 40, 19)]
+    batch = BatchDecoder(session, context_length=CAPACITY, prefill_chunk=24)
+    logits = batch.prefill(rows).copy()
+    for order in ([0, 1, 2], [2, 0], [1, 1, 0]):
+        batch.select(np.array(order))
+        logits, rows = logits[order], [rows[place] for place in order]
+        for row, ids in enumerate(rows):
+            alone = Decoder(session, context_length=CAPACITY, prefill_chunk=CAPACITY).prefill(ids)
+            assert error(logits[row], alone) < TOLERANCE, (order, row)
+        tokens = random.integers(0, VOCABULARY, len(rows))
+        rows = [np.append(ids, token) for ids, token in zip(rows, tokens, strict=True)]
+        logits = batch.step(tokens).copy()
 
 
 class _Batch:
