@@ -33,11 +33,20 @@ PAIR = {"text": "The quick brown fox.", "text_pair": "A lazy dog?"}
 @pytest.fixture(
     scope="module", params=[(kind, head) for kind in KINDS[:2] for head in HEADS], ids=lambda p: f"{p[0]}-{p[1]}"
 )
-def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def classifier(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """transformers' pipeline and ours."""
     kind, head = request.param
     kind = Kind(kind.name, kind.tokenizer, kind.roles, {**kind.settings, **HEADS[head]})
     with bundle_of(tmp_path_factory.mktemp("parity"), kind, "ForSequenceClassification") as (folder, model):
-        yield folder, model, head
+        yield reference_pipeline("text-classification", folder), pipeline("text-classification", model)
+
+
+@pytest.fixture(scope="module", params=KINDS[:2], ids=str)
+def entailment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    kind = request.param
+    kind = Kind(kind.name, kind.tokenizer, kind.roles, {**kind.settings, **HEADS["nli"]})
+    with bundle_of(tmp_path_factory.mktemp("nli"), kind, "ForSequenceClassification") as (folder, model):
+        yield reference_pipeline("zero-shot-classification", folder), pipeline("zero-shot-classification", model)
 
 
 class bundle_of:  # noqa: N801
@@ -83,21 +92,15 @@ def assert_same(found: Any, expected: Any) -> None:
     [{}, {"top_k": None}, {"top_k": 2}, {"function_to_apply": "none"}, {"function_to_apply": "sigmoid", "top_k": None}],
     ids=str,
 )
-def test_text_classification(opened: Any, settings: dict[str, Any]) -> None:
-    folder, model, _ = opened
-    theirs, ours = reference_pipeline("text-classification", folder), pipeline("text-classification", model)
+def test_text_classification(classifier: Any, settings: dict[str, Any]) -> None:
+    theirs, ours = classifier
     for inputs in (TEXTS[0], list(TEXTS), PAIR, [PAIR, PAIR], [TEXTS[1]]):
         assert_same(ours(inputs, **settings), reference(theirs, inputs, **settings))
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"multi_label": True}, {"hypothesis_template": "It is about {}, or {}"}], ids=str
-)
-def test_zero_shot_classification(opened: Any, settings: dict[str, Any]) -> None:
-    folder, model, head = opened
-    if head != "nli":
-        pytest.skip("no model of entailment")
-    theirs, ours = reference_pipeline("zero-shot-classification", folder), pipeline("zero-shot-classification", model)
+@pytest.mark.parametrize("settings", [{}, {"multi_label": True}, {"hypothesis_template": "It is on {}."}], ids=str)
+def test_zero_shot_classification(entailment: Any, settings: dict[str, Any]) -> None:
+    theirs, ours = entailment
     texts = [text for text in TEXTS if text.strip()]
     for inputs, labels in (
         (texts[0], "dogs, foxes,sea"),
