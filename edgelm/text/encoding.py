@@ -206,7 +206,8 @@ class TextEncoder:
             parts = text if isinstance(text, tuple) else (text,)
             if any(token in part for part in parts for token in special):
                 with library_errors(PromptError, f"text {index} cannot be encoded"):
-                    natives[index] = variant.post_process(*self._parts(text))
+                    first, *second = self._parts(text)
+                    natives[index] = variant.post_process(first, second[0] if second else None)
 
     def _parts(self, text: TextOrPair) -> list[tokenizers.Encoding]:
         parts = text if isinstance(text, tuple) else (text,)
