@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,14 +16,14 @@ from edgelm.bundle.progress import NoProgress, Progress
 from edgelm.bundle.publish import publishing
 from edgelm_tools.architectures.base import Architecture, Done, ModelFacts
 from edgelm_tools.architectures.registry import understand
-from edgelm_tools.checkpoint import Checkpoint, TextAssets, open_checkpoint
+from edgelm_tools.checkpoint import TextAssets, open_checkpoint
 from edgelm_tools.checkpoint.adapter import AdaptedCheckpoint
 from edgelm_tools.evaluate import MEASURES
 from edgelm_tools.generation_settings import generation_settings
 from edgelm_tools.graph import GraphBuilder, SharedWeights
 from edgelm_tools.quantize.schemes import EMBEDDING_NAME, SCHEMES, Float32, Scheme, scheme_named
 
-__all__ = ["SCHEMES", "export", "graph_name", "write_graph", "write_graphs"]
+__all__ = ["SCHEMES", "export", "graph_name", "write_graph", "write_graphs", "write_text_assets"]
 
 # Above this the fp32 graph that the report compares with would not fit beside the model.
 MOST_BYTES_FOR_REPORT = 3 << 30
@@ -69,7 +70,7 @@ def export(
         with publishing(target, force=force) as folder:
             used = model.prepared(chosen, assets, folder)
             write_graphs(folder, model, used, shown)
-            _write_text_assets(folder, checkpoint, assets)
+            write_text_assets(folder, checkpoint.config, assets)
             quality = _report(folder, model, used, shown) if report else {}
             manifest = replace(_manifest(folder, name, origin, model.facts, used, assets), quality=quality)
             (folder / MANIFEST_NAME).write_bytes(manifest.to_json())
@@ -114,7 +115,8 @@ def _with_generation_settings(assets: TextAssets, config: dict[str, Any], facts:
     return replace(assets, generation_config=settings)
 
 
-def _write_text_assets(folder: Path, checkpoint: Checkpoint, assets: TextAssets) -> None:
+def write_text_assets(folder: Path, config: Mapping[str, Any], assets: TextAssets) -> None:
+    """Writes all files of a bundle that are neither graphs nor weights, nor the manifest or the report."""
     (folder / "tokenizer.json").write_bytes(assets.tokenizer)
     if assets.chat_template:
         (folder / "chat_template.jinja").write_text(assets.chat_template, encoding="utf-8")
@@ -122,7 +124,7 @@ def _write_text_assets(folder: Path, checkpoint: Checkpoint, assets: TextAssets)
     _write_json(folder / "special_tokens.json", assets.special_tokens)
     if assets.cleans_up_spaces:
         _write_json(folder / "tokenizer_config.json", {"clean_up_tokenization_spaces": True})
-    _write_json(folder / "config.json", checkpoint.config)
+    _write_json(folder / "config.json", config)
 
 
 def _report(folder: Path, model: Architecture, scheme: Scheme, progress: Progress) -> dict[str, float]:
@@ -150,11 +152,12 @@ def _manifest(
     generation = assets.generation_config
     eos = generation.get("eos_token_id")
     chats = ("chat",) if assets.chat_template and "text-generation" in facts.tasks else ()
+    compares = ("sentence-similarity",) if assets.pooling and "feature-extraction" in facts.tasks else ()
     return Manifest(
         name=name,
         architecture=facts.architecture,
         family=facts.family,
-        tasks=(*facts.tasks, *chats),
+        tasks=(*facts.tasks, *chats, *compares),
         graphs={role: graph_name(role) for role in facts.graphs},
         context_length=min(facts.context_length, assets.max_length or facts.context_length),
         vocab_size=facts.vocab_size,

@@ -20,6 +20,7 @@ _EXAMPLES = """
 edgelm export ./SmolLM2-135M-Instruct --license Apache-2.0
 edgelm export model.gguf -o ./my-bundle --scheme int4
 edgelm export hf:HuggingFaceTB/SmolLM2-360M-Instruct --name mine
+edgelm export ./gpt-neo-125m --exporter optimum
 edgelm export ./SmolLM2-135M-Instruct --adapter ./my-lora --name tuned
 """
 
@@ -31,6 +32,13 @@ edgelm export ./SmolLM2-135M-Instruct --adapter ./my-lora --name tuned
 @scheme_option(help="Quantization; default: int8, or as the catalog says.")
 @click.option("--license", "license_name", help="The checkpoint's licence, as an SPDX identifier.")
 @click.option("--adapter", type=click.Path(path_type=Path), help="Folder of a LoRA adapter (PEFT) to merge in.")
+@click.option(
+    "--exporter",
+    type=click.Choice(["native", "optimum"]),
+    default="native",
+    show_default=True,
+    help="What makes the graphs: EdgeLM, or optimum for architectures that EdgeLM does not build (fp32).",
+)
 @click.option("--force", is_flag=True, help="Replace what is there.")
 @click.option("--no-report", is_flag=True, help="Do not measure what quantization cost.")
 def command(
@@ -40,6 +48,7 @@ def command(
     scheme: str | None,
     license_name: str | None,
     adapter: Path | None,
+    exporter: str,
     force: bool,
     no_report: bool,
 ) -> None:
@@ -50,6 +59,8 @@ def command(
     """
     if output is not None and name is not None:
         raise click.UsageError("give either --output or --name")
+    if exporter == "optimum" and adapter is not None:
+        raise click.UsageError("--adapter is for models that EdgeLM builds itself, not for --exporter optimum")
     origin = find_origin(source)
     if license_name is not None:
         origin = dataclasses.replace(origin, license=license_name)
@@ -65,6 +76,7 @@ def command(
             report=not no_report,
             force=force,
             progress=progress,
+            through_optimum=exporter == "optimum",
         )
     console.say(installed_line(manifest))
     console.answer(f"{target}\n")

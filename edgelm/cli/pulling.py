@@ -15,7 +15,7 @@ from edgelm.bundle.sources import HubSource
 from edgelm.bundle.store import Store
 from edgelm.cli import console
 from edgelm.cli.origin import UNKNOWN_LICENSE, Origin
-from edgelm.cli.toolbox import exporter
+from edgelm.cli.toolbox import exporter, optimum_exporter
 from edgelm.cli.units import size_text
 from edgelm.errors import BundleExistsError, DownloadError
 
@@ -63,8 +63,9 @@ def convert(
     report: bool = True,
     force: bool = False,
     offline: bool = False,
+    through_optimum: bool = False,
 ) -> Manifest:
-    """Fetches a checkpoint and makes a bundle of it at ``target``.
+    """Fetches a checkpoint and makes a bundle of it at ``target``; ``through_optimum``: with the graphs it makes.
 
     Raises:
         BundleExistsError: ``target`` exists, and ``force`` was not given.
@@ -77,11 +78,17 @@ def convert(
     tools = exporter()
     merged = None if adapter is None else adapter.resolve().name
     fetched = fetch(origin.source, sha256=origin.sha256, size=origin.size, offline=offline, progress=progress)
+    provenance = Source(fetched.uri, origin.license, fetched.revision, fetched.sha256, merged)
+    if through_optimum:
+        made = optimum_exporter().export_with_optimum(
+            fetched.path, target, name=name, origin=provenance, scheme=scheme, force=force, progress=progress
+        )
+        return cast(Manifest, made)
     manifest = tools.export(
         fetched.path,
         target,
         name=name,
-        origin=Source(fetched.uri, origin.license, fetched.revision, fetched.sha256, merged),
+        origin=provenance,
         scheme=scheme or origin.scheme,
         adapter=adapter,
         report=report,

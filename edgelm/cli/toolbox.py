@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
 from edgelm.errors import MissingDependencyError
@@ -19,14 +20,36 @@ class Exporter(Protocol):
     export: Callable[..., Any]
 
 
+class OptimumExporter(Protocol):
+    """What is used of ``edgelm_tools.optimum_bundle``."""
+
+    export_with_optimum: Callable[..., Any]
+
+
+def optimum_exporter() -> OptimumExporter:
+    """The module that converts checkpoints through optimum.
+
+    Raises:
+        MissingDependencyError: a package that it needs is not installed.
+    """
+    with _needing_tools():
+        return cast(OptimumExporter, importlib.import_module("edgelm_tools.optimum_bundle"))
+
+
 def exporter() -> Exporter:
     """The module that converts checkpoints.
 
     Raises:
         MissingDependencyError: a package that it needs is not installed.
     """
-    try:
+    with _needing_tools():
         return cast(Exporter, importlib.import_module("edgelm_tools.export"))
+
+
+@contextmanager
+def _needing_tools() -> Iterator[None]:
+    try:
+        yield
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in _EXTRA:

@@ -38,9 +38,9 @@ HOMES = {
     "click": {"edgelm.cli", "edgelm_tools.benchmark"},
     "onnx": {"edgelm_tools"},
     "gguf": {"edgelm_tools.checkpoint"},
-    "torch": set(),
-    "transformers": set(),
-    "optimum": set(),
+    "torch": {"edgelm_tools.optimum_export"},
+    "transformers": {"edgelm_tools.optimum_export"},
+    "optimum": {"edgelm_tools.optimum_export"},
 }
 
 ALL = modules("edgelm") | modules("edgelm_tools")

@@ -40,7 +40,7 @@ LAYOUTS: tuple[Layout, ...] = (
     TransformersJsLayout(),
     OptimumLayout(),
 )
-_TEXT_FILES = ("tokenizer.json", TEMPLATE_NAME)
+_TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", TEMPLATE_NAME, "config.json")
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ def test_a_decoder_of_optimum(tmp_path: Path) -> None:
     assert manifest.tasks == ("text-generation", "chat")
     assert bundle.read_text("chat_template.jinja", 100) == "{{ messages }}"
     assert bundle.read_json("special_tokens.json") == {"eos_token": "</s>", "bos_token": "<s>"}
-    assert list(manifest.files) == ["model.onnx"]
+    assert list(manifest.files) == ["model.onnx", "tokenizer_config.json", "config.json"]
 
 
 def test_the_settings_of_a_generation_are_those_of_its_file_or_of_the_old_place(tmp_path: Path) -> None:
