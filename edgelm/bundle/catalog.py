@@ -27,6 +27,7 @@ _OPTIONAL = frozenset(
         "context_length",
         "download_size",
         "gated",
+        "languages",
         "parameters",
         "quantization",
         "sha256",
@@ -45,7 +46,7 @@ class CatalogEntry:
         license: SPDX identifier, or the licence's own name where it has none.
         tasks: what it is for, in transformers' names.
         description: one line.
-        sha256: hash of the checkpoint's single file; None for repositories, which are pinned when fetched.
+        sha256: hash of the checkpoint's single file, or of its folder in a package; None for repositories, which are pinned when fetched.
         parameters: number of weights.
         download_size: bytes to download, about.
         bundle_size: bytes of the converted bundle, about.
@@ -54,6 +55,7 @@ class CatalogEntry:
         quantization: the scheme it is converted to unless asked otherwise.
         aliases: other names for the same.
         gated: the source asks for an accepted licence and a token.
+        languages: what a translation model translates from, and to; empty: neither one pair, nor said.
     """
 
     name: str
@@ -70,6 +72,7 @@ class CatalogEntry:
     quantization: str = "int8"
     aliases: tuple[str, ...] = ()
     gated: bool = False
+    languages: tuple[str, ...] = ()
 
 
 class Catalog:
@@ -83,6 +86,11 @@ class Catalog:
     def get(self, name: str) -> CatalogEntry | None:
         """The entry with that name or alias, or None."""
         return self.entries.get(name) or self._aliases.get(name)
+
+    def translators(self, source: str | None, target: str) -> list[CatalogEntry]:
+        """Models that translate to ``target`` and nothing else, from ``source`` or, if that is None, from anything."""
+        pairs = [entry for entry in self.entries.values() if entry.languages]
+        return [entry for entry in pairs if entry.languages[1] == target and source in (None, entry.languages[0])]
 
     def names(self) -> list[str]:
         """All names and aliases, sorted."""
@@ -168,6 +176,7 @@ def _entry(name: str, table: object, folder: Path) -> CatalogEntry:
         quantization=_text(table, "quantization") if "quantization" in table else "int8",
         aliases=aliases,
         gated=_flag(table, "gated"),
+        languages=_pair(table),
     )
 
 
@@ -188,6 +197,13 @@ def _texts(table: Mapping[str, Any], field: str) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(value, str) and value for value in values):
         raise ConfigError(f"{field!r} must be a list of texts, not {values!r:.80}")
     return tuple(values)
+
+
+def _pair(table: Mapping[str, Any]) -> tuple[str, ...]:
+    languages = _texts(table, "languages")
+    if len(languages) not in (0, 2):
+        raise ConfigError(f"'languages' must be two codes, from and to, not {table['languages']!r:.80}")
+    return languages
 
 
 def _count(table: Mapping[str, Any], field: str) -> int | None:

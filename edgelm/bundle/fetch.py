@@ -23,13 +23,14 @@ def fetch(
 
     Args:
         source: what to fetch (see ``parse_source``).
-        sha256: the hash that a single file must have; a hub repository is pinned by its revision instead.
+        sha256: the hash that a single file, or a folder of a package, must have; a hub repository is pinned by its
+            revision instead.
         size: bytes that the catalog expects of the download, where the source itself does not tell.
         offline: download nothing.
         progress: told about the bytes.
 
     Raises:
-        ConfigError: ``sha256`` was given for something that is not a single file.
+        ConfigError: ``sha256`` was given for something that is neither.
         DownloadError: the source cannot be reached, refuses, or would have to be downloaded while offline.
         IntegrityError: what came is not what ``sha256`` or the revision pins.
         MissingDependencyError: pip or huggingface_hub is not installed.

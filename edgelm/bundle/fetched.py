@@ -16,7 +16,8 @@ class Fetched:
         path: the file, or the folder of the snapshot.
         uri: where it came from, without the revision.
         revision: the hub's commit, or the package's version; None for a local path.
-        sha256: the hash of a single file, in hexadecimal digits; None for a folder.
+        sha256: the hash of a single file, in hexadecimal digits, or of a package's folder (``files.sha256_of_folder``);
+            None for other folders.
     """
 
     path: Path

@@ -108,6 +108,21 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_of_folder(path: Path) -> str:
+    """SHA-256 over all files of a folder: of the lines ``HASH  NAME`` (as sha256sum prints them) in order of names.
+
+    Raises:
+        OSError: it is no folder, or a file cannot be read.
+    """
+    import hashlib
+
+    names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+    if not names:
+        raise FileNotFoundError(f"{path} is no folder with files in it")
+    lines = [f"{sha256_of(path / name)}  {name}\n" for name in names]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def _file_sizes(root: Path) -> Iterator[int]:
     for folder, _, names in os.walk(root):
         for name in names:

