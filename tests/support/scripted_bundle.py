@@ -7,6 +7,7 @@ alone. Its tokenizer has a token for every byte.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ def write_scripted_bundle(
     text: str,
     *,
     loop: bool = False,
+    context_length: int = _SIZES.context_length,
     files: Mapping[str, bytes] | None = None,
     **changes: Any,
 ) -> Path:
@@ -59,8 +61,9 @@ def write_scripted_bundle(
     if len(set(ids)) != len(ids):
         raise ValueError(f"a byte of {text!r} occurs twice")
     files = {"tokenizer.json": byte_tokenizer().to_str().encode(), **(files or {})}
-    write_decoder_bundle(folder, _SIZES, files=files)
-    model = decoder_model(_SIZES)
+    sizes = replace(_SIZES, context_length=context_length)
+    write_decoder_bundle(folder, sizes, files=files)
+    model = decoder_model(sizes)
     _follow(model, [BOS, *ids, ids[0] if loop else EOS])
     move_weights(model, folder / WEIGHTS_NAME)
     (folder / GRAPH_NAME).write_bytes(model.SerializeToString())

@@ -1,0 +1,180 @@
+"""Summaries of texts and dialogues, of any length: what is above the context window is summarized in parts.
+
+An encoder-decoder that was trained for it is given the text as it is; a model that follows instructions is asked.
+The parts' summaries are summarized again until one is left: nothing is cut off.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgelm.bundle.progress import NoProgress, Progress
+from edgelm.config import GenerationConfig
+from edgelm.errors import ConfigError, ContextLengthError, PromptError, UnsupportedModelError
+from edgelm.language_model import LanguageModel
+from edgelm.results import GenerationResult
+from edgelm.tasks.task_settings import task_settings
+from edgelm.text.packing import pack
+from edgelm.text.sentences import split_sentences
+
+MAX_NEW_TOKENS = 256
+# A part that is shorter than this is no text to summarize any more.
+LEAST_PART_TOKENS = 64
+# Encoders with relative positions take any length; this much they have mostly seen in training.
+USUAL_SOURCE_LENGTH = 512
+# Parts in one batch: more are little faster and take more memory.
+AT_ONCE = 4
+
+_ASK = {
+    False: "Summarize the following text in a few sentences.\n\n{text}",
+    True: "Summarize the following conversation in a few sentences: who wants what, and what is agreed.\n\n{text}",
+}
+_ASK_PART = {
+    False: "Summarize the following part of a longer text in a few sentences.\n\n{text}",
+    True: "Summarize the following part of a longer conversation in a few sentences.\n\n{text}",
+}
+_ASK_WHOLE = "These are summaries of the parts of one text, in order. Write one summary of the whole text.\n\n{text}"
+_TURN = re.compile(r"[^\S\n]*[^\s:][^:\n]{0,39}:[^\S\n]+\S.*")
+_LEAST_TURNS = 2
+
+Turn = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A summary.
+
+    ``parts``: how many parts the text was summarized in, 1 where it fitted; ``answers``: every answer of the model on
+    the way, the last of which is the summary.
+    """
+
+    text: str
+    parts: int
+    answers: tuple[GenerationResult, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain values, as ``--json`` prints it."""
+        usages = [answer.usage for answer in self.answers]
+        return {
+            "summary_text": self.text,
+            "parts": self.parts,
+            "finish_reason": self.answers[-1].finish_reason,
+            "usage": {
+                "prompt_tokens": sum(usage.prompt_tokens for usage in usages),
+                "completion_tokens": sum(usage.completion_tokens for usage in usages),
+            },
+        }
+
+
+class Summarizer:
+    """Summarizes with one model.
+
+    Args:
+        lm: an encoder-decoder, or a decoder with a chat template.
+        progress: told how many parts there are, and of each that is done, where there are several.
+        settings: fields of ``GenerationConfig``, on top of what the model's authors suggest for summaries.
+
+    Raises:
+        UnsupportedModelError: the model only continues texts.
+        ConfigError: the settings ask for several answers.
+    """
+
+    def __init__(self, lm: LanguageModel, *, progress: Progress | None = None, **settings: Any) -> None:
+        self._lm = lm
+        self._progress = progress or NoProgress()
+        self._asks = lm.bundle.manifest.family == "decoder"
+        if self._asks and not lm.has_chat_template:
+            raise UnsupportedModelError(
+                f"{lm.bundle.manifest.name} only continues texts; a summary needs a model that takes instructions, "
+                "or an encoder-decoder"
+            )
+        if settings.get("num_return_sequences", 1) != 1:
+            raise ConfigError("num_return_sequences must be 1 for a summary")
+        suggested = task_settings(lm.bundle, "summarization")
+        self._prefix = str(suggested.get("prefix", ""))
+        own = {name: value for name, value in suggested.items() if name in GenerationConfig.field_names()}
+        limits = {"max_new_tokens", "max_length"}
+        default = {} if limits & (own.keys() | settings.keys()) else {"max_new_tokens": MAX_NEW_TOKENS}
+        self._settings = {**default, **own, **settings}
+
+    def summarize(self, text: str | Sequence[Turn], *, dialogue: bool | None = None) -> Summary:
+        """Summarizes a text, or a dialogue.
+
+        Args:
+            text: a text, or the turns of a dialogue as pairs of speaker and what was said.
+            dialogue: whether the text is one (lines such as ``Ann: Hello``); None: look.
+
+        Raises:
+            PromptError: there is nothing to summarize.
+            ContextLengthError: the context window is too small for any part of it.
+            Others: see ``LanguageModel.generate``.
+        """
+        if not isinstance(text, str):
+            text, dialogue = "\n".join(f"{speaker}: {said}" for speaker, said in text), True
+        if not text.strip():
+            raise PromptError("there is no text to summarize")
+        is_dialogue = looks_like_dialogue(text) if dialogue is None else dialogue
+        parts = self._parts(text, _ASK[is_dialogue], is_dialogue)
+        if len(parts) > 1:
+            parts = self._parts(text, _ASK_PART[is_dialogue], is_dialogue)
+        ask = _ASK_PART[is_dialogue] if len(parts) > 1 else _ASK[is_dialogue]
+        answers = self._answers(parts, ask)
+        count = len(parts)
+        while len(parts) > 1:
+            shorter = self._parts("\n\n".join(answer.text.strip() for answer in answers[-len(parts) :]), _ASK_WHOLE)
+            if len(shorter) >= len(parts):
+                raise ContextLengthError(
+                    f"the summaries of {len(parts)} parts are too long to be summarized together; ask for shorter "
+                    "ones (max_new_tokens)"
+                )
+            parts = shorter
+            answers += self._answers(parts, _ASK_WHOLE)
+        return Summary(answers[-1].text.strip(), count, tuple(answers))
+
+    def _answers(self, parts: Sequence[str], ask: str) -> list[GenerationResult]:
+        progress = self._progress if len(parts) > 1 else NoProgress()
+        progress.start(f"Summarizing {len(parts)} parts", len(parts))
+        answers: list[GenerationResult] = []
+        for start in range(0, len(parts), AT_ONCE):
+            prompts = [self._prompt(part, ask) for part in parts[start : start + AT_ONCE]]
+            answers += self._lm.generate_batch(prompts, **self._settings)
+            progress.advance(len(prompts))
+        progress.finish()
+        return answers
+
+    def _prompt(self, text: str, ask: str) -> str | list[int]:
+        if not self._asks:
+            return self._prefix + text
+        return self._lm.encode_chat([{"role": "user", "content": ask.format(text=text)}])
+
+    def _parts(self, text: str, ask: str, is_dialogue: bool = False) -> list[str]:
+        """The text in parts that fit beside the question and the answer, cut between sentences or turns."""
+        limit = self._room(ask)
+        pieces = text.splitlines(keepends=True) if is_dialogue else split_sentences(text)
+        return pack(pieces, lambda part: len(self._lm.tokenizer.encode(part, add_special_tokens=False)), limit)
+
+    def _room(self, ask: str) -> int:
+        manifest = self._lm.bundle.manifest
+        if self._asks:
+            answer = int(self._settings.get("max_new_tokens", MAX_NEW_TOKENS))
+            room = self._lm.context_length - len(self._prompt("", ask)) - answer
+        else:
+            room = (manifest.source_length or USUAL_SOURCE_LENGTH) - len(self._lm.tokenizer.encode(self._prefix))
+        # Beside other text, the first and last words of a part may be encoded in a token more.
+        room -= 2
+        if room < min(LEAST_PART_TOKENS, self._lm.context_length // 4):
+            raise ContextLengthError(
+                f"beside question and answer, the context window leaves {max(room, 0)} tokens for the text; "
+                "allow a longer context or a shorter answer"
+            )
+        return room
+
+
+def looks_like_dialogue(text: str) -> bool:
+    """Whether most lines begin with the name of who speaks, as in ``Ann: Hello``."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    turns = sum(_TURN.fullmatch(line) is not None for line in lines)
+    return turns >= _LEAST_TURNS and turns > 0.7 * len(lines)
