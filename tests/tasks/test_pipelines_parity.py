@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from support.task_models import KINDS, TEXTS, Kind, reference_pipeline, write_task_checkpoint
+from support.tiny_checkpoints import Variant, reference_model, write_checkpoint
+from support.tokenizers import byte_level
 
 from edgelm.bundle.manifest import Source
 from edgelm.encoder_model import EncoderModel, load_encoder
@@ -119,3 +122,24 @@ def test_feature_extraction(tmp_path: Path, kind: Kind) -> None:
         for found, expected in zip(ours(texts), reference(theirs, texts), strict=True):
             np.testing.assert_allclose(found, expected, atol=TOLERANCE)
         assert np.shape(ours(texts[0])) == np.shape(reference(theirs, texts[0]))
+
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_text_generation(tmp_path: Path) -> None:
+    sizes = {"vocab_size": byte_level().get_vocab_size()}
+    folder = write_checkpoint(tmp_path / "checkpoint", reference_model(Variant("llama", "llama", sizes)))
+    tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer | {"chat_template": CHAT_TEMPLATE}))
+    export(folder, tmp_path / "bundle", name="tiny", origin=Source("test:tiny"), scheme="fp32", report=False)
+    theirs = reference_pipeline("text-generation", folder)
+    chat = [{"role": "user", "content": "hello world"}]
+    with pipeline("text-generation", tmp_path / "bundle", prepack=False, threads=1) as ours:
+        for inputs in ("the dog", ["the dog", "sea shells "], chat, [chat, chat]):
+            for settings in ({}, {"return_full_text": False}):
+                expected = reference(theirs, inputs, max_new_tokens=8, do_sample=False, **settings)
+                assert ours(inputs, max_new_tokens=8, **settings) == expected
