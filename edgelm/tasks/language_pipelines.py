@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,26 @@ def summarization(lm: LanguageModel, task: str) -> Call:
     from edgelm.tasks.summarization import Summarizer
 
     return _answering("summary_text", lambda text, settings: Summarizer(lm, **settings).summarize(text).text)
+
+
+def translation(lm: LanguageModel, task: str) -> Call:
+    """Text → [{"translation_text": translation}]; a list → a dict for each. Texts may be of any length.
+
+    The languages are in the task's name (``translation_en_to_pt``), or in ``src_lang`` and ``tgt_lang``.
+    """
+    from edgelm.tasks.translation import Translator, check_texts
+
+    named = re.fullmatch(r"translation_(\w+?)_to_(\w+)", task)
+    default = named.group(1, 2) if named else (None, None)
+
+    def call(
+        inputs: Any, *, src_lang: str | None = default[0], tgt_lang: str | None = default[1], **settings: Any
+    ) -> list[dict[str, str]]:
+        texts = check_texts([inputs] if isinstance(inputs, str) else inputs)
+        translator = Translator(lm, source=src_lang, target=tgt_lang, **settings)
+        return [{"translation_text": made.text} for made in translator.translate_batch(texts)]
+
+    return call
 
 
 def _answering(key: str, answer: Callable[[str, Mapping[str, Any]], str]) -> Call:

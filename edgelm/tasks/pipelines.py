@@ -11,9 +11,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, NoReturn, Self
 
 from edgelm.bundle.bundle import open_bundle
 from edgelm.bundle.catalog import load_catalog
@@ -22,6 +23,8 @@ from edgelm.bundle.store import Store
 from edgelm.encoder_model import EncoderModel, load_encoder
 from edgelm.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
 from edgelm.language_model import LanguageModel, load
+from edgelm.text.language_codes import base_language
+from edgelm.tasks.pipeline_inputs import refuse_unknown
 
 Model = EncoderModel | LanguageModel
 
@@ -53,10 +56,11 @@ TASKS: dict[str, TaskRow] = {
     "text-generation": TaskRow(f"{_LANGUAGE}:text_generation", "language"),
     "text2text-generation": TaskRow(f"{_LANGUAGE}:text2text_generation", "language"),
     "summarization": TaskRow(f"{_LANGUAGE}:summarization", "language"),
+    "translation": TaskRow(f"{_LANGUAGE}:translation", "language"),
 }
 ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
 # ``translation_en_to_pt`` is the task ``translation`` with its languages in the name.
-_PAIR = re.compile(r"(translation)_\w+_to_\w+")
+_PAIR = re.compile(r"(translation)_(\w+?)_to_(\w+)")
 
 
 class Pipeline:
@@ -130,10 +134,18 @@ def default_model(task: str) -> str:
     Raises:
         ModelNotFoundError: the catalog has none.
     """
-    wanted = (task, ALIASES.get(task, task))
-    for entry in load_catalog().entries.values():
+    wanted, catalog = (task, ALIASES.get(task, task)), load_catalog()
+    pair = _PAIR.fullmatch(task)
+    if pair:
+        translators = catalog.translators(base_language(pair[2]), base_language(pair[3]) or pair[3])
+        return translators[0].name if translators else _no_model(task)
+    for entry in catalog.entries.values():
         if any(name in entry.tasks for name in wanted):
             return entry.name
+    return _no_model(task)
+
+
+def _no_model(task: str) -> NoReturn:
     raise ModelNotFoundError(f"the catalog has no model for {task}: give one, by name or folder")
 
 
@@ -161,7 +173,7 @@ def _load(row: TaskRow, model: str | os.PathLike[str], settings: dict[str, Any])
     if kind == "any":
         family = open_bundle(folder, stamps=stamps_folder()).manifest.family
         kind = "encoder" if family == "encoder" else "language"
-    try:
-        return load_encoder(folder, **settings) if kind == "encoder" else load(folder, **settings)
-    except TypeError as error:
-        raise ConfigError(f"unknown setting for loading a model: {error}") from None
+    loader = load_encoder if kind == "encoder" else load
+    refuse_unknown(settings, [name for name in signature(loader).parameters if name != "model"], "loading a model")
+    loaded: Model = loader(folder, **settings)
+    return loaded
