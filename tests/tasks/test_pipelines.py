@@ -179,7 +179,7 @@ def test_a_model_for_something_else_says_what_it_is_for(tmp_path: Path) -> None:
 def test_unknown_tasks_settings_and_models(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no task 'nonsense'; known are: feature-extraction, fill-mask, ner"):
         pipeline("nonsense")
-    with pytest.raises(ConfigError, match="unknown setting for loading a model"):
+    with pytest.raises(ConfigError, match="loading a model has no setting 'nonsense'; known are: max_memory"):
         pipeline("feature-extraction", encoder(tmp_path / "a", "feature-extraction"), nonsense=1)
     with pytest.raises(ModelNotFoundError):
         pipeline("feature-extraction", "no-such-model")
