@@ -37,11 +37,13 @@ _ALLOW = (
     "*.spm",
     "tokenizer.model",
     "spiece.model",
+    "spm.model",
+    "sentencepiece.model",
     "sentencepiece.bpe.model",
 )
-# Sub-folders hold other formats and the original weights again, but for 1_Pooling of sentence-transformers;
+# Sub-folders hold other formats and the original weights again, but for sentence-transformers' (1_Pooling, 2_Dense);
 # "consolidated" files repeat the weights under their authors' own names.
-_IGNORE = ("[!1]*/*", "1[!_]*/*", "consolidated*", "adapter_*")
+_IGNORE = ("[!0-9]*/*", "[0-9][!_]*/*", "consolidated*", "adapter_*")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -113,7 +115,10 @@ def _download_size(hub: ModuleType, source: HubSource) -> int | None:
 
 def _no_weights(source: HubSource, names: Iterable[str]) -> str:
     if any(_matches(name, _PICKLES) for name in names):
-        return f"{source.uri} has its weights only as pickles, which can run code; EdgeLM takes safetensors"
+        return (
+            f"{source.uri} has its weights only as pickles, which can run code; EdgeLM takes safetensors "
+            "(the hub offers a converted copy of many as a pull request: look there, and give @refs/pr/NUMBER)"
+        )
     return f"{source.uri} has no weights in safetensors"
 
 
