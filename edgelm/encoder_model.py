@@ -63,8 +63,9 @@ def load_encoder(
     context_length: int | None = None,
     prepack: bool = True,
     preload_text: bool = True,
+    variant: str | None = None,
 ) -> EncoderModel:
-    """Loads an installed encoder, or a bundle's folder.
+    """Loads an installed encoder, a bundle's folder, or one that another tool made.
 
     Args:
         model: a name that ``edgelm list`` shows, or a folder.
@@ -73,6 +74,7 @@ def load_encoder(
         context_length: tokens that a text may have; None: the model's own limit.
         prepack: keep a copy of the weights in this machine's layout in the cache.
         preload_text: read the tokenizer now; else when it is first needed.
+        variant: of a folder of another tool, which form of its graphs, such as ``quantized``; None: the best one here.
 
     Raises:
         ModelNotFoundError: it is not installed; says how to get it.
@@ -88,7 +90,7 @@ def load_encoder(
         preload_text=preload_text,
     )
     folder = Path(model) if isinstance(model, os.PathLike) else Store().resolve(model)
-    return EncoderModel(open_bundle(folder, stamps=stamps_folder()), runtime)
+    return EncoderModel(open_bundle(folder, stamps=stamps_folder(), variant=variant), runtime)
 
 
 class EncoderModel:

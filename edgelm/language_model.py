@@ -59,8 +59,9 @@ def load(
     prefill_chunk: int | None = None,
     prepack: bool = True,
     preload_text: bool = True,
+    variant: str | None = None,
 ) -> LanguageModel:
-    """Loads an installed model, or a bundle's folder.
+    """Loads an installed model, a bundle's folder, or one that another tool made.
 
     Args:
         model: a name that ``edgelm list`` shows, or a folder.
@@ -70,6 +71,7 @@ def load(
         prefill_chunk: prompt tokens computed in one run.
         prepack: keep a copy of the weights in this machine's layout in the cache.
         preload_text: read the tokenizer now; else when it is first needed.
+        variant: of a folder of another tool, which form of its graphs, such as ``q4``; None: the best one here.
 
     Raises:
         ModelNotFoundError: it is not installed; says how to get it.
@@ -89,7 +91,7 @@ def load(
         settings["max_memory"] = parse_size(max_memory)
     runtime = RuntimeConfig(**settings)
     folder = Path(model) if isinstance(model, os.PathLike) else Store().resolve(model)
-    return LanguageModel(open_bundle(folder, stamps=stamps_folder()), runtime)
+    return LanguageModel(open_bundle(folder, stamps=stamps_folder(), variant=variant), runtime)
 
 
 class LanguageModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgelm.bundle.bundle import is_foreign
 from edgelm.bundle.catalog import load_catalog
 from edgelm.bundle.manifest import MANIFEST_NAME
 from edgelm.bundle.store import Store
@@ -45,8 +46,10 @@ def _is_pullable(model: str) -> bool:
 
 
 def _refuse_checkpoint(folder: Path) -> Path:
-    """The folder, unless it is a checkpoint; any other folder without a manifest is for ``open_bundle`` to refuse."""
-    if not (folder / MANIFEST_NAME).exists() and any(any(folder.glob(pattern)) for pattern in _CHECKPOINT_FILES):
+    """The folder, unless it is a checkpoint alone; any other that is no model's is for ``open_bundle`` to refuse."""
+    if (folder / MANIFEST_NAME).exists() or not any(any(folder.glob(pattern)) for pattern in _CHECKPOINT_FILES):
+        return folder
+    if not is_foreign(folder):
         raise _needs_export(folder)
     return folder
 

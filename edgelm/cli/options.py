@@ -35,6 +35,7 @@ class MachineOptions:
     threads: int | None
     max_memory: int | None
     prepack: bool
+    variant: str | None
     offline: bool
 
 
@@ -210,5 +211,11 @@ _MACHINE_OPTIONS = (
     ),
     _option(_MACHINE, "--max-memory", metavar="SIZE", callback=_size, help="Refuse to use more, such as 400MB."),
     _option(_MACHINE, "--prepack/--no-prepack", default=True, help="Keep the weights in this processor's layout."),
+    _option(
+        _MACHINE,
+        "--variant",
+        metavar="NAME",
+        help="Of a folder that another tool made: which form of its graphs, such as q4.  [the best here]",
+    ),
     _option(_MACHINE, "--offline", is_flag=True, help="Fetch nothing from the network."),
 )

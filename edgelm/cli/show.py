@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from edgelm.bundle.bundle import is_foreign, open_bundle
 from edgelm.bundle.catalog import load_catalog
 from edgelm.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, parse_manifest
 from edgelm.bundle.regular_file import read_file
@@ -46,12 +47,19 @@ def command(model: str, memory: bool, as_json: bool) -> None:
         _print_fields({**catalog_values(entry)}, as_json)
         console.say(f"{entry.name} is not installed; get it with: edgelm pull {entry.name}")
         return
-    manifest = parse_manifest(read_file(folder, MANIFEST_NAME, limit=MAX_MANIFEST_BYTES))
+    manifest = _manifest(folder)
     budgets = _budgets(manifest) if memory else {}
     if as_json:
         _print_json(folder, manifest, budgets)
     else:
         _print_text(folder, manifest, budgets)
+
+
+def _manifest(folder: Path) -> Manifest:
+    """A bundle's manifest, read and not more; of a folder of another tool, what its files say."""
+    if is_foreign(folder):
+        return open_bundle(folder).manifest
+    return parse_manifest(read_file(folder, MANIFEST_NAME, limit=MAX_MANIFEST_BYTES))
 
 
 def _budgets(manifest: Manifest) -> dict[int, Budget]:

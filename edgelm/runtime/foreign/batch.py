@@ -62,7 +62,7 @@ class ForeignBatch:
         """Tokens in the longest row."""
         return max((int(group.cache.lengths.max()) for group in self._groups), default=0)
 
-    def reserve(self, tokens: int) -> None:
+    def reserve(self, rows: int, tokens: int) -> None:
         """Nothing: these caches grow as they are used."""
 
     def prefill(self, prompts: Sequence[Ids]) -> NDArray[np.float32]:
