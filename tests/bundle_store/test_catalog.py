@@ -38,6 +38,19 @@ def test_the_own_catalog_is_sound() -> None:
         "en-pt",
         "pt-en",
         "minilm",
+        "gpt2",
+        "distilgpt2",
+        "pythia-160m",
+        "bloomz-560m",
+        "flan-t5-small",
+        "bart-cnn",
+        "sst2",
+        "bert-ner",
+        "squad",
+        "distilroberta",
+        "nli",
+        "bge-small",
+        "ms-marco",
     } == set(catalog.entries)
     for entry in catalog.entries.values():
         assert entry.parameters
