@@ -144,7 +144,10 @@ _GENERATION_NAMES = (
     "top_k",
     "top_p",
     "min_p",
+    "num_beams",
+    "length_penalty",
     "repetition_penalty",
+    "no_repeat_ngram_size",
     "stop_strings",
     "seed",
 )
@@ -178,6 +181,8 @@ _GENERATION_OPTIONS = (
         metavar="X",
         help="Sample among those at least P times as likely as the likeliest.  [0: off]",
     ),
+    _setting("--num-beams", type=int, metavar="N", help="Search for the likeliest answer with N beams.  [1: off]"),
+    _setting("--length-penalty", type=float, metavar="X", help="With beams: favours long (> 0) or short answers.  [1]"),
     _setting(
         "--repetition-penalty",
         "--repeat-penalty",
@@ -186,6 +191,7 @@ _GENERATION_OPTIONS = (
         metavar="X",
         help="Makes tokens that were used less likely (> 1).  [1: off]",
     ),
+    _setting("--no-repeat-ngram-size", type=int, metavar="N", help="Say no N tokens in a row twice.  [0: off]"),
     _setting("--stop", "stop_strings", multiple=True, metavar="TEXT", help="End before this text; may be repeated."),
     _setting("--seed", type=int, metavar="N", help="The same seed gives the same answer."),
 )

@@ -22,7 +22,15 @@ _FALSE = frozenset({"false", "off", "no", "0"})
 # As the flags of the command line are called, where settings are called otherwise.
 _ALIASES = {"temp": "temperature", "max_tokens": "max_new_tokens", "stop": "stop_strings"}
 _ALIASES |= {"repeat_penalty": "repetition_penalty"}
-_SETTINGS = tuple(name for name in GenerationConfig.field_names() if name != "eos_token_id")
+# Of a model rather than of a conversation, or lists of tokens, which nobody types.
+_NOT_TYPED = frozenset(
+    {
+        *("eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id"),
+        *("bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "encoder_no_repeat_ngram_size"),
+        *("max_length", "min_length", "num_return_sequences", "early_stopping"),
+    }
+)
+_SETTINGS = tuple(name for name in GenerationConfig.field_names() if name not in _NOT_TYPED)
 
 
 class Leave(Exception):  # noqa: N818, it is no error

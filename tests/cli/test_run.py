@@ -209,6 +209,9 @@ def test_too_little_memory(home: Path) -> None:
         ("--top-k", "1.5", "'1.5' is not a valid integer"),
         ("--min-p", "inf", "min_p must be a finite number"),
         ("--repetition-penalty", "0", "repetition_penalty must be above 0"),
+        ("--num-beams", "0", "num_beams must be at least 1"),
+        ("--length-penalty", "nan", "length_penalty must be a finite number"),
+        ("--no-repeat-ngram-size", "-1", "no_repeat_ngram_size must be at least 0"),
         ("--max-new-tokens", "0", "max_new_tokens must be at least 1"),
         ("--min-new-tokens", "-1", "min_new_tokens must be at least 0"),
         ("--seed", "-1", "seed must be at least 0"),
@@ -230,6 +233,9 @@ def test_values_out_of_range(invoke: Invoke, flag: str, value: str, words: str) 
 def test_values_that_exclude_each_other(invoke: Invoke) -> None:
     assert "min_new_tokens (9) is above max_new_tokens (5)" in error_of(
         invoke("run", "tiny", "hello", "-n", "5", "--min-new-tokens", "9")
+    )
+    assert "num_beams (3) searches for the likeliest: ask for one of them" in error_of(
+        invoke("run", "tiny", "hello", "--num-beams", "3", "--temperature", "0.5")
     )
     assert "context_length must be at most 64" in error_of(invoke("run", "tiny", "hello", "-c", "65"))
     assert "more than once" in error_of(invoke("run", "tiny", "hello", "-p", "hello"))
@@ -282,3 +288,13 @@ def test_closed_standard_streams(home: Path) -> None:
     assert b"standard input is closed" in call("<&-").stderr
     assert call("hello >&-").returncode == 0
     assert call("hello 2>&-").returncode == 0
+
+
+def test_beams_and_what_goes_with_them(invoke: Invoke, home: Path) -> None:
+    flags = ("--num-beams", "3", "--length-penalty", "0.5", "--no-repeat-ngram-size", "2", *SAME_SETTINGS)
+    settings = {"num_beams": 3, "length_penalty": 0.5, "no_repeat_ngram_size": 2, **ANSWER_SETTINGS}
+    with package.load("tiny") as lm:
+        answer = lm.chat([{"role": "user", "content": "hello"}], **settings)
+    said = json.loads(invoke("run", "tiny", "hello", "--json", *flags).stdout)
+    assert (said["tokens"], said["text"]) == (list(answer.token_ids), answer.text)
+    assert invoke("run", "tiny", "hello", *flags).stdout == f"{answer.text}\n"
