@@ -24,6 +24,8 @@ MODEL_TYPE = "bergamot"
 CONFIG_NAME = "special:model.yml"
 EMBEDDING_NAME = "Wemb"
 _PAIR = re.compile(r"\.([a-z]{2})([a-z]{2})\.")
+# Multipliers beyond would make weights that float32 cannot hold, or nothing but zeros.
+_LEAST = 1e-30
 MAX_VOCABULARY_BYTES = 64 << 20
 # Marian's own names and ids of these two; every vocabulary begins with them.
 END_OF_SENTENCE, UNKNOWN = "</s>", "<unk>"
@@ -124,7 +126,7 @@ class BergamotCheckpoint:
 
     def _steps(self, name: str, tensor: MarianTensor) -> tuple[NDArray[np.int8], np.float32]:
         multiplier: np.float32 = self._file.array("<f4", tensor.start + tensor.count, 1)[0]
-        if not (np.isfinite(multiplier) and multiplier > 0 and np.isfinite(1 / multiplier)):
+        if not _LEAST <= multiplier <= 1 / _LEAST:  # nor is a NaN
             raise ModelError(f"{self._file.path}: tensor {name!r:.120} has the multiplier {multiplier}")
         # The file has matrices as (outputs, inputs), whatever their dimensions say, but for the embeddings.
         steps: NDArray[np.int8] = self._file.array(np.int8, tensor.start, tensor.count).reshape(self.shape(name))
