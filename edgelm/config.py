@@ -28,6 +28,8 @@ class GenerationConfig:
     sequence: prompt and answer of a decoder, all of the decoder's tokens (its start token too) of an encoder-decoder.
     Where both of a pair are given, the count of new tokens holds. With neither maximum an answer has up to 512 tokens.
 
+    ``pad_token_id`` is taken because models' files have it: answers are not padded.
+
     ``early_stopping``: a beam search ends as soon as it has ``num_beams`` answers (True), when no better one is likely
     (False), or when none is possible ("never"). A ``length_penalty`` above 0 favours long answers.
 
