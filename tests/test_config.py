@@ -327,3 +327,9 @@ def test_a_number_of_bytes_is_itself(size):
 def test_any_text_is_a_size_or_refused(text):
     with suppress(ConfigError):
         assert parse_size(text) >= 1
+
+
+def test_a_file_that_asks_for_beams_and_sampling_gets_the_beams() -> None:
+    config = GenerationConfig.from_file_values({"do_sample": True, "num_beams": 4, "temperature": 0.7})
+    assert (config.do_sample, config.num_beams) == (False, 4)
+    assert GenerationConfig.from_file_values({"do_sample": True, "num_beams": 1}).do_sample

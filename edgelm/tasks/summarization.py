@@ -97,6 +97,8 @@ class Summarizer:
         self._prefix = str(suggested.get("prefix", ""))
         own = {name: value for name, value in suggested.items() if name in GenerationConfig.field_names()}
         limits = {"max_new_tokens", "max_length"}
+        if limits & settings.keys():
+            own.pop("min_length", None)  # fits the suggested maximum, which is not asked for
         default = {} if limits & (own.keys() | settings.keys()) else {"max_new_tokens": MAX_NEW_TOKENS}
         self._settings = {**default, **own, **settings}
 
