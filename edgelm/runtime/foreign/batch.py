@@ -35,8 +35,8 @@ class ForeignBatch:
         graph: the loaded graphs.
         context_length: tokens that a row may have.
         prefill_chunk: tokens of all rows computed in one run.
-        encode: in an encoder-decoder, computes what the encoder makes of the source of each prompt, in order; called
-            once, when the rows begin.
+        encode: in an encoder-decoder, computes what the encoder makes of the source of each prompt, in order, in a
+            run that its argument may end; called once, when the rows begin.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class ForeignBatch:
         *,
         context_length: int,
         prefill_chunk: int,
-        encode: Callable[[], Source] | None = None,
+        encode: Callable[[Switch], Source] | None = None,
     ) -> None:
         self.vocab_size = graph.vocab_size
         self.context_length = context_length
@@ -55,7 +55,7 @@ class ForeignBatch:
         self._sources: Source | None = None
         self._groups: list[_Group] = []
         self._rows = 0
-        self._switch = Switch()
+        self._switches = {"prefill": Switch(shrink=True), "step": Switch()}
 
     @property
     def length(self) -> int:
@@ -75,7 +75,7 @@ class ForeignBatch:
         if any(len(array) > self.context_length for array in arrays):
             raise ContextLengthError(f"a prompt does not fit into a context window of {self.context_length}")
         self._rows = len(arrays)
-        self._sources = None if self._encode is None else self._encode()
+        self._sources = None if self._encode is None else self._encode(self._switches["prefill"])
         logits = np.empty((len(arrays), self.vocab_size), np.float32)
         self._groups = []
         for places in self._together(arrays):
@@ -120,7 +120,8 @@ class ForeignBatch:
 
     def cancel(self) -> None:
         """Ends the run in progress, from another thread; this batch cannot be used again."""
-        self._switch.turn_off()
+        for switch in self._switches.values():
+            switch.turn_off()
 
     def _select(self, group: _Group, places: Rows, indices: Rows) -> None:
         sources = group.sources[indices]
@@ -144,7 +145,8 @@ class ForeignBatch:
         return _Group(places, places, self._graph.new_cache(len(places)), source)
 
     def _run(self, group: _Group, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        return self._graph.run(tokens, group.cache, self._switch, source=group.source)
+        switch = self._switches["prefill" if tokens.shape[1] > 1 else "step"]
+        return self._graph.run(tokens, group.cache, switch, source=group.source)
 
     def _joined(self) -> _Group:
         places = np.concatenate([group.places for group in self._groups])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +63,7 @@ class ForeignEngine:
             self._graph,
             context_length=self._context_length,
             prefill_chunk=self._prefill_chunk,
-            encode=None if encoder is None or sources is None else lambda: encoder.encode(sources),
+            encode=None if encoder is None or sources is None else partial(encoder.encode, sources),
         )
 
     def check_open(self) -> None:

@@ -24,10 +24,9 @@ class SourceEncoder:
     def __init__(self, session: Session, *, pad_token_id: int) -> None:
         self._session = session
         self._pad = pad_token_id
-        self._switch = Switch(shrink=True)
 
-    def encode(self, rows: Sequence[Ids]) -> Source:
-        """Reads sources of any lengths above 0, padded on the right.
+    def encode(self, rows: Sequence[Ids], switch: Switch) -> Source:
+        """Reads sources of any lengths above 0, padded on the right; ``switch`` may end the run.
 
         Raises:
             CancelledError, ClosedError, MemoryLimitError, ModelError: as ``Session.run``.
@@ -47,12 +46,8 @@ class SourceEncoder:
         for name, tensor in tensors.items():
             binding.input(name, tensor)
         binding.new_output("last_hidden_state")
-        self._session.run(binding, self._switch)
+        self._session.run(binding, switch)
         return Source(binding.fetched()[0], mask)
-
-    def cancel(self) -> None:
-        """Ends the runs in progress, from another thread; this encoder cannot be used again."""
-        self._switch.turn_off()
 
     def close(self) -> None:
         """Gives the graph and its weights back; may be called twice."""
