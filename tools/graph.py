@@ -6,6 +6,7 @@ chunk of a weight that is being written. It knows nothing about model families; 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -31,19 +32,29 @@ SharedWeights = dict[str, TensorProto]
 
 
 class WeightFile:
-    """The external data file of a graph: weights are appended, each on a page boundary."""
+    """The external data file of a graph: weights are appended, each on a page boundary, equal ones once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = path.open("wb")
+        self._places: dict[bytes, int] = {}
 
     def append(self, chunks: Iterable[NDArray[Any]]) -> tuple[int, int]:
         """Writes the chunks one after the other; returns the offset and length in bytes of the whole."""
-        self._file.write(b"\0" * (-self._file.tell() % ALIGNMENT))
-        offset = self._file.tell()
+        end = self._file.tell()
+        offset = end + -end % ALIGNMENT
+        self._file.write(b"\0" * (offset - end))
+        digest = hashlib.sha256()
         for chunk in chunks:
-            self._file.write(np.ascontiguousarray(chunk).data)
-        return offset, self._file.tell() - offset
+            data = np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data
+            digest.update(data)
+            self._file.write(data)
+        length = self._file.tell() - offset
+        place = self._places.setdefault(digest.digest(), offset)
+        if place != offset:
+            self._file.seek(end)
+            self._file.truncate()
+        return place, length
 
     def close(self) -> None:
         """Makes sure that the bytes have reached the disk."""

@@ -134,3 +134,18 @@ def test_graphs_apart_share_nothing(tmp_path: Path) -> None:
             g.node("Identity", ["shared.table"], name="copy", outputs=[g.output("y", np.float32, (2,))])
             g.save()
     assert (tmp_path / "second.onnx.data").stat().st_size == 8
+
+
+def test_equal_weights_are_stored_once(tmp_path: Path) -> None:
+    values = np.arange(3000, dtype=np.float32)
+    with GraphBuilder(tmp_path / "g.onnx", name="g") as g:
+        g.weight("first", np.float32, (3000,), [values])
+        g.weight("other", np.float32, (3000,), [values + 1])
+        g.weight("again", np.float32, (50, 60), [values[:100], values[100:]])
+        g.weight("last", np.float32, (1,), [values[7:8]])
+        total = g.node("Gather", ["again", "last"], name="unused")
+        assert total
+    data = (tmp_path / "g.onnx.data").read_bytes()
+    pages = -(-values.nbytes // ALIGNMENT) * ALIGNMENT
+    assert len(data) == 2 * pages + 4
+    assert data[: values.nbytes] == values.tobytes()
