@@ -16,6 +16,7 @@ from edgelm.runtime.embedding import EmbeddingTable
 from edgelm.runtime.session import Session
 from edgelm.text.tokenizer import Tokenizer
 from edgelm_tools.architectures.base import ModelFacts
+from edgelm_tools.evaluate_encoder import measure_encoder
 from edgelm_tools.evaluate_seq2seq import measure_seq2seq
 from edgelm_tools.quality import Quality, Tally, evaluation_text
 from edgelm_tools.quantize.schemes import EMBEDDING_NAME
@@ -96,5 +97,9 @@ def compare(
 Measure = Callable[[Path, Path, ModelFacts, Progress | None], Measured]
 """Compares the graphs of a folder with those of a reference folder."""
 
-MEASURES: dict[str, Measure] = {"decoder": measure_decoder, "encoder-decoder": measure_seq2seq}
+MEASURES: dict[str, Measure] = {
+    "decoder": measure_decoder,
+    "encoder": measure_encoder,
+    "encoder-decoder": measure_seq2seq,
+}
 """Family → how its quality is measured."""

@@ -1,9 +1,10 @@
 """The graph of an encoder of the BERT family, with the head that stands on it.
 
 Contract (inputs → outputs), with B rows of S tokens, padded on the right:
-    input_ids int64 (B, S), attention_mask int64 (B, S): 1 = token, token_type_ids int64 (B, S) where the model has types
-    → last_hidden_state float32 (B, S, hidden), or the head's logits: (B, labels) of a text, (B, S, labels or
-    vocabulary) of its tokens; or start_logits and end_logits (B, S).
+    input_ids int64 (B, S), attention_mask int64 (B, S): 1 = token,
+    and where the model has types token_type_ids int64 (B, S)
+    → last_hidden_state float32 (B, S, hidden), or the head's logits: (B, labels) of a text,
+    (B, S, labels or vocabulary) of its tokens; or start_logits and end_logits (B, S).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgelm_tools.architectures.base import Done
 from edgelm_tools.architectures.encoder_spec import EncoderSpec
@@ -24,7 +26,9 @@ from edgelm_tools.architectures.encoder_weights import (
     EncoderWeights,
 )
 from edgelm_tools.graph import MICROSOFT, GraphBuilder
+from edgelm_tools.matrix import Matrix
 from edgelm_tools.quantize.schemes import Float32, Rows, Scheme
+from edgelm_tools.quantize.smoothed import SmoothedRows
 
 _ROWS = ("batch", "sequence")
 
@@ -66,10 +70,9 @@ class _Encoder:
             x = g.node("Add", [x, g.node("Gather", [types, given], name="types", axis=0)], name="typed")
         bounds = [g.constant("first", [0], np.int64), length]
         rows = g.node("Slice", [g.constant(POSITIONS, positions, np.float32), *bounds], name="positions")
-        x = self._add_and_norm(x, rows, EMBEDDING_NORM, None, "embed.norm")
+        x = self._add_and_norm(x, rows, EMBEDDING_NORM, "embed.norm")
         if spec.projects:
-            x = self._linear(x, "embed.projection", spec.projects, rows="normed")
-            x = g.node("Add", [x, self._bias("embed.projection.bias", spec.projects)], name="embed.projected")
+            x = self._biased_linear(x, "embed.projection", spec.projects, "normed")
         return x, table
 
     def _relative_bias(self, length: str) -> str:
@@ -91,18 +94,31 @@ class _Encoder:
         last = i == len(self.spec.layer_paths) - 1
         if last and self.spec.task == "sequence":
             x, attended = self._first(x, f"{name}.first"), self._first(attended, f"{name}.attended")
-        update = self._linear(attended, f"{name}.output", f"{path}.{names.output}", rows="uneven")
-        x = self._add_and_norm(x, update, f"{path}.{names.attention_norm}", f"{path}.{names.output}", f"{name}.norm1")
-        inner = self._linear(x, f"{name}.up", f"{path}.{names.up}", rows="normed")
-        inner = self._activated(inner, f"{path}.{names.up}", self.spec.activation, f"{name}.activation")
-        update = self._linear(inner, f"{name}.down", f"{path}.{names.down}", rows="heavy-tailed")
+        update = self._biased_linear(attended, f"{name}.output", f"{path}.{names.output}", "uneven")
+        x = self._add_and_norm(x, update, f"{path}.{names.attention_norm}", f"{name}.norm1")
+        update = self._mlp(i, x)
         bare = last and self.spec.task == "bare"
         if bare:
             self.g.output("last_hidden_state", np.float32, (*_ROWS, self.spec.hidden_size))
-        output = "last_hidden_state" if bare else f"{name}.norm2.out"
-        return self._add_and_norm(
-            x, update, f"{path}.{names.norm}", f"{path}.{names.down}", f"{name}.norm2", output=output
-        )
+        output = "last_hidden_state" if bare else None
+        return self._add_and_norm(x, update, f"{path}.{names.norm}", f"{name}.norm2", output=output)
+
+    def _mlp(self, i: int, x: str) -> str:
+        """What the layer's MLP adds to its input."""
+        g, name, path, names = self.g, f"layer{i}", self.spec.layer_paths[i], self.spec.member.layer
+        up, down, weights = f"{path}.{names.up}", f"{path}.{names.down}", self.weights
+        spikes = self.scheme.spikes(f"{name}.down") if isinstance(self.scheme, SmoothedRows) else None
+        if spikes is None or not len(spikes):
+            inner = self._activated(self._linear(x, f"{name}.up", up, rows="normed"), up, f"{name}.activation")
+            return self._biased_linear(inner, f"{name}.down", down, "heavy-tailed")
+        others = np.delete(np.arange(self.spec.intermediate_size), spikes)
+        inner = self.scheme.linear(g, x, f"{name}.up", weights.rows(up, others), rows="normed")
+        inner = self._activated(inner, up, f"{name}.activation", rows=others)
+        main = self._linear_with_bias(inner, f"{name}.down", weights.columns(down, others), down, "heavy-tailed")
+        apart = Float32().linear(g, x, f"{name}.up_spikes", weights.rows(up, spikes))
+        apart = self._activated(apart, up, f"{name}.spikes", rows=spikes)
+        apart = Float32().linear(g, apart, f"{name}.down_spikes", weights.columns(down, spikes))
+        return g.node("Add", [main, apart], name=f"{name}.mlp")
 
     def _attention(self, i: int, x: str, mask: str, bias: str) -> str:
         g, name, path, names = self.g, f"layer{i}", self.spec.layer_paths[i], self.spec.member.layer
@@ -124,7 +140,7 @@ class _Encoder:
         if spec.task == "sequence":
             head, labels = spec.member.sequence, len(spec.head.labels if spec.head else ())
             dense = self._small(x, "head.dense", head.dense)
-            dense = self._activated(dense, head.dense, head.activation or spec.activation, "head.activation")
+            dense = self._activated(dense, head.dense, "head.activation", activation=head.activation)
             logits = self._biased(self._small(dense, "head", head.classifier), "head", head.classifier)
             flat = self.g.constant("labels", [-1, labels], np.int64)
             self._output("Reshape", [logits, flat], "logits", ("batch", labels))
@@ -142,11 +158,9 @@ class _Encoder:
     def _predict_tokens(self, x: str, table: str) -> None:
         spec, names = self.spec, self.spec.member.masked
         x = self._small(x, "head.dense", names.dense)
-        x = self._activated(x, names.dense, names.activation or spec.activation, "head.activation")
-        weight, bias = self.weights.norm(names.norm)
-        inputs = [x, self.g.constant("head.norm.weight", weight, np.float32)]
-        inputs.append(self.g.constant("head.norm.bias", bias, np.float32))
-        x = self.g.node("LayerNormalization", inputs, name="head.norm", epsilon=spec.norm_epsilon)
+        x = self._norm(
+            self._activated(x, names.dense, "head.activation", activation=names.activation), names.norm, "head.norm"
+        )
         matrix = self.weights.matrix(WORDS if spec.tied else names.decoder)
         logits = self.scheme.head(self.g, x, "head", matrix, table if spec.tied else None)
         bias_name = self.g.constant("head.bias", self.weights.vocabulary_bias(), np.float32)
@@ -165,9 +179,26 @@ class _Encoder:
     def _biased(self, x: str, name: str, source: str) -> str:
         return self.g.node("Add", [x, self._bias(f"{name}.bias", source)], name=f"{name}.biased")
 
-    def _activated(self, x: str, source: str, activation: str, name: str) -> str:
-        """activation(x + bias of the linear layer ``source``)."""
-        bias = self._bias(f"{name}.bias", source)
+    def _biased_linear(self, x: str, name: str, source: str, rows: Rows) -> str:
+        return self._linear_with_bias(x, name, self.weights.matrix(source), source, rows)
+
+    def _linear_with_bias(self, x: str, name: str, matrix: Matrix, source: str, rows: Rows) -> str:
+        if isinstance(self.scheme, SmoothedRows):
+            return self.scheme.linear(self.g, x, name, matrix, rows=rows, bias=self.weights.bias(source))
+        return self._biased(self.scheme.linear(self.g, x, name, matrix, rows=rows), name, source)
+
+    def _activated(
+        self,
+        x: str,
+        source: str,
+        name: str,
+        *,
+        activation: str | None = None,
+        rows: NDArray[np.int64] | None = None,
+    ) -> str:
+        """activation(x + bias of the linear layer ``source``, or of those of its ``rows``)."""
+        values, activation = self.weights.bias(source), activation or self.spec.activation
+        bias = self.g.constant(f"{name}.bias", values if rows is None else values[rows], np.float32)
         if activation in ("gelu", "gelu_tanh"):
             op = "BiasGelu" if activation == "gelu" else "FastGelu"
             return self.g.node(op, [x, bias], name=name, domain=MICROSOFT)
@@ -176,21 +207,21 @@ class _Encoder:
             return self.g.node("QuickGelu", [x], name=name, domain=MICROSOFT, alpha=1.0)
         return self.g.node({"relu": "Relu", "tanh": "Tanh"}[activation], [x], name=name)
 
-    def _add_and_norm(
-        self, x: str, update: str, norm: str, biased: str | None, name: str, *, output: str | None = None
-    ) -> str:
-        """The norm of x + update + the bias of the linear layer ``biased``."""
+    def _add_and_norm(self, x: str, update: str, norm: str, name: str, *, output: str | None = None) -> str:
+        """The norm of x + update, in two operators: the one that does both takes twice their time on a CPU."""
+        total = self.g.node("Add", [x, update], name=f"{name}.sum")
+        return self._norm(total, norm, name, output=output)
+
+    def _norm(self, x: str, norm: str, name: str, *, output: str | None = None) -> str:
         weight, bias = self.weights.norm(norm)
-        inputs = [x, update]
-        inputs += [self.g.constant(f"{name}.{kind}", value, np.float32) for kind, value in (("w", weight), ("b", bias))]
-        if biased:
-            inputs.append(self._bias(f"{name}.added", biased))
+        inputs = [x]
+        for kind, values in (("weight", weight), ("bias", bias)):
+            inputs.append(self.g.constant(f"{name}.{kind}", values, np.float32))
         return self.g.node(
-            "SkipLayerNormalization",
+            "LayerNormalization",
             inputs,
             name=name,
             outputs=[output or f"{name}.out"],
-            domain=MICROSOFT,
             epsilon=self.spec.norm_epsilon,
         )
 
@@ -198,6 +229,8 @@ class _Encoder:
         """The first token of each row: (B, 1, width)."""
         return self.g.node("Gather", [x, self.g.constant("first", [0], np.int64)], name=name, axis=1)
 
-    def _output(self, op: str, inputs: list[str], name: str, shape: tuple[str | int, ...], **attributes: int) -> None:
+    def _output(
+        self, op: str, inputs: list[str], name: str, shape: tuple[str | int, ...], axis: int | None = None
+    ) -> None:
         self.g.output(name, np.float32, shape)
-        self.g.node(op, inputs, name=f"{name}.node", outputs=[name], **attributes)
+        self.g.node(op, inputs, name=f"{name}.node", outputs=[name], axis=axis)

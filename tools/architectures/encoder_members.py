@@ -23,10 +23,10 @@ class LayerNames:
 
 @dataclass(frozen=True, slots=True)
 class SequenceHead:
-    """The head over a text's first token: classifier(activation(dense(x))). ``activation`` None: the model's pooler's."""
+    """The head over a text's first token: classifier(activation(dense(x)))."""
 
     dense: str
-    activation: str | None
+    activation: str
     classifier: str
 
 

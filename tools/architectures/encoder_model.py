@@ -9,9 +9,11 @@ from edgelm_tools.architectures.base import Done, ModelFacts
 from edgelm_tools.architectures.encoder import build_encoder
 from edgelm_tools.architectures.encoder_spec import EncoderSpec, encoder_spec
 from edgelm_tools.architectures.encoder_weights import EncoderWeights
+from edgelm_tools.calibration_encoder import encoder_inputs
 from edgelm_tools.checkpoint.base import Checkpoint, TextAssets
 from edgelm_tools.graph import GraphBuilder
 from edgelm_tools.quantize.schemes import Rowwise, Scheme
+from edgelm_tools.quantize.smoothed import InputStatistics, SmoothedRows
 
 
 class EncoderModel:
@@ -46,10 +48,30 @@ class EncoderModel:
         return len(self.spec.layer_paths)
 
     def prepared(self, scheme: Scheme, assets: TextAssets | None, folder: Path) -> Scheme:
-        return replace(scheme, wants_rotation=False) if isinstance(scheme, Rowwise) else scheme
+        if not isinstance(scheme, Rowwise):
+            return scheme
+        return SmoothedRows(inputs={} if assets is None else self._inputs(assets, folder))
 
     def build(self, role: str, g: GraphBuilder, scheme: Scheme, done: Done) -> None:
         build_encoder(g, self.spec, self._weights, scheme, done)
+
+    def _inputs(self, assets: TextAssets, folder: Path) -> dict[str, InputStatistics]:
+        """Statistics of the inputs of each linear layer; layers that share their weights share them, too."""
+        bare = replace(self.spec, task="bare")
+
+        def build(g: GraphBuilder, scheme: Scheme) -> None:
+            build_encoder(g, bare, self._weights, scheme, lambda: None)
+
+        found = encoder_inputs(build, self.facts, assets, folder)
+        first = {path: i for i, path in reversed(list(enumerate(self.spec.layer_paths)))}
+        for kind in ("qkv", "output", "up", "down"):
+            alike: dict[str, InputStatistics] = {}
+            for i, path in enumerate(self.spec.layer_paths):
+                own = found[f"layer{i}.{kind}"]
+                alike[path] = own if i == first[path] else alike[path].merged(own)
+            for i, path in enumerate(self.spec.layer_paths):
+                found[f"layer{i}.{kind}"] = alike[path]
+        return found
 
 
 def _tasks(spec: EncoderSpec) -> tuple[str, ...]:

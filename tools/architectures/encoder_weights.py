@@ -61,16 +61,32 @@ class EncoderWeights:
         self.spec = spec
         self._checkpoint = checkpoint
         self._stored = {_own_name(name, spec.member.prefix): name for name in checkpoint.names()}
+        other = f"{spec.member.masked.decoder}.bias"
+        if spec.task == "masked" and other in self._stored:
+            # The same tensor under another name.
+            self._stored[spec.member.masked.bias] = self._stored[other]
         self._check()
 
     def parameters(self) -> int:
         """How many values the model has; shared ones count once."""
-        return sum(math.prod(shape) for _, shape in self._needed())
+        return sum(math.prod(shape) for _, shape in needed_tensors(self.spec))
 
     def matrix(self, *names: str) -> Matrix:
         """The weight of a linear layer, or of several with the same input, one below the other."""
         parts = [Matrix.of(self._checkpoint, self._stored[f"{name}.weight"]) for name in names]
         return parts[0] if len(parts) == 1 else Matrix.stacked(parts)
+
+    def rows(self, name: str, rows: NDArray[np.int64]) -> Matrix:
+        """Some of the outputs of a linear layer."""
+        stored = self._stored[f"{name}.weight"]
+        shape = len(rows), self._checkpoint.shape(stored)[1]
+        return Matrix.of(self._checkpoint, stored, lambda weight: weight[rows], shape=shape)
+
+    def columns(self, name: str, columns: NDArray[np.int64]) -> Matrix:
+        """A linear layer that sees some of its inputs only."""
+        stored = self._stored[f"{name}.weight"]
+        shape = self._checkpoint.shape(stored)[0], len(columns)
+        return Matrix.of(self._checkpoint, stored, lambda weight: weight[:, columns], shape=shape)
 
     def bias(self, *names: str) -> Vector:
         """The biases of the same."""
@@ -81,8 +97,8 @@ class EncoderWeights:
         return self._read(f"{name}.weight"), self._read(f"{name}.bias")
 
     def vocabulary_bias(self) -> Vector:
-        """Of the head that predicts tokens: checkpoints have it under one of two names."""
-        return self._read(self._vocabulary_bias())
+        """Of the head that predicts tokens."""
+        return self._read(self.spec.member.masked.bias)
 
     def positions(self) -> Vector:
         """The rows that tokens can have: (context, width)."""
@@ -101,7 +117,7 @@ class EncoderWeights:
         return read_tensor(self._checkpoint, self._stored[name])
 
     def _check(self) -> None:
-        needed = dict(self._needed())
+        needed = dict(needed_tensors(self.spec))
         for name, shape in needed.items():
             if name not in self._stored:
                 raise ModelError(f"the checkpoint has no tensor {name!r}")
@@ -114,52 +130,50 @@ class EncoderWeights:
                     f"tensor {self._stored[name]!r:.120} is not one that this {self.spec.model_type} has"
                 )
 
-    def _needed(self) -> Iterator[tuple[str, Shape]]:
-        spec, width = self.spec, self.spec.embedding_size
-        yield f"{WORDS}.weight", (spec.vocab_size, width)
-        yield f"{POSITIONS}.weight", (spec.positions, width)
-        if spec.token_types:
-            yield f"{TYPES}.weight", (spec.token_types, width)
-        yield from _norm(EMBEDDING_NORM, width)
-        if spec.projects:
-            yield from _linear(spec.projects, spec.hidden_size, width)
-        if spec.relative_buckets:
-            yield f"{RELATIVE}.weight", (spec.relative_buckets, spec.heads)
-        for path in dict.fromkeys(spec.layer_paths):
-            yield from self._layer(path)
-        yield from self._head()
 
-    def _layer(self, path: str) -> Iterator[tuple[str, Shape]]:
-        names, hidden, inner = self.spec.member.layer, self.spec.hidden_size, self.spec.intermediate_size
-        for name in (names.query, names.key, names.value, names.output):
-            yield from _linear(f"{path}.{name}", hidden, hidden)
-        yield from _linear(f"{path}.{names.up}", inner, hidden)
-        yield from _linear(f"{path}.{names.down}", hidden, inner)
-        for name in (names.attention_norm, names.norm):
-            yield from _norm(f"{path}.{name}", hidden)
+def needed_tensors(spec: EncoderSpec) -> Iterator[tuple[str, Shape]]:
+    """Name and shape of each tensor of the model, by the names of the bare model; shared ones once."""
+    width = spec.embedding_size
+    yield f"{WORDS}.weight", (spec.vocab_size, width)
+    yield f"{POSITIONS}.weight", (spec.positions, width)
+    if spec.token_types:
+        yield f"{TYPES}.weight", (spec.token_types, width)
+    yield from _norm(EMBEDDING_NORM, width)
+    if spec.projects:
+        yield from _linear(spec.projects, spec.hidden_size, width)
+    if spec.relative_buckets:
+        yield f"{RELATIVE}.weight", (spec.relative_buckets, spec.heads)
+    for path in dict.fromkeys(spec.layer_paths):
+        yield from _layer(spec, path)
+    yield from _head(spec)
 
-    def _head(self) -> Iterator[tuple[str, Shape]]:
-        spec, hidden = self.spec, self.spec.hidden_size
-        labels = len(spec.head.labels) if spec.head else 0
-        if spec.task == "sequence":
-            yield from _linear(spec.member.sequence.dense, hidden, hidden)
-            yield from _linear(spec.member.sequence.classifier, labels, hidden)
-        elif spec.task == "token":
-            yield from _linear(TOKEN_CLASSIFIER, labels, hidden)
-        elif spec.task == "question":
-            yield from _linear(SPANS, 2, hidden)
-        elif spec.task == "masked":
-            names = spec.member.masked
-            yield from _linear(names.dense, spec.embedding_size, hidden)
-            yield from _norm(names.norm, spec.embedding_size)
-            if not spec.tied:
-                yield f"{names.decoder}.weight", (spec.vocab_size, spec.embedding_size)
-            yield self._vocabulary_bias(), (spec.vocab_size,)
 
-    def _vocabulary_bias(self) -> str:
-        names = self.spec.member.masked
-        other = f"{names.decoder}.bias"
-        return other if other in self._stored else names.bias
+def _layer(spec: EncoderSpec, path: str) -> Iterator[tuple[str, Shape]]:
+    names, hidden, inner = spec.member.layer, spec.hidden_size, spec.intermediate_size
+    for name in (names.query, names.key, names.value, names.output):
+        yield from _linear(f"{path}.{name}", hidden, hidden)
+    yield from _linear(f"{path}.{names.up}", inner, hidden)
+    yield from _linear(f"{path}.{names.down}", hidden, inner)
+    for name in (names.attention_norm, names.norm):
+        yield from _norm(f"{path}.{name}", hidden)
+
+
+def _head(spec: EncoderSpec) -> Iterator[tuple[str, Shape]]:
+    hidden, labels = spec.hidden_size, len(spec.head.labels) if spec.head else 0
+    if spec.task == "sequence":
+        yield from _linear(spec.member.sequence.dense, hidden, hidden)
+        yield from _linear(spec.member.sequence.classifier, labels, hidden)
+    elif spec.task == "token":
+        yield from _linear(TOKEN_CLASSIFIER, labels, hidden)
+    elif spec.task == "question":
+        yield from _linear(SPANS, 2, hidden)
+    elif spec.task == "masked":
+        names = spec.member.masked
+        yield from _linear(names.dense, spec.embedding_size, hidden)
+        yield from _norm(names.norm, spec.embedding_size)
+        if not spec.tied:
+            yield f"{names.decoder}.weight", (spec.vocab_size, spec.embedding_size)
+        yield names.bias, (spec.vocab_size,)
 
 
 def _own_name(stored: str, prefix: str) -> str:
@@ -185,4 +199,5 @@ def _buckets(distances: NDArray[np.int64]) -> NDArray[np.int64]:
     with np.errstate(divide="ignore"):
         logs = np.log(far.astype(np.float32) / near) / np.float32(math.log(_MOST_DISTANCE / near)) * (half - near)
     large = np.minimum(near + np.where(far < near, 0, logs).astype(np.int64), half - 1)
-    return np.where(far < near, far, large) + half * (distances > 0)
+    rows: NDArray[np.int64] = np.where(far < near, far, large) + half * (distances > 0)
+    return rows

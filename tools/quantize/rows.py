@@ -48,7 +48,7 @@ class Rowwise:
         spread = spread_of(matrix, self.hadamard_size, rows)
         x = spread_out(g, x, name, matrix.columns, spread)
         factor = self.calibration.factor(name) if self.calibration else None
-        weight, scales = _store_rowwise(g, name, matrix, spread=spread, factor=factor)
+        weight, scales = store_rowwise(g, name, matrix, spread=spread, factor=factor)
         product = _integer_product(g, x, name, weight, scales)
         return product if magnitude is None else g.node("Div", [product, magnitude], name=f"{name}.rescale")
 
@@ -80,7 +80,7 @@ class DynamicInt8:
         return {"bits": 8, "granularity": "tensor"}
 
     def linear(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, *, rows: Rows = "uneven") -> str:
-        weight, scales = _store_rowwise(g, name, matrix)
+        weight, scales = store_rowwise(g, name, matrix)
         return _integer_product(g, x, name, weight, scales)
 
     def head(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, tied_to: str | None) -> str:
@@ -139,7 +139,7 @@ def spread_out(g: GraphBuilder, x: str, name: str, columns: int, size: int) -> s
     return g.node("Reshape", [spread, whole], name=f"{name}.joined")
 
 
-def _store_rowwise(
+def store_rowwise(
     g: GraphBuilder,
     name: str,
     matrix: Matrix,

@@ -1,0 +1,94 @@
+"""The inputs of an encoder's linear layers over the calibration text: the whole model in fp32, sentence by sentence."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from edgelm.errors import ModelError
+from edgelm.language_model import available_cores
+from edgelm.runtime.session import Session, Switch, Tensor
+from edgelm.text.sentences import split_sentences
+from edgelm.text.tokenizer import Tokenizer
+from edgelm_tools.architectures.base import ModelFacts
+from edgelm_tools.checkpoint.base import TextAssets
+from edgelm_tools.graph import GraphBuilder
+from edgelm_tools.quantize.schemes import Recorder, Scheme
+from edgelm_tools.quantize.smoothed import InputStatistics
+
+ENCODER_TOKENS = 4096
+
+
+def encoder_inputs(
+    build: Callable[[GraphBuilder, Scheme], None], facts: ModelFacts, assets: TextAssets, folder: Path
+) -> dict[str, InputStatistics]:
+    """Linear layer → statistics of its inputs.
+
+    Args:
+        build: adds the bare encoder to a graph.
+        facts: of the model.
+        assets: its tokenizer.
+        folder: where the temporary graph may lie.
+
+    Raises:
+        ModelError: the tokenizer has more tokens than the model.
+    """
+    tokenizer = Tokenizer(tokenizers.Tokenizer.from_buffer(assets.tokenizer))
+    if tokenizer.vocab_size > facts.vocab_size:
+        raise ModelError(
+            f"the tokenizer has ids up to {tokenizer.vocab_size - 1}, the embedding {facts.vocab_size} rows"
+        )
+    # The spread of neighbouring columns is for rotated decoders.
+    recorder = Recorder(hadamard_size=1)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        path = Path(temporary) / "encoder.onnx"
+        with GraphBuilder(path, name="encoder") as graph:
+            build(graph, recorder)
+            graph.save()
+        session = Session(path, threads=available_cores(), spinning=False)
+        try:
+            seen = _statistics(session, _sentences(tokenizer, facts.context_length))
+        finally:
+            session.close()
+    return {name: seen[output] for name, output in recorder.recorded.items()}
+
+
+def _sentences(tokenizer: Tokenizer, longest: int) -> Iterator[list[int]]:
+    text = files("edgelm_tools").joinpath("texts", "calibration.txt").read_text(encoding="utf-8")
+    left = ENCODER_TOKENS
+    for paragraph in text.split("\n\n"):
+        for sentence in split_sentences(" ".join(paragraph.split())):
+            ids = tokenizer.encode(sentence)[: min(left, longest)]
+            left -= len(ids)
+            if ids:
+                yield ids
+
+
+def _statistics(session: Session, texts: Iterator[list[int]]) -> dict[str, InputStatistics]:
+    """Graph output → statistics of what it gave."""
+    found: dict[str, InputStatistics] = {}
+    for ids in texts:
+        for name, rows in _run(session, np.array([ids], np.int64)).items():
+            new = InputStatistics(np.abs(rows).max(axis=0), rows.T @ rows)
+            found[name] = found[name].merged(new) if name in found else new
+    return found
+
+
+def _run(session: Session, ids: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+    """What the graph gives for one text, (tokens, K) each."""
+    given = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    binding = session.binding()
+    for name in session.inputs:
+        binding.input(name, Tensor(given[name]))
+    outputs: dict[str, Tensor] = {}
+    for name, info in session.outputs.items():
+        outputs[name] = Tensor(np.empty((1, ids.shape[1], int(info.shape[2])), np.float32))
+        binding.output(name, outputs[name])
+    session.run(binding, Switch())
+    return {name: tensor.array[0] for name, tensor in outputs.items()}
