@@ -13,6 +13,7 @@ from edgelm.cli.app import app
 from edgelm.cli.help_page import SUB_COMMANDS
 from edgelm.cli.options import SCHEMES
 from edgelm_tools.architectures.bart_model import MEMBERS as BART
+from edgelm_tools.architectures.encoder_members import ENCODERS
 from edgelm_tools.architectures.gpt_members import MEMBERS as GPT
 from edgelm_tools.architectures.llama_members import MEMBERS as LLAMA
 from edgelm_tools.architectures.t5_model import DEFAULTS as T5
@@ -70,6 +71,10 @@ def test_every_decoder_is_in_the_table() -> None:
 def test_every_encoder_decoder_is_in_the_table() -> None:
     expected = [*T5, *BART]
     assert [name for name in first_cells(section("Models")) if name in expected] == expected
+
+
+def test_every_encoder_is_in_the_table() -> None:
+    assert [name for name in first_cells(section("Models")) if name in ENCODERS] == list(ENCODERS)
 
 
 def test_every_folder_of_the_map_exists() -> None:
