@@ -18,7 +18,7 @@ import click
 from edgelm import __version__
 from edgelm.bundle.files import is_storage_error
 from edgelm.cli import console
-from edgelm.cli.help_page import SUB_COMMANDS, examples
+from edgelm.cli.help_page import HELP_NAMES, SUB_COMMANDS, examples
 from edgelm.errors import EdgeLMError, MemoryLimitError, StorageError
 
 EXIT_UNEXPECTED = 1
@@ -97,7 +97,7 @@ class CommandLine(click.Group):
                 formatter.write_dl(list(commands.items()))
 
 
-@click.command(cls=CommandLine, name="edgelm", epilog=examples(_EXAMPLES))
+@click.command(cls=CommandLine, name="edgelm", epilog=examples(_EXAMPLES), context_settings=HELP_NAMES)
 @click.version_option(__version__, prog_name="edgelm", message="%(prog)s %(version)s")
 def app() -> None:
     """Run quantized language models on this machine, inside a memory limit.

@@ -35,6 +35,7 @@ SUB_COMMANDS: dict[str, dict[str, str]] = {
 }
 
 _OTHERS = "Options"
+HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 
 
 class SectionOption(click.Option):
@@ -47,6 +48,9 @@ class SectionOption(click.Option):
 
 class PagedCommand(click.Command):
     """A command whose options are shown by section, in the order in which sections first appear."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **{"context_settings": HELP_NAMES, **settings})
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the options."""

@@ -54,6 +54,7 @@ def test_help_of_a_command(name: str) -> None:
     command = app.get_command(click.Context(app), name)
     assert command is not None
     result = CliRunner().invoke(app, [name, "--help"])
+    assert CliRunner().invoke(app, [name, "-h"]).stdout == result.stdout
     assert result.exit_code == 0
     assert "Examples:" in result.stdout
     overview = next(section[name] for section in SUB_COMMANDS.values() if name in section)
