@@ -1,4 +1,4 @@
-"""SmolLM2, pulled and converted by the commands that a user gives, and kept until the converter changes."""
+"""Real models, pulled and converted by the commands that a user gives, and kept until the converter changes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,13 @@ from edgelm.bundle.lock import FileLock
 
 NAME = "smollm2"
 FP32_NAME = "smollm2-fp32"
+TRANSLATORS = ("en-pt", "pt-en")
+# What is pulled, and how.
+PULLED = (
+    (NAME, "--scheme", "fp32", "--no-report"),
+    (NAME,),
+    *((name, "--no-report") for name in TRANSLATORS),
+)
 CONVERSION_SECONDS = 900
 
 Command = Callable[..., Any]
@@ -34,15 +41,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def home() -> Path:
-    """An EDGELM_HOME with SmolLM2 in int8 and in fp32, kept from one session to the next (``EDGELM_TEST_HOME``)."""
+    """An EDGELM_HOME with SmolLM2 in int8 and in fp32 and two translators, kept from one session to the next (``EDGELM_TEST_HOME``)."""
     folder = _test_home()
     made_by = folder / "made-by"
     with FileLock(folder / ".lock", timeout=CONVERSION_SECONDS):
         if not made_by.exists() or made_by.read_text() != _converter():
             made_by.unlink(missing_ok=True)
-            run_edgelm(folder, "rm", "--yes", NAME, FP32_NAME)  # with the copies kept for them; there may be none
-            for arguments in (["--scheme", "fp32", "--no-report"], []):
-                done = run_edgelm(folder, "pull", NAME, "--force", *arguments, timeout=CONVERSION_SECONDS)
+            run_edgelm(
+                folder, "rm", "--yes", NAME, FP32_NAME, *TRANSLATORS
+            )  # with the copies kept for them; there may be none
+            for arguments in PULLED:
+                done = run_edgelm(folder, "pull", "--force", *arguments, timeout=CONVERSION_SECONDS)
                 assert done.returncode == 0, done.stderr
             made_by.write_text(_converter())
     return folder
