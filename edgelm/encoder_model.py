@@ -27,7 +27,6 @@ from edgelm.errors import (
     ConfigError,
     ContextLengthError,
     EdgeLMError,
-    ModelError,
     NumericError,
     PromptError,
     UnsupportedModelError,
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
     from edgelm.text.encoding import Encoding, TextEncoder, TextOrPair
     from edgelm.text.tokenizer import Tokenizer
 
-TOKENIZER_NAME = "tokenizer.json"
 SPECIAL_TOKENS_NAME = "special_tokens.json"
 HIDDEN = "last_hidden_state"
 # Measured with all-MiniLM-L6-v2 in int8: below, runs are too short for two threads; above, they leave the caches.
@@ -158,15 +156,9 @@ class EncoderModel:
         Raises:
             ModelError: it is broken, or has more tokens than the model has embeddings.
         """
-        from edgelm.text.tokenizer import Tokenizer
+        from edgelm.text_side import read_tokenizer
 
-        tokenizer, manifest = Tokenizer.from_file(self.bundle.path(TOKENIZER_NAME)), self.bundle.manifest
-        if tokenizer.vocab_size > manifest.vocab_size:
-            raise ModelError(
-                f"{self.name}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, "
-                f"but the model knows {manifest.vocab_size} tokens"
-            )
-        return tokenizer
+        return read_tokenizer(self.bundle)
 
     @cached_property
     def text_encoder(self) -> TextEncoder:

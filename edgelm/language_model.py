@@ -22,7 +22,6 @@ from edgelm.config import GenerationConfig, RuntimeConfig, parse_size
 from edgelm.errors import (
     ConfigError,
     EdgeLMError,
-    ModelError,
     PromptError,
     TemplateError,
     UnsupportedModelError,
@@ -33,7 +32,6 @@ from edgelm.runtime.memory import Budget, budget
 from edgelm.runtime.sequences import SequenceDecoder
 from edgelm.runtime.session import available_cores as available_cores  # others look for it here
 
-TOKENIZER_NAME = "tokenizer.json"
 TEMPLATE_NAME = "chat_template.jinja"
 SPECIAL_TOKENS_NAME = "special_tokens.json"
 MAX_TEMPLATE_BYTES = 64 << 10
@@ -149,15 +147,9 @@ class LanguageModel:
         Raises:
             ModelError: it is broken, or has more tokens than the logits are wide.
         """
-        from edgelm.text.tokenizer import Tokenizer
+        from edgelm.text_side import read_tokenizer
 
-        tokenizer, manifest = Tokenizer.from_file(self.bundle.path(TOKENIZER_NAME)), self.bundle.manifest
-        if tokenizer.vocab_size > manifest.vocab_size:
-            raise ModelError(
-                f"{manifest.name}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, "
-                f"but the logits are {manifest.vocab_size} wide"
-            )
-        return tokenizer
+        return read_tokenizer(self.bundle)
 
     @property
     def has_chat_template(self) -> bool:

@@ -65,7 +65,7 @@ class Bundle:
             ModelError: no such file, too large, or not UTF-8.
         """
         try:
-            return self._read(name, limit).decode("utf-8")
+            return self.read_bytes(name, limit).decode("utf-8")
         except UnicodeDecodeError as error:
             raise ModelError(f"{name}: not UTF-8 at byte {error.start}") from None
 
@@ -75,7 +75,7 @@ class Bundle:
         Raises:
             ModelError: no such file, too large, or not strict JSON.
         """
-        return load_json(self._read(name, MAX_JSON_BYTES), what=name, limit=MAX_JSON_BYTES)
+        return load_json(self.read_bytes(name, MAX_JSON_BYTES), what=name, limit=MAX_JSON_BYTES)
 
     def generation_defaults(self) -> GenerationConfig:
         """How the model's authors would generate: ``generation_config.json``, or the defaults where it is absent.
@@ -93,7 +93,12 @@ class Bundle:
         except (ConfigError, TypeError, OverflowError) as error:  # the last two: no list, or no float holds it
             raise ModelError(f"{GENERATION_CONFIG_NAME}: {str(error)[:300]}") from error
 
-    def _read(self, name: str, limit: int) -> bytes:
+    def read_bytes(self, name: str, limit: int) -> bytes:
+        """A file's content, at most ``limit`` bytes.
+
+        Raises:
+            ModelError: no such file, or too large.
+        """
         document = self.documents.get(name)
         if document is not None:
             if len(document) > limit:

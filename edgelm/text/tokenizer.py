@@ -83,7 +83,16 @@ class Tokenizer:
             raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
         if len(data) > MAX_FILE_BYTES:
             raise ModelError(f"{path}: more than {MAX_FILE_BYTES} bytes; a tokenizer has at most that")
-        with library_errors(ModelError, f"{path}: not a usable tokenizer"):
+        return cls.from_bytes(data, what=str(path))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, what: str) -> Self:
+        """Like ``from_file`` with what the file holds; ``what`` names it in errors.
+
+        Raises:
+            ModelError: it is no tokenizer.
+        """
+        with library_errors(ModelError, f"{what}: not a usable tokenizer"):
             # From a buffer is the quickest of the library's ways: no copy, no second check of the UTF-8.
             backend = tokenizers.Tokenizer.from_buffer(data)
         return cls(backend)

@@ -50,7 +50,7 @@ def test_only_decoders_generate(tmp_path):
 
 def test_a_tokenizer_with_more_tokens_than_logits_is_refused(tmp_path, load):
     folder = write_decoder_bundle(tmp_path / "b", files={"tokenizer.json": byte_tokenizer().to_str().encode()})
-    message = r"^tiny: the tokenizer has ids up to 258, but the logits are 32 wide$"
+    message = r"^tiny: the tokenizer has ids up to 258, but the model knows 32 tokens$"
     with pytest.raises(ModelError, match=message):
         load(folder)
     lm = load(folder, preload_text=False)

@@ -14,7 +14,7 @@ FLOORS = (
     {"edgelm.bundle", "edgelm.text"},
     {"edgelm.runtime"},
     {"edgelm.generation"},
-    {"edgelm.text_stream"},
+    {"edgelm.text_stream", "edgelm.text_side"},
     {"edgelm.generator"},
     {"edgelm.language_model", "edgelm.encoder_model"},
     {"edgelm.tasks"},

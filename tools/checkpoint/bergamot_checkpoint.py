@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgelm.bundle.vocabulary.sentencepiece import SentencePieceModel, tokenizer_json
 from edgelm.errors import ModelError, UnsupportedModelError
 from edgelm_tools.checkpoint.base import BlockQuantized, TextAssets
 from edgelm_tools.checkpoint.mapped_file import MappedFile
 from edgelm_tools.checkpoint.marian_file import BYTES, INT8, MAGIC, MarianTensor, read_table, settings
-from edgelm_tools.checkpoint.sentencepiece import SentencePieceModel, tokenizer_json
 from edgelm_tools.checkpoint.strict_json import read_small_file
 
 MODEL_TYPE = "bergamot"

@@ -1,7 +1,7 @@
 """``tokenizer.json`` for checkpoints that only have the older files of a vocabulary.
 
 ``vocab.txt`` is WordPiece's (BERT and its kin); ``vocab.json`` and ``merges.txt`` are byte-level BPE's (GPT-2, RoBERTa,
-BART); for SentencePiece's see ``sentencepiece_files.py``. The result encodes as transformers' fast tokenizers of these
+BART); SentencePiece's are read in ``edgelm/bundle/vocabulary``. The result encodes as transformers' tokenizers of these
 models do.
 """
 
@@ -15,10 +15,9 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
+from edgelm.bundle.vocabulary.sentencepiece_files import read_sentencepiece
+from edgelm.bundle.vocabulary.special_roles import ANGLES, BRACKETS
 from edgelm.errors import ModelError, UnsupportedModelError
-from edgelm_tools.checkpoint.sentencepiece import tokenizer_json
-from edgelm_tools.checkpoint.sentencepiece_files import NUMBERINGS, numbered_pieces, sentencepiece_file
-from edgelm_tools.checkpoint.special_roles import ANGLES, BRACKETS
 from edgelm_tools.checkpoint.strict_json import read_json_object, read_small_file
 
 MAX_VOCABULARY_BYTES = 64 * 2**20
@@ -69,17 +68,26 @@ def read_vocabulary(
     elif model_type in _BYTE_LEVEL and (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         roles = {**_BYTE_LEVEL[model_type], **special}
         tokenizer = _byte_level(folder, roles, settings, model_type)
-    elif model_type in NUMBERINGS and (path := sentencepiece_file(folder)) is not None:
-        numbered = numbered_pieces(path, model_type, settings)
-        data = tokenizer_json(numbered.model, prefix=numbered.prefix, suffix=numbered.suffix)
-        return Vocabulary(data, {**numbered.roles, **special})
     else:
+        return _sentencepiece(folder, model_type, settings, special)
+    _add_tokens(tokenizer, folder, roles, settings, lstripped_mask=model_type in _WRAPPED)
+    return Vocabulary(tokenizer.to_str().encode(), roles)
+
+
+def _sentencepiece(
+    folder: Path, model_type: str, settings: Mapping[str, Any], special: Mapping[str, str]
+) -> Vocabulary:
+    def read(name: str) -> bytes | None:
+        return read_small_file(folder / name, MAX_VOCABULARY_BYTES) if (folder / name).is_file() else None
+
+    made = read_sentencepiece(read, model_type, settings, what=str(folder))
+    if made is None:
         raise UnsupportedModelError(
             f"{folder}: no tokenizer.json; a fast tokenizer is needed "
             f"(in transformers: AutoTokenizer.from_pretrained(model).save_pretrained(folder))"
         )
-    _add_tokens(tokenizer, folder, roles, settings, lstripped_mask=model_type in _WRAPPED)
-    return Vocabulary(tokenizer.to_str().encode(), roles)
+    data, roles = made
+    return Vocabulary(data, {**roles, **special})
 
 
 def _wordpiece(

@@ -1,16 +1,21 @@
-"""The text side of a folder, as a bundle has it: ``chat_template.jinja`` and ``special_tokens.json``.
+"""The text side of a folder, as a bundle has it: ``chat_template.jinja``, ``special_tokens.json``, ``tokenizer.json``.
 
-Other tools keep the template and the special tokens in ``tokenizer_config.json``.
+Other tools keep the template and the special tokens in ``tokenizer_config.json``, and some only SentencePiece's model.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from edgelm.bundle.layouts.listing import Listing
+from edgelm.bundle.layouts.model_config import CONFIG_NAME
+from edgelm.bundle.regular_file import read_file
+from edgelm.bundle.vocabulary.sentencepiece_files import MAX_FILE_BYTES, read_sentencepiece
 from edgelm.errors import ModelError
 
+TOKENIZER_NAME = "tokenizer.json"
 SETTINGS_NAME = "tokenizer_config.json"
 MAP_NAME = "special_tokens_map.json"
 TEMPLATE_NAME = "chat_template.jinja"
@@ -27,7 +32,14 @@ def text_documents(listing: Listing) -> dict[str, bytes]:
         ModelError: a file is broken, or a value is not of its kind.
     """
     settings = listing.optional_object(SETTINGS_NAME)
-    documents = {SPECIAL_TOKENS_NAME: json.dumps(_special_tokens(listing, settings)).encode()}
+    roles = _special_tokens(listing, settings)
+    documents = {}
+    if TOKENIZER_NAME not in listing.files:
+        made = _tokenizer(listing, settings)
+        if made is not None:
+            documents[TOKENIZER_NAME], usual = made
+            roles = {**usual, **roles}
+    documents[SPECIAL_TOKENS_NAME] = json.dumps(roles).encode()
     template = settings.get("chat_template")
     if isinstance(template, list):  # several, by name
         named = [item for item in template if isinstance(item, dict) and item.get("name") == "default"]
@@ -44,6 +56,16 @@ def longest_text(listing: Listing) -> int | None:
     value = listing.optional_object(SETTINGS_NAME).get("model_max_length")
     whole = isinstance(value, int) and not isinstance(value, bool) and 0 < value < _NO_LIMIT
     return value if whole else None
+
+
+def _tokenizer(listing: Listing, settings: dict[str, Any]) -> tuple[bytes, Mapping[str, str]] | None:
+    """A ``tokenizer.json`` made of the folder's SentencePiece model, and the usual special tokens of its kind."""
+    model_type = str(listing.optional_object(CONFIG_NAME).get("model_type"))
+
+    def read(name: str) -> bytes | None:
+        return read_file(listing.folder, name, limit=MAX_FILE_BYTES) if name in listing.files else None
+
+    return read_sentencepiece(read, model_type, settings, what=str(listing.folder))
 
 
 def _special_tokens(listing: Listing, settings: dict[str, Any]) -> dict[str, str]:

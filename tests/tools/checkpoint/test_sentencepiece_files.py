@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import tokenizers
 
+from edgelm.bundle.layouts.listing import list_folder
+from edgelm.bundle.layouts.text_files import text_documents
 from edgelm.errors import ModelError, UnsupportedModelError
 from edgelm_tools.checkpoint.folder_text import read_text_assets
 
@@ -112,6 +114,14 @@ def test_texts_are_encoded_as_in_transformers(name: str, tmp_path: Path) -> None
         assert ours.encode(text).ids == expected, text
         assert ours.decode(expected) == reference.decode(expected, skip_special_tokens=True), text
     assert ours.get_vocab_size() == len(reference)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_folders_with_graphs_get_the_same_tokenizer(name: str, tmp_path: Path) -> None:
+    folder = CASES[name][1](tmp_path)
+    documents, assets = text_documents(list_folder(folder)), read_text_assets(folder)
+    assert documents["tokenizer.json"] == assets.tokenizer
+    assert json.loads(documents["special_tokens.json"]) == assets.special_tokens
 
 
 def test_a_language_code_before_a_marian_text_is_one_token(tmp_path: Path) -> None:

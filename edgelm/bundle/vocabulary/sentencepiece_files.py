@@ -7,15 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
+from edgelm.bundle.strict_json import load_json
+from edgelm.bundle.vocabulary.sentencepiece import (
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    USER_DEFINED,
+    Piece,
+    SentencePieceModel,
+    tokenizer_json,
+)
+from edgelm.bundle.vocabulary.special_roles import ANGLES, BRACKETS
 from edgelm.errors import ModelError, UnsupportedModelError
-from edgelm_tools.checkpoint.sentencepiece import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Piece, SentencePieceModel
-from edgelm_tools.checkpoint.special_roles import ANGLES, BRACKETS
-from edgelm_tools.checkpoint.strict_json import read_json_object, read_small_file
 
-MAX_MODEL_BYTES = 64 * 2**20
+MAX_FILE_BYTES = 64 * 2**20
+_MOST_TOKENS = 10_000
 # Names under which checkpoints have their model.
 _FILE_NAMES = ("spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "spm.model", "source.spm")
 # Below any sum of scores of a word: such a piece is never found in a text that others can spell.
@@ -43,43 +51,68 @@ class Numbered:
     suffix: tuple[str, ...] = ()
 
 
-def sentencepiece_file(folder: Path) -> Path | None:
-    """The folder's SentencePiece model, if it has one under a usual name."""
-    return next((folder / name for name in _FILE_NAMES if (folder / name).is_file()), None)
+ReadFile = Callable[[str], bytes | None]
+"""Gives the content of a file of the checkpoint's folder; None where there is none of that name."""
 
 
-def numbered_pieces(path: Path, model_type: str, settings: Mapping[str, Any]) -> Numbered:
-    """Gives the pieces the ids that a checkpoint of that type has for them.
+def read_sentencepiece(
+    read: ReadFile, model_type: str, settings: Mapping[str, Any], *, what: str
+) -> tuple[bytes, Mapping[str, str]] | None:
+    """A ``tokenizer.json`` and the special tokens by role, made of a folder's SentencePiece model.
 
     Args:
-        path: the model file; what belongs to it lies beside it.
-        model_type: one of ``NUMBERINGS``.
+        read: the folder.
+        model_type: as in ``config.json``.
         settings: of ``tokenizer_config.json``.
+        what: names the folder in errors.
+
+    Returns:
+        None where there is no such model, or where it is not known how this type numbers its pieces.
 
     Raises:
         ModelError: a file breaks its format. UnsupportedModelError: the model is no unigram model.
     """
-    model = SentencePieceModel.parse(read_small_file(path, MAX_MODEL_BYTES), what=str(path))
-    return NUMBERINGS[model_type](model, path.parent, settings)
+    found = ((name, data) for name in _FILE_NAMES if (data := read(name)) is not None)
+    name, data = next(found, ("", b"")) if model_type in NUMBERINGS else ("", b"")
+    if not name:
+        return None
+    model = SentencePieceModel.parse(data, what=f"{what}/{name}")
+    numbered = NUMBERINGS[model_type](model, _Folder(read, settings, what))
+    return tokenizer_json(numbered.model, prefix=numbered.prefix, suffix=numbered.suffix), numbered.roles
 
 
-def _t5(model: SentencePieceModel, folder: Path, settings: Mapping[str, Any]) -> Numbered:
-    count = settings.get("extra_ids", 100)
-    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= 10_000:
-        raise ModelError(f"{folder}: extra_ids must be a whole number from 0 to 10000, not {count!r:.40}")
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    read: ReadFile
+    settings: Mapping[str, Any]
+    what: str
+
+    def whole_number(self, name: str, default: int, least: int) -> int:
+        value = self.settings.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MOST_TOKENS:
+            raise ModelError(
+                f"{self.what}: {name} must be a whole number from {least} to {_MOST_TOKENS}, not {value!r:.40}"
+            )
+        return value
+
+
+def _t5(model: SentencePieceModel, folder: _Folder) -> Numbered:
+    count = folder.whole_number("extra_ids", 100, 0)
     extra = [Piece(f"<extra_id_{index}>", 0.0, CONTROL) for index in reversed(range(count))]
     return Numbered(model=_with(model, [*model.pieces, *extra]), roles=_T5, suffix=("</s>",))
 
 
-def _marian(model: SentencePieceModel, folder: Path, settings: Mapping[str, Any]) -> Numbered:
+def _marian(model: SentencePieceModel, folder: _Folder) -> Numbered:
     """Two models, one of each language, share the ids of ``vocab.json``; the source's cuts the text."""
-    path = folder / "vocab.json"
-    if settings.get("separate_vocabs"):
-        raise ModelError(f"{path}: source and target have vocabularies of their own, which is not supported")
-    ids = read_json_object(path)
+    what = f"{folder.what}/vocab.json"
+    if folder.settings.get("separate_vocabs"):
+        raise UnsupportedModelError(f"{what}: source and target have vocabularies of their own")
+    ids = load_json(folder.read("vocab.json") or b"", what=what, limit=MAX_FILE_BYTES)
+    if not isinstance(ids, dict):
+        raise ModelError(f"{what}: must map tokens to their ids")
     tokens = sorted(ids, key=lambda token: ids[token] if isinstance(ids[token], int) else -1)
     if [ids[token] for token in tokens] != list(range(len(tokens))):
-        raise ModelError(f"{path}: must number its tokens from 0 without gaps")
+        raise ModelError(f"{what}: must number its tokens from 0 without gaps")
     own = {piece.text: piece.score for piece in model.pieces if piece.kind in (NORMAL, USER_DEFINED)}
     kinds = {"<unk>": UNKNOWN, "</s>": CONTROL, "<pad>": CONTROL, "<s>": CONTROL}
 
@@ -97,14 +130,14 @@ def _fairseq(model: SentencePieceModel, more: Iterable[str]) -> SentencePieceMod
     return _with(model, [*first, Piece("<unk>", 0.0, UNKNOWN), *model.pieces[3:], *last])
 
 
-def _xlm_roberta(model: SentencePieceModel, folder: Path, settings: Mapping[str, Any]) -> Numbered:
+def _xlm_roberta(model: SentencePieceModel, folder: _Folder) -> Numbered:
     return Numbered(model=_fairseq(model, ()), roles=ANGLES, prefix=("<s>",), suffix=("</s>",))
 
 
-def _mbart(model: SentencePieceModel, folder: Path, settings: Mapping[str, Any]) -> Numbered:
-    before = str(settings.get("tokenizer_class", "")).startswith("MBart50")
+def _mbart(model: SentencePieceModel, folder: _Folder) -> Numbered:
+    before = str(folder.settings.get("tokenizer_class", "")).startswith("MBart50")
     languages = [*_MBART_LANGUAGES, *(_MBART50_LANGUAGES if before else ())]
-    source = str(settings.get("src_lang") or "en_XX")
+    source = str(folder.settings.get("src_lang") or "en_XX")
     return Numbered(
         model=_fairseq(model, languages),
         roles=ANGLES,
@@ -113,20 +146,18 @@ def _mbart(model: SentencePieceModel, folder: Path, settings: Mapping[str, Any])
     )
 
 
-def _pegasus(model: SentencePieceModel, folder: Path, settings: Mapping[str, Any]) -> Numbered:
+def _pegasus(model: SentencePieceModel, folder: _Folder) -> Numbered:
     """Behind two tokens of its own come the masks of pretraining and unused ones, then the pieces."""
-    offset = settings.get("offset", 103)
-    if isinstance(offset, bool) or not isinstance(offset, int) or not 4 <= offset <= 10_000:
-        raise ModelError(f"{folder}: offset must be a whole number from 4 to 10000, not {offset!r:.40}")
+    offset = folder.whole_number("offset", 103, 4)
     masks = ["<mask_1>", "<mask_2>", *(f"<unk_{index}>" for index in range(2, offset))]
     first = [Piece(token, 0.0, CONTROL) for token in ("<pad>", "</s>", *masks)]
     return Numbered(model=_with(model, [*first, *model.pieces[2:]]), roles=_T5, suffix=("</s>",))
 
 
-def _deberta(model: SentencePieceModel, folder: Path, settings: Mapping[str, Any]) -> Numbered:
+def _deberta(model: SentencePieceModel, folder: _Folder) -> Numbered:
     for name in ("do_lower_case", "split_by_punct"):
-        if settings.get(name):
-            raise UnsupportedModelError(f"{folder}: a tokenizer with {name} is not read from its SentencePiece model")
+        if folder.settings.get(name):
+            raise UnsupportedModelError(f"{folder.what}: a tokenizer with {name} is not read from SentencePiece files")
     pieces = [*model.pieces, Piece("[MASK]", 0.0, CONTROL)]
     return Numbered(model=_with(model, pieces), roles=BRACKETS, prefix=("[CLS]",), suffix=("[SEP]",))
 
@@ -135,7 +166,7 @@ def _with(model: SentencePieceModel, pieces: Iterable[Piece]) -> SentencePieceMo
     return replace(model, pieces=tuple(pieces))
 
 
-Numbering = Callable[[SentencePieceModel, Path, Mapping[str, Any]], Numbered]
+Numbering = Callable[[SentencePieceModel, _Folder], Numbered]
 NUMBERINGS: dict[str, Numbering] = {
     "t5": _t5,
     "mt5": _t5,

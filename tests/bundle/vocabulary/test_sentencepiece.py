@@ -6,9 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.marian_files import field, sentencepiece_file, varint
 
-from edgelm.errors import ModelError, UnsupportedModelError
-from edgelm.text.tokenizer import Tokenizer
-from edgelm_tools.checkpoint.sentencepiece import (
+from edgelm.bundle.vocabulary.sentencepiece import (
     CONTROL,
     NORMAL,
     UNKNOWN,
@@ -16,6 +14,8 @@ from edgelm_tools.checkpoint.sentencepiece import (
     SentencePieceModel,
     tokenizer_json,
 )
+from edgelm.errors import ModelError, UnsupportedModelError
+from edgelm.text.tokenizer import Tokenizer
 
 SPECIALS = [("</s>", 0.0, CONTROL), ("<unk>", 0.0, UNKNOWN)]
 PIECES = [

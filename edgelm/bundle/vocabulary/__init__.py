@@ -1,0 +1,1 @@
+"""Vocabularies in the forms that checkpoints have them, as ``tokenizer.json``."""
