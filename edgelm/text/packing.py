@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from edgelm.errors import ContextLengthError
 
 # What a piece that is too long is cut into: words with the space behind them, at last single characters.
 _WORDS = re.compile(r"\S*\s*")
@@ -24,21 +25,35 @@ def pack(pieces: Iterable[str], size: Size, limit: int) -> list[str]:
         limit: most that a part may have, at least what a single character takes.
 
     Raises:
-        ValueError: a single character is above the limit.
+        ContextLengthError: a single character is above the limit.
     """
+    small = list(_small_enough(pieces, size, limit))
     parts: list[str] = []
-    waiting = deque(_small_enough(pieces, size, limit))
-    while waiting:
-        taken: list[str] = []
-        total = 0
-        # What is written together is a little shorter or longer than apart: only near the limit is it measured.
-        while waiting and (total + size(waiting[0]) <= limit or size("".join([*taken, waiting[0]])) <= limit):
-            taken.append(waiting.popleft())
-            total += size(taken[-1])
-        while len(taken) > 1 and size("".join(taken)) > limit:
-            waiting.appendleft(taken.pop())
-        parts.append("".join(taken))
+    start = 0
+    while start < len(small):
+        end = _end_of_part(small, start, size, limit)
+        parts.append("".join(small[start:end]))
+        start = end
     return parts
+
+
+def _end_of_part(pieces: Sequence[str], start: int, size: Size, limit: int) -> int:
+    """The end of a part that fits, and would not with one piece more.
+
+    Steps that double, then halves: to measure a part after every piece would take time with its length's square.
+    """
+
+    def fits(end: int) -> bool:
+        return size("".join(pieces[start:end])) <= limit
+
+    low, high, step = start + 1, len(pieces) + 1, 1
+    while low < len(pieces) and high > len(pieces):
+        tried = min(low + step, len(pieces))
+        low, high, step = (tried, high, 2 * step) if fits(tried) else (low, tried, step)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
 def _small_enough(pieces: Iterable[str], size: Size, limit: int) -> Iterator[str]:
@@ -49,5 +64,5 @@ def _small_enough(pieces: Iterable[str], size: Size, limit: int) -> Iterator[str
         words = [word for word in _WORDS.findall(piece) if word]
         smaller = words if len(words) > 1 else list(piece)
         if len(smaller) == 1:
-            raise ValueError(f"the character {piece!r} alone is above the limit of {limit}")
+            raise ContextLengthError(f"the character {piece!r} alone is above the limit of {limit}")
         yield from _small_enough(smaller, size, limit)

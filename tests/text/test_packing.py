@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgelm.errors import ContextLengthError
 from edgelm.text.packing import pack
 
 PIECES = st.lists(st.text(st.sampled_from("ab é🙂\n "), min_size=1, max_size=30), max_size=12)
@@ -53,5 +54,18 @@ def test_long_pieces_are_cut_between_words() -> None:
 
 
 def test_an_impossible_limit_is_refused() -> None:
-    with pytest.raises(ValueError, match="above the limit of 0"):
+    with pytest.raises(ContextLengthError, match="above the limit of 0"):
         pack(["a"], letters, 0)
+
+
+@pytest.mark.parametrize("text", ["word " * 5000, "unbroken" * 3000])
+def test_what_is_measured_grows_with_the_text_and_not_with_its_square(text: str) -> None:
+    measured = 0
+
+    def tokens(part: str) -> int:
+        nonlocal measured
+        measured += len(part)
+        return rounded(part)
+
+    assert "".join(pack([text], tokens, 1000)) == text
+    assert measured < 50 * len(text)
