@@ -10,9 +10,9 @@ from typing import Any, Literal
 from edgelm.bundle.manifest import MAX_CONTEXT, MAX_HEAD_SIZE, MAX_HEADS, MAX_LAYERS, MAX_VOCAB
 from edgelm.errors import UnsupportedModelError
 from edgelm_tools.architectures.config_fields import ConfigFields
+from edgelm_tools.architectures.decoder_layers import ACTIVATIONS
 from edgelm_tools.architectures.seq2seq_model import Seq2SeqModel
 from edgelm_tools.architectures.seq2seq_spec import (
-    ACTIVATIONS,
     AttentionNames,
     FeedForwardNames,
     LayerNames,
@@ -133,9 +133,12 @@ class BartModel(Seq2SeqModel):
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        # Checkpoints of the bare model have no prefix; their head is the embedding.
-        prefix = "model." if any(name.startswith("model.") for name in checkpoint.names()) else ""
-        super().__init__(checkpoint, bart_spec(checkpoint.config, prefix))
+        super().__init__(checkpoint, bart_spec(checkpoint.config, bart_prefix(checkpoint)))
+
+
+def bart_prefix(checkpoint: Checkpoint) -> str:
+    """What stands before the names of tensors; a bare model, whose head is the embedding, was saved without it."""
+    return "model." if any(name.startswith("model.") for name in checkpoint.names()) else ""
 
 
 def bart_spec(config: Mapping[str, Any], prefix: str = "model.") -> Seq2SeqSpec:

@@ -8,7 +8,7 @@ import numpy as np
 
 from edgelm.errors import ModelError
 from edgelm_tools.architectures.bergamot_spec import BergamotSpec
-from edgelm_tools.architectures.seq2seq_weights import Floats, Linear, Norm
+from edgelm_tools.architectures.decoder_layers import Floats, Linear, NormWeights
 from edgelm_tools.checkpoint.base import Checkpoint
 from edgelm_tools.matrix import Matrix, read_tensor
 
@@ -50,7 +50,7 @@ class BergamotWeights:
         shape = shapes if weight.endswith("W1") else shapes[::-1]
         return self._matrix(weight, shape), self.vector(bias, shape[0])
 
-    def norm(self, prefix: str) -> Norm:
+    def norm(self, prefix: str) -> NormWeights:
         """Weight and bias of a norm."""
         width = self.spec.width
         return self.vector(f"{prefix}_ln_scale", width), self.vector(f"{prefix}_ln_bias", width)

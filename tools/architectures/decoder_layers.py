@@ -19,7 +19,25 @@ from edgelm_tools.quantize.scheme import Rows, Scheme
 Floats = NDArray[np.float32]
 NormWeights = tuple[Floats, Floats | None]
 """Weight and bias of a norm, (width,) each."""
+Linear = tuple[Matrix, Floats | None]
+"""The weight of a linear layer, (outputs, inputs), and its bias, (outputs,)."""
 Activation = Literal["silu", "gelu", "gelu_tanh", "quick_gelu", "relu", "tanh"]
+
+# By transformers' names; several write the same function in other ways.
+ACTIVATIONS: dict[str, Activation] = {
+    "relu": "relu",
+    "tanh": "tanh",
+    "silu": "silu",
+    "swish": "silu",
+    "quick_gelu": "quick_gelu",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+}
 
 
 @dataclass(frozen=True, slots=True)

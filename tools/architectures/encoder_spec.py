@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgelm.bundle.manifest import Head
-from edgelm.bundle.manifest_parts import PROBLEM_TYPES
 from edgelm.errors import ModelError, UnsupportedModelError
 from edgelm_tools.architectures.config_fields import ConfigFields
 from edgelm_tools.architectures.encoder_members import ENCODERS, Member
+from edgelm_tools.architectures.labels import head_of
 
 Task = Literal["bare", "sequence", "token", "question", "masked"]
 
@@ -105,7 +105,7 @@ def encoder_spec(config: Mapping[str, Any]) -> EncoderSpec:
         model_type=model_type,
         member=member,
         task=task,
-        head=_head(fields) if task in ("sequence", "token") else None,
+        head=head_of(fields) if task in ("sequence", "token") else None,
         hidden_size=hidden,
         embedding_size=fields.integer("embedding_size") if member.projection else hidden,
         intermediate_size=size("intermediate_size"),
@@ -160,23 +160,3 @@ def _task(fields: ConfigFields, config: Mapping[str, Any], model_type: str) -> T
     raise UnsupportedModelError(
         f"config.json: architectures names {classes[0]!r:.80}; built are those that end in {known}"
     )
-
-
-def _head(fields: ConfigFields) -> Head:
-    """Labels and problem type, by the rules of transformers' configurations and text-classification pipeline."""
-    labels = _labels(fields)
-    if fields.has("problem_type"):
-        return Head(labels, fields.choice("problem_type", PROBLEM_TYPES))
-    # A single label is scored by a sigmoid, as each of several labels that may hold at once.
-    return Head(labels, "multi_label_classification" if len(labels) == 1 else "single_label_classification")
-
-
-def _labels(fields: ConfigFields) -> tuple[str, ...]:
-    if not fields.has("id2label"):
-        count = fields.integer("num_labels", most=1 << 16) if fields.has("num_labels") else 2
-        return tuple(f"LABEL_{i}" for i in range(count))
-    by_id = fields.object("id2label")
-    labels = tuple(by_id.get(str(i)) for i in range(len(by_id)))
-    if not labels or not all(isinstance(label, str) for label in labels):
-        raise fields.fault("id2label", f"must give each id from 0 on a text, not {dict(by_id)!r:.80}")
-    return tuple(str(label) for label in labels)

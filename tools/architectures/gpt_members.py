@@ -13,24 +13,10 @@ from typing import Any
 from edgelm.bundle.manifest import MAX_CONTEXT, MAX_HEAD_SIZE, MAX_HEADS, MAX_LAYERS, MAX_VOCAB
 from edgelm.errors import UnsupportedModelError
 from edgelm_tools.architectures.config_fields import ConfigFields
+from edgelm_tools.architectures.decoder_layers import ACTIVATIONS, Activation
 from edgelm_tools.architectures.rope import make_rope
 
 MAX_WIDTH = 1 << 20
-# By transformers' names; several write the same function in other ways.
-_ACTIVATIONS = {
-    "relu": "relu",
-    "tanh": "tanh",
-    "silu": "silu",
-    "swish": "silu",
-    "quick_gelu": "quick_gelu",
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_accurate": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_python_tanh": "gelu_tanh",
-}
 Settings = dict[str, Any]
 
 
@@ -144,8 +130,8 @@ def _bloom(c: ConfigFields, _: Settings) -> Settings:
     }
 
 
-def _activation(c: ConfigFields, name: str) -> str:
-    return _ACTIVATIONS[c.choice(name, _ACTIVATIONS)]
+def _activation(c: ConfigFields, name: str) -> Activation:
+    return ACTIVATIONS[c.choice(name, ACTIVATIONS)]
 
 
 MEMBERS: dict[str, Member] = {

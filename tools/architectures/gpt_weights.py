@@ -14,9 +14,8 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edgelm_tools.architectures.decoder_layers import NormWeights
+from edgelm_tools.architectures.decoder_layers import Floats, Linear, NormWeights
 from edgelm_tools.architectures.gpt_spec import GptSpec
 from edgelm_tools.architectures.gpt_tensors import NAMES, PROJECT_IN, PROJECT_OUT, Names, check_tensors, root_of
 from edgelm_tools.architectures.head_layout import HeadLayout, layout_of_heads
@@ -24,10 +23,7 @@ from edgelm_tools.checkpoint.base import Checkpoint
 from edgelm_tools.matrix import Matrix, read_tensor
 from edgelm_tools.quantize.rotation import rotation_matrix
 
-Floats = NDArray[np.float32]
 Sublayer = Literal["attention", "mlp"]
-Linear = tuple[Matrix, Floats | None]
-"""The weight of a linear layer, (outputs, inputs), and its bias, (outputs,)."""
 Arrange = Callable[[Floats], Floats]
 STREAM_SEED, HEAD_SEED = 3, 2
 

@@ -56,7 +56,7 @@ def head_layout(spec: DecoderSpec) -> HeadLayout:
     return layout_of_heads(spec.head_size, pairs)
 
 
-def layout_of_heads(size: int, pairs: int) -> HeadLayout:
+def layout_of_heads(size: int, pairs: int = 0) -> HeadLayout:
     """The narrowest layout for heads of ``size`` values, of which ``2 · pairs`` are rotated."""
     padded_pairs = _rounded_up(pairs, _MULTIPLE)
     wider = size + 2 * (padded_pairs - pairs)

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from edgelm_tools.architectures.seq2seq_spec import Activation
-from edgelm_tools.architectures.seq2seq_weights import Linear, Norm, padded_head_size
+from edgelm_tools.architectures import decoder_layers
+from edgelm_tools.architectures.decoder_layers import Activation, Linear, Norm, NormWeights
+from edgelm_tools.architectures.head_layout import layout_of_heads
 from edgelm_tools.graph import MICROSOFT, GraphBuilder
 from edgelm_tools.quantize.scheme import Rows, Scheme
 
@@ -52,15 +53,11 @@ class Blocks:
 
     def linear(self, x: str, name: str, linear: Linear, *, rows: Rows = "normed") -> str:
         """x (…, K) → (…, N), with the bias if there is one."""
-        matrix, bias = linear
-        product = self.scheme.linear(self.g, x, name, matrix, rows=rows)
-        if bias is None:
-            return product
-        return self.g.node("Add", [product, self.g.constant(f"{name}.bias", bias, np.float32)], name=f"{name}.biased")
+        return decoder_layers.linear(self.g, self.scheme, x, name, *linear, rows=rows)
 
     def scaled(self, x: str, factor: float, name: str) -> str:
         """x times a constant."""
-        return self.g.node("Mul", [x, self.g.constant(f"{name}.factor", factor, np.float32)], name=name)
+        return decoder_layers.scaled(self.g, x, factor, name)
 
     def cast(self, x: str, dtype: type[np.int32] | type[np.int64], name: str) -> str:
         """x as whole numbers of another width."""
@@ -68,37 +65,38 @@ class Blocks:
 
     def activated(self, x: str, activation: Activation, name: str) -> str:
         """The activation of a feed-forward layer."""
-        if activation == "relu":
-            return self.g.node("Relu", [x], name=name)
-        if activation == "silu":
-            return self.g.node("QuickGelu", [x], name=name, domain=MICROSOFT, alpha=1.0)
-        return self.g.node("Gelu", [x], name=name, approximate="tanh" if activation == "gelu_tanh" else "none")
+        return decoder_layers.activated(self.g, x, activation, name)
 
-    def norm(self, x: str, norm: Norm, name: str) -> str:
+    def norm(self, x: str, norm: NormWeights, name: str) -> str:
         """The norm of x."""
-        op = "SimplifiedLayerNormalization" if self.kind == "rms" else "LayerNormalization"
-        return self.g.node(op, [x, *self._norm_weights(norm, name)], name=name, epsilon=self.epsilon)
+        return self._norm.of(x, norm, name)
 
-    def join(self, stream: str, update: str, norm: Norm, name: str) -> tuple[str, str]:
+    def join(self, stream: str, update: str, norm: NormWeights, name: str) -> tuple[str, str]:
         """Adds an update to the stream and norms the sum: (sum, normed sum); one operator does both."""
-        if not update:
-            return stream, self.norm(stream, norm, name)
-        outputs = [f"{name}.out", "", "", f"{name}.sum"]
-        op = "SkipSimplifiedLayerNormalization" if self.kind == "rms" else "SkipLayerNormalization"
-        inputs = [stream, update, *self._norm_weights(norm, name)]
-        normed = self.g.node(op, inputs, name=name, outputs=outputs, domain=MICROSOFT, epsilon=self.epsilon)
-        return outputs[3], normed
+        return self._norm.of_sum(stream, update, norm, name, name)
 
-    def _norm_weights(self, norm: Norm, name: str) -> list[str]:
-        kinds = zip(("weight", "bias"), norm, strict=True)
-        return [self.g.constant(f"{name}.{kind}", value, np.float32) for kind, value in kinds if value is not None]
+    @property
+    def _norm(self) -> Norm:
+        return Norm(self.g, self.kind, self.epsilon)
 
     def encoder_attention(self, packed: str, mask: str, bias: str, stack: Heads, name: str) -> str:
         """Packed queries, keys and values (B, L, 3 · heads · size), mask int32 (B, L) → (B, L, heads · size)."""
-        parts = [f"{name}.{kind}" for kind in ("q", "k", "v")]
-        sizes = self.g.constant("widths", [stack.heads * stack.head_size] * 3, np.int64)
+        return self._multi_head([*self._split(packed, 3, stack, name), "", mask, bias], stack, name)
+
+    def causal_attention(self, packed: str, stack: Heads, name: str) -> str:
+        """The same without a mask, for which tokens see those before them only."""
+        return self._multi_head(self._split(packed, 3, stack, name), stack, name, unidirectional=1)
+
+    def whole_cross_attention(self, query: str, packed: str, mask: str, stack: Heads, name: str) -> str:
+        """Queries (B, S, heads · size) over packed keys and values (B, L, 2 · heads · size), mask int32 (B, L)."""
+        return self._multi_head([query, *self._split(packed, 2, stack, name), "", mask], stack, name)
+
+    def _split(self, packed: str, count: int, stack: Heads, name: str) -> list[str]:
+        """The last ``count`` of queries, keys and values."""
+        parts = [f"{name}.{kind}" for kind in ("q", "k", "v")[-count:]]
+        sizes = self.g.constant(f"widths_of_{count}", [stack.heads * stack.head_size] * count, np.int64)
         self.g.node("Split", [packed, sizes], name=f"{name}.split", outputs=parts, axis=-1)
-        return self._multi_head([*parts, "", mask, bias], stack, name)
+        return parts
 
     def cross_outputs(self, both: str, i: int, stack: Heads) -> None:
         """Keys and values (B, L, 2 · heads · size) → the graph's outputs for layer i, (B, heads, L, size) each."""
@@ -112,19 +110,14 @@ class Blocks:
 
     def decoder_attention(self, packed: str, bias: str, i: int, stack: Heads) -> str:
         """Self-attention of layer i over the cache: packed (B, S, 3 · heads · padded size) → (B, S, heads · padded)."""
-        g, name = self.g, f"layer{i}.attention"
-        shape = ("batch", stack.heads, "capacity", padded_head_size(stack.head_size))
-        past = [g.input(f"past_key_values.{i}.{kind}", np.float32, shape) for kind in ("key", "value")]
-        present = [g.output(f"present.{i}.{kind}", np.float32, shape) for kind in ("key", "value")]
-        inputs = [packed, "", "", *past, "seqlens_k", "total_sequence_length", *(["", "", "", bias] if bias else [])]
-        return g.node(
-            "GroupQueryAttention",
-            inputs,
-            name=name,
-            outputs=[f"{name}.out", *present],
-            domain=MICROSOFT,
+        return decoder_layers.cached_attention(
+            self.g,
+            i,
+            [packed, "", ""],
             num_heads=stack.heads,
             kv_num_heads=stack.heads,
+            head_size=layout_of_heads(stack.head_size).padded_size,
+            bias=bias,
             scale=stack.scale,
         )
 
@@ -134,29 +127,31 @@ class Blocks:
         source = [self.g.input(f"cross_key_values.{i}.{kind}", np.float32, shape) for kind in ("key", "value")]
         return self._multi_head([query, *source, "", "encoder_attention_mask"], stack, f"layer{i}.cross")
 
-    def _multi_head(self, inputs: list[str], stack: Heads, name: str) -> str:
-        given = inputs if inputs[-1] else inputs[:-1]
+    def _multi_head(self, inputs: list[str], stack: Heads, name: str, *, unidirectional: int | None = None) -> str:
+        while not inputs[-1]:
+            inputs = inputs[:-1]
         return self.g.node(
             "MultiHeadAttention",
-            given,
+            inputs,
             name=name,
             domain=MICROSOFT,
             num_heads=stack.heads,
             scale=stack.scale,
             mask_filter_value=_MASKED,
+            unidirectional=unidirectional,
         )
 
     def first_rows(self, table: str, ids: str, name: str) -> str:
         """As many rows of a table as ids (B, L) has columns: (L, columns)."""
         zero = self.g.constant("first_axis", [0], np.int64)
-        return self.g.node("Slice", [table, zero, self._length(ids), zero], name=name)
+        return self.g.node("Slice", [table, zero, self.length(ids), zero], name=name)
 
     def bias_both_ways(self, ids: str, table: NDArray[np.float32], name: str) -> str:
         """The bias of an encoder's scores by distance, (1, heads, L, L), of a table (heads, 2 · max_distance + 1)."""
         g, most = self.g, table.shape[1] // 2
         if not g.makes("distance.index.out"):
-            length = g.node("Squeeze", [self._length(ids)], name="length.scalar")
-            places = self._range(length, "places")
+            length = g.node("Squeeze", [self.length(ids)], name="length.scalar")
+            places = self.count_up(length, "places")
             column = g.node("Unsqueeze", [places, g.constant("last_axis", [-1], np.int64)], name="places.column")
             distance = g.node("Sub", [places, column], name="distance")
             bounds = [g.constant("distance.least", -most, np.int64), g.constant("distance.most", most, np.int64)]
@@ -182,42 +177,35 @@ class Blocks:
         """
         g = self.g
         zero, one = (g.constant(f"number_{n}", n, np.int64) for n in (0, 1))
-        length = g.node("Squeeze", [self._length(ids)], name="length.scalar")
+        length = g.node("Squeeze", [self.length(ids)], name="length.scalar")
         valid = g.node("Add", [self.cast("seqlens_k", np.int64, "valid.last"), one], name="valid")
         begun = g.node("Max", [g.node("Sub", [valid, length], name="past"), zero], name="past.tokens")
         axes = g.constant("last_axes", [1, 2], np.int64)
         begin = g.node("Unsqueeze", [begun, axes], name="past.column")
         new = g.node(
-            "Unsqueeze", [self._range(length, "new"), g.constant("last_axis", [-1], np.int64)], name="new.column"
+            "Unsqueeze", [self.count_up(length, "new"), g.constant("last_axis", [-1], np.int64)], name="new.column"
         )
         query = g.node("Add", [begin, new], name="query.places")
         total = self.cast("total_sequence_length", np.int64, "total")
-        distance = g.node("Sub", [query, self._range(total, "key.places")], name="distance")
+        distance = g.node("Sub", [query, self.count_up(total, "key.places")], name="distance")
         bounds = [zero, g.constant("distance.most", most, np.int64)]
         g.node("Clip", [distance, *bounds], name="distance.clipped")
 
-    def _length(self, ids: str) -> str:
+    def length(self, ids: str) -> str:
         """How many columns ids (B, L) has: (1,)."""
         if not self.g.makes("length.out"):
             shape = self.g.node("Shape", [ids], name="ids.shape")
             self.g.node("Gather", [shape, self.g.constant("column_axis", [1], np.int64)], name="length", axis=0)
         return "length.out"
 
-    def _range(self, stop: str, name: str) -> str:
+    def count_up(self, stop: str, name: str) -> str:
+        """The numbers from 0 to below a number (): (stop,) int64."""
         ends = [self.g.constant(f"number_{n}", n, np.int64) for n in (0, 1)]
         return self.g.node("Range", [ends[0], stop, ends[1]], name=name)
 
-    def take(self, x: str, wanted: str, width: int) -> str:
-        """The wanted rows of x (B, S, width): (1, rows, width)."""
-        shape = self.g.constant("all_rows", [1, -1, width], np.int64)
-        rows = self.g.node("Reshape", [x, shape], name="final.rows")
-        return self.g.node("Gather", [rows, wanted], name="final.wanted", axis=1)
-
     def logits(self, logits: str, bias: NDArray[np.float32] | None, vocab_size: int) -> None:
         """The graph's output ``logits`` (rows, vocabulary), of (1, rows, vocabulary) and a bias."""
-        g = self.g
         if bias is not None:
-            logits = g.node("Add", [logits, g.constant("logits.bias", bias, np.float32)], name="logits.biased")
-        flat = g.constant("logits.shape", [-1, vocab_size], np.int64)
-        output = g.output("logits", np.float32, ("rows", vocab_size))
-        g.node("Reshape", [logits, flat], name="logits", outputs=[output])
+            constant = self.g.constant("logits.bias", bias, np.float32)
+            logits = self.g.node("Add", [logits, constant], name="logits.biased")
+        decoder_layers.give_logits(self.g, logits, vocab_size)

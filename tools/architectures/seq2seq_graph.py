@@ -18,9 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgelm_tools.architectures.decoder_layers import NormWeights, declare_lengths, take_rows
 from edgelm_tools.architectures.seq2seq_blocks import Blocks
 from edgelm_tools.architectures.seq2seq_spec import FeedForwardNames, Role, Seq2SeqSpec
-from edgelm_tools.architectures.seq2seq_weights import Norm, Seq2SeqWeights
+from edgelm_tools.architectures.seq2seq_weights import Seq2SeqWeights
 from edgelm_tools.graph import GraphBuilder
 from edgelm_tools.quantize.scheme import Rows, Scheme, token_ids
 
@@ -34,7 +35,7 @@ def build_encoder(
     g: GraphBuilder, spec: Seq2SeqSpec, weights: Seq2SeqWeights, scheme: Scheme, done: Callable[[], None]
 ) -> None:
     """Adds the whole encoder; weights are read and written layer by layer, and ``done`` told of each."""
-    _Encoder(g, spec, weights, scheme).build(done)
+    Encoder(g, spec, weights, scheme).build(done)
 
 
 def build_decoder(
@@ -44,8 +45,13 @@ def build_decoder(
     _Decoder(g, spec, weights, scheme).build(done)
 
 
+def given_mask(g: GraphBuilder) -> str:
+    """Declares an encoder's input of tokens and padding, int64 (B, L)."""
+    return g.input("attention_mask", np.int64, ("batch", "sequence"))
+
+
 @dataclass(frozen=True)
-class _Half:
+class Half:
     """What encoder and decoder have in common."""
 
     g: GraphBuilder
@@ -55,20 +61,33 @@ class _Half:
 
     @property
     def blocks(self) -> Blocks:
+        """What the graph is made of."""
         return Blocks(self.g, self.scheme, self.spec.norm, self.spec.norm_epsilon)
 
     def embedded(self, role: Role, ids: str, positions: str) -> tuple[str, str]:
         """(Vectors of the tokens as they enter the first layer, name of their table)."""
-        blocks, spec = self.blocks, self.spec
-        stream, table = self.scheme.lookup(self.g, EMBEDDING, self.weights.embedding(), ids)
-        if spec.embedding_scale != 1:
-            stream = blocks.scaled(stream, spec.embedding_scale, "embed.scaled")
-        if positions:
-            stream = self.g.node("Add", [stream, positions], name="embed.positioned")
-        norm = spec.stack(role).names.embedding_norm
-        return blocks.norm(stream, self.weights.norm(norm), "embed.norm") if norm else stream, table
+        vectors, table = self.scheme.lookup(self.g, EMBEDDING, self.weights.embedding(), ids)
+        return self.entering(role, vectors, positions), table
 
-    def sublayer(self, state: State, name: str, norm: Norm, compute: Callable[[str], str]) -> State:
+    def entering(self, role: Role, vectors: str, positions: str, name: str = "embed") -> str:
+        """Rows of the table of tokens as they enter the first layer."""
+        blocks, spec = self.blocks, self.spec
+        stream = vectors
+        if spec.embedding_scale != 1:
+            stream = blocks.scaled(stream, spec.embedding_scale, f"{name}.scaled")
+        if positions:
+            stream = self.g.node("Add", [stream, positions], name=f"{name}.positioned")
+        norm = spec.stack(role).names.embedding_norm
+        return blocks.norm(stream, self.weights.norm(norm), f"{name}.norm") if norm else stream
+
+    def first_positions(self, role: Role, ids: str, name: str = "positions") -> str:
+        """What is added to the embeddings of a whole text; empty where the model has no positions."""
+        if self.spec.positions is None:
+            return ""
+        table = self.g.constant(f"{name}.table", self.weights.positions(role, self.spec.positions), np.float32)
+        return self.blocks.first_rows(table, ids, name)
+
+    def sublayer(self, state: State, name: str, norm: NormWeights, compute: Callable[[str], str]) -> State:
         """The state behind a sublayer, with the norm before it or behind its sum with the stream."""
         stream, update = state
         if self.spec.residual == "pre":
@@ -100,26 +119,28 @@ class _Half:
         return state[0] if factor == 1 else self.blocks.scaled(state[0], factor, "final.scaled")
 
 
-class _Encoder(_Half):
+class Encoder(Half):
+    """The encoder, with the keys and values of the source behind it, or without."""
+
     def build(self, done: Callable[[], None]) -> None:
-        spec, stack = self.spec, self.spec.encoder
-        ids = token_ids(self.g)
-        given = self.g.input("attention_mask", np.int64, ("batch", "sequence"))
-        mask = self.blocks.cast(given, np.int32, "mask")
-        state: State = (self.embedded("encoder", ids, self._positions(ids))[0], "")
-        bias = ""
-        for i in range(stack.layers):
+        """Adds the whole graph."""
+        ids, mask = token_ids(self.g), self.mask(given_mask(self.g))
+        stream, _ = self.embedded("encoder", ids, self.first_positions("encoder", ids))
+        self._cross_key_values(self.encoded(ids, stream, mask, done))
+
+    def mask(self, given: str) -> str:
+        """The mask of padding as attention takes it."""
+        return self.blocks.cast(given, np.int32, "mask")
+
+    def encoded(self, ids: str, stream: str, mask: str, done: Callable[[], None]) -> str:
+        """What all layers and the final norm make of the embeddings: (B, L, hidden)."""
+        spec, state, bias = self.spec, (stream, ""), ""
+        for i in range(spec.encoder.layers):
             if spec.relative_bias and (i == 0 or spec.relative_bias.every_layer):
                 bias = self.blocks.bias_both_ways(ids, self.weights.relative_bias("encoder", i), f"layer{i}.bias")
             state = self._layer(i, state, mask, bias)
             done()
-        self._cross_key_values(self.final("encoder", state))
-
-    def _positions(self, ids: str) -> str:
-        if self.spec.positions is None:
-            return ""
-        table = self.g.constant("positions.table", self.weights.positions("encoder", self.spec.positions), np.float32)
-        return self.blocks.first_rows(table, ids, "positions")
+        return self.final("encoder", state)
 
     def _layer(self, i: int, state: State, mask: str, bias: str) -> State:
         stack, name, weights = self.spec.encoder, f"layer{i}", self.weights
@@ -142,13 +163,12 @@ class _Encoder(_Half):
             self.blocks.cross_outputs(both, i, self.spec.decoder)
 
 
-class _Decoder(_Half):
+class _Decoder(Half):
     def build(self, done: Callable[[], None]) -> None:
         spec, g, stack = self.spec, self.g, self.spec.decoder
         ids = token_ids(g)
         positions = self._positions()
-        g.input("seqlens_k", np.int32, ("batch",))
-        g.input("total_sequence_length", np.int32, ())
+        declare_lengths(g)
         wanted = g.input("logit_index", np.int64, ("rows",))
         g.input("encoder_attention_mask", np.int32, ("batch", "source"))
         stream, table = self.embedded("decoder", ids, positions)
@@ -159,7 +179,7 @@ class _Decoder(_Half):
                 bias = self.blocks.bias_back(ids, self.weights.relative_bias("decoder", i), f"layer{i}.bias")
             state = self._layer(i, state, bias)
             done()
-        x = self.blocks.take(self.final("decoder", state, spec.head_scale), wanted, spec.hidden_size)
+        x = take_rows(g, self.final("decoder", state, spec.head_scale), wanted, spec.hidden_size, "final")
         logits = self.scheme.head(g, x, "head", self.weights.head(), table if spec.tied else None)
         self.blocks.logits(logits, self.weights.logits_bias(), spec.vocab_size)
 

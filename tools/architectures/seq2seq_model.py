@@ -6,9 +6,10 @@ from pathlib import Path
 
 from edgelm.bundle.manifest import KVGeometry
 from edgelm_tools.architectures.base import Done, ModelFacts
+from edgelm_tools.architectures.head_layout import layout_of_heads
 from edgelm_tools.architectures.seq2seq_graph import build_decoder, build_encoder
 from edgelm_tools.architectures.seq2seq_spec import Seq2SeqSpec
-from edgelm_tools.architectures.seq2seq_weights import Seq2SeqWeights, padded_head_size
+from edgelm_tools.architectures.seq2seq_weights import Seq2SeqWeights
 from edgelm_tools.checkpoint.base import Checkpoint, TextAssets
 from edgelm_tools.graph import GraphBuilder
 from edgelm_tools.quantize.schemes import INT8_BLOCK, Scheme
@@ -37,7 +38,7 @@ class Seq2SeqModel:
             context_length=spec.context_length,
             vocab_size=spec.vocab_size,
             hidden_size=spec.hidden_size,
-            kv=KVGeometry(decoder.layers, decoder.heads, padded_head_size(decoder.head_size)),
+            kv=KVGeometry(decoder.layers, decoder.heads, layout_of_heads(decoder.head_size).padded_size),
             decoder_start_token_id=spec.decoder_start_token_id,
             source_length=spec.source_length,
             class_defaults=spec.class_defaults,

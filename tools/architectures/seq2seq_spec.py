@@ -6,21 +6,13 @@ The families make it of their configurations: ``t5_model.py`` and ``bart_model.p
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
+
+from edgelm_tools.architectures.decoder_layers import Activation
 
 Role = Literal["encoder", "decoder"]
 ROLES: tuple[Role, Role] = ("encoder", "decoder")
-Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
-
-ACTIVATIONS: dict[str, Activation] = {
-    "relu": "relu",
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "silu": "silu",
-    "swish": "silu",
-}
 
 
 class AttentionNames(NamedTuple):
@@ -129,6 +121,7 @@ class Seq2SeqSpec:
         embeddings: names that the table of tokens may have; the first that is there is taken.
         head: the output head's tensor, if it is not tied.
         logits_bias: tensor (1, vocabulary) that is added to the logits, if the checkpoint has it.
+        others: further tensors of the model, and their shapes.
         unused: tensors that checkpoints may have and nothing reads.
         class_defaults: as in ``ModelFacts``.
     """
@@ -156,6 +149,7 @@ class Seq2SeqSpec:
     embeddings: tuple[str, ...]
     head: str = "lm_head"
     logits_bias: str | None = None
+    others: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
     class_defaults: Mapping[str, Any]
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgelm.errors import ModelError, UnsupportedModelError
-from edgelm_tools.architectures.head_layout import HeadLayout
+from edgelm_tools.architectures.decoder_layers import Floats, Linear, NormWeights
+from edgelm_tools.architectures.head_layout import HeadLayout, layout_of_heads
 from edgelm_tools.architectures.positions import (
     buckets_back,
     buckets_both_ways,
@@ -32,16 +32,6 @@ from edgelm_tools.architectures.seq2seq_spec import (
 )
 from edgelm_tools.checkpoint.base import Checkpoint
 from edgelm_tools.matrix import Matrix, read_tensor
-
-Floats = NDArray[np.float32]
-Linear = tuple[Matrix, Floats | None]
-Norm = tuple[Floats, Floats | None]
-_MULTIPLE = 8
-
-
-def padded_head_size(size: int) -> int:
-    """The head size of the decoder's cache: the model's own, or the next that attention takes."""
-    return -(-size // _MULTIPLE) * _MULTIPLE
 
 
 @dataclass(frozen=True)
@@ -104,7 +94,7 @@ class Seq2SeqWeights:
         values = read_tensor(self.checkpoint, relative.tensor(role, i))
         return np.ascontiguousarray(values[buckets(relative.buckets, relative.max_distance)].T)
 
-    def norm(self, name: str, factor: float = 1.0) -> Norm:
+    def norm(self, name: str, factor: float = 1.0) -> NormWeights:
         """Weight and bias of a norm, whose results are to be multiplied by ``factor``: (hidden,) each."""
         weight = read_tensor(self.checkpoint, f"{name}.weight") * np.float32(factor)
         if self.spec.norm == "rms":
@@ -150,8 +140,7 @@ class Seq2SeqWeights:
 
     @cached_property
     def _layout(self) -> HeadLayout:
-        size = self.spec.decoder.head_size
-        return HeadLayout(size, 0, padded_head_size(size), 0)
+        return layout_of_heads(self.spec.decoder.head_size)
 
     @cached_property
     def _names(self) -> frozenset[str]:
@@ -175,6 +164,7 @@ class Seq2SeqWeights:
         yield self._embedding, (spec.vocab_size, hidden)
         if not spec.tied:
             yield f"{spec.head}.weight", (spec.vocab_size, hidden)
+        yield from spec.others.items()
         for role in ROLES:
             stack = spec.stack(role)
             for norm in (stack.names.embedding_norm, stack.names.final_norm):

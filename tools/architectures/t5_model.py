@@ -8,9 +8,9 @@ from typing import Any
 
 from edgelm.bundle.manifest import MAX_HEAD_SIZE, MAX_HEADS, MAX_LAYERS, MAX_VOCAB
 from edgelm_tools.architectures.config_fields import ConfigFields
+from edgelm_tools.architectures.decoder_layers import ACTIVATIONS
 from edgelm_tools.architectures.seq2seq_model import Seq2SeqModel
 from edgelm_tools.architectures.seq2seq_spec import (
-    ACTIVATIONS,
     AttentionNames,
     FeedForwardNames,
     LayerNames,
