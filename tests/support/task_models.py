@@ -48,7 +48,7 @@ def _bert_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def _roberta_tokenizer() -> Tokenizer:
+def roberta_tokenizer() -> Tokenizer:
     tokenizer = byte_level(("<s>", "<pad>", "</s>", "<unk>"))
     tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True, normalized=False)])
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
@@ -81,7 +81,7 @@ KINDS = (
         _SQUARE,
         {"vocab_size": 211},
     ),
-    Kind("roberta", _roberta_tokenizer, _ANGLE, {"vocab_size": 421, **_ONE_TYPE}),
+    Kind("roberta", roberta_tokenizer, _ANGLE, {"vocab_size": 421, **_ONE_TYPE}),
     Kind("xlm-roberta", _unigram_tokenizer, _ANGLE, {"vocab_size": 230, **_ONE_TYPE}),
 )
 

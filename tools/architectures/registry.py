@@ -53,6 +53,10 @@ ARCHITECTURES: dict[str, str] = {
     "m2m_100": _BART,
     "bergamot": _BERGAMOT,
 }
+# The first of ``architectures`` in config.json → the same, for classes of another family than others of their type.
+CLASSES: dict[str, str] = {
+    "BartForSequenceClassification": "edgelm_tools.architectures.bart_classifier_model:BartClassifierModel",
+}
 
 
 def understand(checkpoint: Checkpoint) -> Architecture:
@@ -67,5 +71,7 @@ def understand(checkpoint: Checkpoint) -> Architecture:
         raise UnsupportedModelError(
             f"model type {model_type!r:.80} is not built natively; known are: {', '.join(ARCHITECTURES)}"
         )
-    module, _, name = ARCHITECTURES[model_type].partition(":")
+    classes = checkpoint.config.get("architectures")
+    first = str(classes[0]) if isinstance(classes, list) and classes else ""
+    module, _, name = CLASSES.get(first, ARCHITECTURES[model_type]).partition(":")
     return cast(Architecture, getattr(import_module(module), name)(checkpoint))
