@@ -25,15 +25,18 @@ class BergamotReference:
 
     def greedy(self, source: Sequence[int], most: int) -> tuple[list[int], list[Floats]]:
         """The likeliest tokens, up to the end of the sentence, and the logits before each."""
-        keys_values = self.cross(self.encode(source))
-        state = [np.zeros(self.width, np.float32)] * self.decoder_layers
+        encoded = self.encode(source)
         tokens: list[int] = []
         seen: list[Floats] = []
         while len(tokens) < most and END not in tokens:
-            logits, state = self.step(tokens[-1] if tokens else None, len(tokens), state, keys_values)
-            tokens.append(int(logits.argmax()))
-            seen.append(logits)
+            seen.append(self.logits(encoded, tokens)[-1])
+            tokens.append(int(seen[-1].argmax()))
         return tokens, seen
+
+    def would_write(self, source: Sequence[int], tokens: Sequence[int]) -> bool:
+        """Whether ``greedy`` gives just these tokens; quicker, as all steps are computed at once."""
+        likeliest = self.logits(self.encode(source), tokens[:-1]).argmax(axis=1)
+        return END not in tokens[:-1] and tokens[-1] == END and likeliest.tolist() == list(tokens)
 
     def encode(self, source: Sequence[int]) -> Floats:
         """What the encoder makes of a source: (tokens, width)."""
@@ -46,34 +49,30 @@ class BergamotReference:
             x = self.feed_forward(x, name)
         return x
 
-    def cross(self, encoded: Floats) -> list[tuple[Floats, Floats]]:
-        """Keys and values of each decoder layer."""
-        return [
-            (
-                self.linear(encoded, f"decoder_l{layer}_context", "k"),
-                self.linear(encoded, f"decoder_l{layer}_context", "v"),
-            )
-            for layer in range(1, self.decoder_layers + 1)
-        ]
-
-    def step(
-        self, token: int | None, place: int, state: Sequence[Floats], keys_values: Sequence[tuple[Floats, Floats]]
-    ) -> tuple[Floats, list[Floats]]:
-        """(Logits, the next state) after one more token; None: at the start."""
-        embedded = np.zeros(self.width, np.float32) if token is None else self.w["Wemb"][token]
-        x = embedded[None] * np.float32(math.sqrt(self.width)) + self.places([place])
-        following = []
-        for layer, (cell, (keys, values)) in enumerate(zip(state, keys_values, strict=True), start=1):
+    def logits(self, encoded: Floats, tokens: Sequence[int]) -> Floats:
+        """Logits at the start and after each token: (1 + tokens, vocabulary)."""
+        # At the start there is no token: its place alone goes in.
+        embedded = np.concatenate([np.zeros((1, self.width), np.float32), self.w["Wemb"][list(tokens)]])
+        x = embedded * np.float32(math.sqrt(self.width)) + self.places(range(len(embedded)))
+        for layer in range(1, self.decoder_layers + 1):
             name = f"decoder_l{layer}"
-            gate = 1 / (1 + np.exp(-(x @ self.w[f"{name}_rnn_Wf"].T + self.w[f"{name}_rnn_bf"])))
-            cell = (gate * cell + (1 - gate) * (x @ self.w[f"{name}_rnn_W"].T))[0]
-            following.append(cell)
-            x = self.norm(x + np.maximum(cell, 0), f"{name}_rnn_ffn")
-            attended = self.attention(self.linear(x, f"{name}_context", "q"), keys, values)
+            x = self.norm(x + np.maximum(self.cells(x, name), 0), f"{name}_rnn_ffn")
+            query = self.linear(x, f"{name}_context", "q")
+            keys, values = (self.linear(encoded, f"{name}_context", kind) for kind in "kv")
+            attended = self.attention(query, keys, values)
             x = self.norm(x + self.linear(attended, f"{name}_context", "o"), f"{name}_context_Wo")
             x = self.feed_forward(x, name)
-        logits: Floats = x[0] @ self.w["Wemb"].T + self.w["decoder_ff_logit_out_b"]
-        return logits, following
+        result: Floats = x @ self.w["Wemb"].T + self.w["decoder_ff_logit_out_b"]
+        return result
+
+    def cells(self, x: Floats, name: str) -> Floats:
+        """The states of a layer's recurrent cell, one after the other, from zero."""
+        gates = 1 / (1 + np.exp(-(x @ self.w[f"{name}_rnn_Wf"].T + self.w[f"{name}_rnn_bf"])))
+        values = x @ self.w[f"{name}_rnn_W"].T
+        states = [np.zeros(self.width, np.float32)]
+        for gate, value in zip(gates, values, strict=True):
+            states.append(gate * states[-1] + (1 - gate) * value)
+        return np.stack(states[1:])
 
     def places(self, places: Sequence[int] | range) -> Floats:
         """Sines, then cosines, of each place."""
