@@ -55,7 +55,7 @@ def command(
     """Label texts.
 
     The texts are arguments, or the lines of a file or of standard input. With --labels any labels can be asked for: of
-    a model of entailment (NLI), of one that makes vectors, or of one that follows instructions.
+    a model of entailment (NLI), of one that makes vectors, or of one that writes text.
     """
     if labels is None and (multi_label or template is not None):
         raise click.UsageError("--multi-label and --template are for labels of your own; give them with --labels")
@@ -65,7 +65,9 @@ def command(
         if labels is None:
             found = _trained_labels(loaded, given, top_k, truncate)
         else:
-            options = {"multi_label": multi_label} | ({"hypothesis_template": template} if template else {})
+            options: dict[str, Any] = {"multi_label": multi_label, "truncation": truncate}
+            if template is not None:
+                options["hypothesis_template"] = template
             found = _own_labels(loaded, given, labels, top_k, options)
         name = loaded.bundle.manifest.name
     if as_json:

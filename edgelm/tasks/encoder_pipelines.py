@@ -8,19 +8,13 @@ from typing import Any
 from edgelm.encoder_model import EncoderModel
 from edgelm.errors import PromptError
 from edgelm.language_model import LanguageModel
-from edgelm.tasks.classification import TASK as CLASSIFICATION
+from edgelm.tasks.any_labels import zero_shot_classifier
 from edgelm.tasks.classification import TextClassifier, checked_function
 from edgelm.tasks.embedding import FeatureExtractor
 from edgelm.tasks.pipeline_inputs import one_or_many, refuse_unknown, text_or_pair
 from edgelm.tasks.ranking import Ranker
 from edgelm.tasks.similarity import cosine_matrix
-from edgelm.tasks.zero_shot import (
-    HYPOTHESIS_TEMPLATE,
-    EmbeddingClassifier,
-    NliClassifier,
-    ZeroShotClassifier,
-    check_texts,
-)
+from edgelm.tasks.zero_shot import HYPOTHESIS_TEMPLATE, check_texts
 
 Call = Callable[..., Any]
 # Stands for "not given", where None means "all".
@@ -97,28 +91,24 @@ def text_ranking(model: EncoderModel, task: str) -> Call:
 
 
 def zero_shot_classification(model: EncoderModel | LanguageModel, task: str) -> Call:
-    """Text and ``candidate_labels`` → {"sequence", "labels", "scores"}."""
-    classifier = _zero_shot(model)
+    """Text and ``candidate_labels`` → {"sequence", "labels", "scores"}. As in transformers, long texts are cut."""
+    classifier = zero_shot_classifier(model)
 
     def call(inputs: Any, candidate_labels: str | Sequence[str] = (), **settings: Any) -> Any:
-        refuse_unknown(settings, ("hypothesis_template", "multi_label"), task)
+        refuse_unknown(settings, ("hypothesis_template", "multi_label", "truncation"), task)
         template = settings.get("hypothesis_template", HYPOTHESIS_TEMPLATE)
-        multi_label = bool(settings.get("multi_label", False))
+        multi_label, truncation = bool(settings.get("multi_label", False)), bool(settings.get("truncation", True))
 
         def run(texts: list[str]) -> list[Any]:
             results = classifier.classify(
-                texts, candidate_labels, hypothesis_template=template, multi_label=multi_label
+                texts,
+                candidate_labels,
+                hypothesis_template=template,
+                multi_label=multi_label,
+                truncation=truncation,
             )
             return [result.as_dict() for result in results]
 
         return one_or_many(inputs, run)
 
     return call
-
-
-def _zero_shot(model: EncoderModel | LanguageModel) -> ZeroShotClassifier:
-    if isinstance(model, LanguageModel):
-        from edgelm.tasks.instruct_zero_shot import InstructClassifier
-
-        return InstructClassifier(model)
-    return NliClassifier(model) if CLASSIFICATION in model.tasks else EmbeddingClassifier(model)

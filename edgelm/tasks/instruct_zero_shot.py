@@ -1,4 +1,9 @@
-"""Labels by an instruct model: how likely it is to answer with each, when it is asked which one fits."""
+"""Labels by a language model: the label with which it would most likely write the text.
+
+Asked which label fits, small models name the one that stands first, whatever the text. So they are asked to write a
+text with each label, and the likelihood of the text given is compared: the noisy channel of Min et al. (2022),
+https://arxiv.org/abs/2108.04106.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.errors import ContextLengthError
+from edgelm.errors import ContextLengthError, PromptError
 from edgelm.language_model import LanguageModel
 from edgelm.runtime.sequences import SequenceDecoder
 from edgelm.tasks.classification import scores as function_scores
@@ -20,16 +25,15 @@ from edgelm.tasks.zero_shot import (
     ranked,
 )
 
-_ASK_ONE = "{text}\n\nWhich of these labels fits the text above best: {labels}? Answer with the label only."
-_ASK_EACH = "{text}\n\nIs this true of the text above: {hypothesis} Answer with yes or no only."
-_YES_NO = ("Yes", "No")
+_ASK = "Write a sentence. {hypothesis}"
+# What each label is compared with where it stands for itself.
+_ANY_LABEL = "anything"
 
 
 class InstructClassifier:
     """A ``ZeroShotClassifier`` by a language model; may be used by many threads.
 
-    A label's likelihood is the mean over its tokens of their log-probabilities as the answer, so that long labels are
-    not less likely for being long. Texts and labels share as much of the KV cache as their prompts have in common.
+    Scores are probabilities of the labels, all held to be equally frequent. The longer the text, the surer they are.
 
     Args:
         lm: with or without a chat template. It stays its caller's, who closes it.
@@ -45,67 +49,68 @@ class InstructClassifier:
         *,
         hypothesis_template: str = HYPOTHESIS_TEMPLATE,
         multi_label: bool = False,
+        truncation: bool = False,
     ) -> list[ZeroShotResult]:
-        """See ``ZeroShotClassifier``; the template is used with ``multi_label`` only: each label is asked about."""
+        """See ``ZeroShotClassifier``; with ``multi_label`` each label is compared with none in particular."""
         names = checked_labels(labels)
-        hypotheses = [filled_template(hypothesis_template, name) for name in names]
         check_texts(texts)
+        compared = [*names, _ANY_LABEL] if multi_label else names
+        prompts = [self._prompt(filled_template(hypothesis_template, name)) for name in compared]
+        answers = self._answers(texts, max(map(len, prompts)), truncation)
         scorer = _Scorer(self._lm)
-        results = []
-        for text in texts:
-            if multi_label:
-                asked = [_ASK_EACH.format(text=text, hypothesis=hypothesis) for hypothesis in hypotheses]
-                answers = np.array([scorer.likelihoods(question, _YES_NO) for question in asked])
-                found = function_scores(answers, "softmax")[:, 0]
-            else:
-                question = _ASK_ONE.format(text=text, labels=", ".join(names))
-                found = function_scores(scorer.likelihoods(question, names), "softmax")
-            results.append(ranked(text, names, found))
-        return results
+        found = np.array([scorer.likelihoods(prompt, answers) for prompt in prompts]).T
+        if multi_label:
+            found = function_scores(found[:, :-1] - found[:, -1:], "sigmoid")
+        else:
+            found = function_scores(found, "softmax")
+        return [ranked(text, names, row) for text, row in zip(texts, found, strict=True)]
+
+    def _prompt(self, hypothesis: str) -> list[int]:
+        asked = _ASK.format(hypothesis=hypothesis)
+        if self._lm.has_chat_template:
+            return self._lm.encode_chat([{"role": "user", "content": asked}])
+        return self._lm.tokenizer.encode(f"{asked}\n")
+
+    def _answers(self, texts: Sequence[str], prompt_tokens: int, truncation: bool) -> list[list[int]]:
+        """The texts' ids, all of which fit behind the longest prompt."""
+        room = self._lm.context_length - prompt_tokens
+        answers = [self._lm.tokenizer.encode_continuation(text) for text in texts]
+        for index, answer in enumerate(answers):
+            if not answer:
+                raise PromptError(f"text {index} has no token for this model")
+        longest = max(map(len, answers), default=0)
+        if room < 1 or (longest > room and not truncation):
+            raise ContextLengthError(
+                f"text and label take {prompt_tokens + longest} tokens; {self._lm.bundle.manifest.name} takes "
+                f"{self._lm.context_length}: shorten them, or ask for truncation"
+            )
+        self._lm.memory_budget(prompt_tokens + min(longest, room)).check(self._lm.runtime.max_memory)
+        return [answer[:room] for answer in answers]
 
 
 class _Scorer:
     """Likelihoods of answers, on one KV cache: a prompt is computed from where it parts from the one before."""
 
     def __init__(self, lm: LanguageModel) -> None:
-        self._lm = lm
         self._decoder: SequenceDecoder = lm.new_decoder()
         self._held: list[int] = []
 
-    def likelihoods(self, question: str, answers: Sequence[str]) -> NDArray[np.float32]:
-        """(answers,) float32: the mean log-probability of each answer's tokens."""
-        prompt = self._prompt(question)
-        ids = [self._lm.tokenizer.encode_continuation(answer) for answer in answers]
-        needed = len(prompt) + max(map(len, ids))
-        if needed > self._lm.context_length:
-            raise ContextLengthError(
-                f"text and labels take {needed} tokens; {self._lm.bundle.manifest.name} takes {self._lm.context_length}"
-            )
-        self._lm.memory_budget(needed).check(self._lm.runtime.max_memory)
-        first = self._first_logits(prompt)
-        return np.array([self._mean(answer, first, len(prompt)) for answer in ids], np.float32)
-
-    def _prompt(self, question: str) -> list[int]:
-        if self._lm.has_chat_template:
-            return self._lm.encode_chat([{"role": "user", "content": question}])
-        return self._lm.tokenizer.encode(f"{question}\n")
-
-    def _first_logits(self, prompt: list[int]) -> NDArray[np.float32]:
+    def likelihoods(self, prompt: list[int], answers: Sequence[list[int]]) -> NDArray[np.float32]:
+        """(answers,) float32: the log-probability of each answer behind the prompt."""
         shared = _common_prefix(self._held, prompt[:-1])
         self._decoder.rewind(shared)
         self._held = prompt
-        return self._decoder.prefill(prompt[shared:]).copy()
+        first = self._decoder.prefill(prompt[shared:]).copy()
+        return np.array([self._likelihood(answer, first, len(prompt)) for answer in answers], np.float32)
 
-    def _mean(self, answer: list[int], first: NDArray[np.float32], start: int) -> float:
-        if not answer:
-            return float("-inf")
+    def _likelihood(self, answer: list[int], first: NDArray[np.float32], start: int) -> float:
         total = _log_probability(first, answer[0])
         if len(answer) > 1:
             self._decoder.rewind(start)
             rows = (row for chunk in self._decoder.all_logits(answer[:-1]) for row in chunk)
             total += sum(_log_probability(row, token) for row, token in zip(rows, answer[1:], strict=True))
             self._decoder.rewind(start)
-        return total / len(answer)
+        return total
 
 
 def _log_probability(logits: NDArray[np.float32], token: int) -> float:

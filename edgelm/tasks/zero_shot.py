@@ -1,7 +1,7 @@
-"""Labels that nobody trained the model with: by a model of entailment (NLI), by vectors, or by an instruct model.
+"""Labels that nobody trained the model with: by a model of entailment (NLI), by vectors, or by a language model.
 
 All give a ``ZeroShotResult``. Their scores come from different places: probabilities of entailment, a softmax over
-cosines, probabilities of an answer; they are for ranking labels within one model.
+cosines, likelihoods of the text; they are for ranking labels within one model.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class ZeroShotClassifier(Protocol):
         *,
         hypothesis_template: str = HYPOTHESIS_TEMPLATE,
         multi_label: bool = False,
+        truncation: bool = False,
     ) -> list[ZeroShotResult]:
         """Scores of every label for each text.
 
@@ -56,6 +57,7 @@ class ZeroShotClassifier(Protocol):
             labels: a list, or a string with commas.
             hypothesis_template: makes a sentence of a label, which stands for ``{}``.
             multi_label: each label holds or not, whatever the others do; else one of them does, and scores add up to 1.
+            truncation: cut texts that are longer than the model takes, never labels; else they are refused.
 
         Raises:
             ConfigError: no label, or a template without ``{}``.
@@ -92,18 +94,20 @@ class NliClassifier:
         *,
         hypothesis_template: str = HYPOTHESIS_TEMPLATE,
         multi_label: bool = False,
+        truncation: bool = False,
     ) -> list[ZeroShotResult]:
-        """See ``ZeroShotClassifier``. A text that is too long is cut, never its hypothesis, as transformers does."""
+        """See ``ZeroShotClassifier``."""
         names = checked_labels(labels)
         hypotheses = [filled_template(hypothesis_template, name) for name in names]
         check_texts(texts)
-        encodings = self._encode([(text, hypothesis) for text in texts for hypothesis in hypotheses])
+        pairs = [(text, hypothesis) for text in texts for hypothesis in hypotheses]
+        encodings = self._cut(pairs) if truncation else self._model.encode(pairs)
         logits = np.array([outputs["logits"] for outputs in self._model.run(encodings)], np.float32)
         by_text = logits.reshape(len(texts), len(names), len(self._model.labels))
         found = entailment_scores(by_text, self._entailment or 0, multi_label=multi_label)
         return [ranked(text, names, row) for text, row in zip(texts, found, strict=True)]
 
-    def _encode(self, pairs: Sequence[tuple[str, str]]) -> list[Encoding]:
+    def _cut(self, pairs: Sequence[tuple[str, str]]) -> list[Encoding]:
         encoder = self._model.text_encoder
         try:
             return encoder.encode_batch(
@@ -136,12 +140,13 @@ class EmbeddingClassifier:
         *,
         hypothesis_template: str = HYPOTHESIS_TEMPLATE,
         multi_label: bool = False,
+        truncation: bool = False,
     ) -> list[ZeroShotResult]:
         """See ``ZeroShotClassifier``; with ``multi_label`` the scores are cosines, none below 0."""
         names = checked_labels(labels)
         check_texts(texts)
         targets = self._model.embed([filled_template(hypothesis_template, name) for name in names])
-        cosines = cosine_matrix(self._model.embed(list(texts)), targets)
+        cosines = cosine_matrix(self._model.embed(texts, truncation=truncation), targets)
         found = np.maximum(cosines, 0) if multi_label else function_scores(COSINE_SCALE * cosines, "softmax")
         return [ranked(text, names, row) for text, row in zip(texts, found, strict=True)]
 

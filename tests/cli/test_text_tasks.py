@@ -143,6 +143,19 @@ def test_classify_by_the_models_own_labels(invoke: Invoke, models: dict[str, str
     assert [line.split()[0] for line in shown[1:]] == [row["labels"][0]["label"] for row in answer["results"]]
 
 
+def test_classify_by_labels_of_the_users_cuts_only_when_asked(invoke: Invoke, models: dict[str, str]) -> None:
+    arguments = ("classify", models["vectors"], "word " * 99, "--labels", "fox, sea")
+    refused = invoke(*arguments)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert invoke(*arguments, "--truncate").exit_code == 0
+
+
+def test_classify_refuses_an_empty_template(invoke: Invoke, models: dict[str, str]) -> None:
+    done = invoke("classify", models["vectors"], "a dog", "--labels", "fox,sea", "--template", "")
+    assert done.exit_code == 2
+    assert "must have {} where the label goes" in done.stderr
+
+
 @pytest.mark.parametrize("kind", ["nli", "vectors", "endless"])
 def test_classify_by_labels_of_the_users(invoke: Invoke, models: dict[str, str], endless: str, kind: str) -> None:
     """By entailment, by vectors, and by a language model."""

@@ -14,7 +14,14 @@ from support.scripted_bundle import write_scripted_bundle
 from support.token_tasks import write_task_bundle
 
 import edgelm
-from edgelm.errors import ClosedError, ConfigError, ModelNotFoundError, PromptError, UnsupportedModelError
+from edgelm.errors import (
+    ClosedError,
+    ConfigError,
+    ContextLengthError,
+    ModelNotFoundError,
+    PromptError,
+    UnsupportedModelError,
+)
 from edgelm.tasks.pipelines import ALIASES, TASKS, default_model, pipeline
 
 SETTINGS: dict[str, Any] = {"prepack": False, "threads": 1}
@@ -93,6 +100,9 @@ def test_zero_shot_with_any_kind_of_model(tmp_path: Path, kind: str) -> None:
             classify("the dog")
         with pytest.raises(ConfigError, match="has no setting 'multi_class'"):
             classify("the dog", "a,b", multi_class=True)
+        assert classify("dog " * 700, "dog,fox")["labels"]
+        with pytest.raises(ContextLengthError):
+            classify("dog " * 700, "dog,fox", truncation=False)
 
 
 def test_tasks_over_single_tokens(tmp_path: Path) -> None:
@@ -189,8 +199,8 @@ def test_without_a_model_the_catalog_s_is_taken() -> None:
     assert default_model("text-generation") == "smollm2"
     with pytest.raises(ModelNotFoundError, match="get it with: edgelm pull smollm2"):
         pipeline("text-generation")
-    with pytest.raises(ModelNotFoundError, match="the catalog has no model for fill-mask: give one"):
-        pipeline("fill-mask")
+    with pytest.raises(ModelNotFoundError, match="the catalog has no model for translation_xx_to_yy: give"):
+        pipeline("translation_xx_to_yy")
 
 
 def test_every_row_has_its_home() -> None:

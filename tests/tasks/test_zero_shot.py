@@ -60,10 +60,12 @@ def test_by_entailment_a_batch_equals_single_texts(tmp_path: Path) -> None:
 def test_a_long_text_is_cut_and_its_hypothesis_is_not(tmp_path: Path) -> None:
     with open_encoder(tmp_path / "a", "text-classification", labels=NLI) as model:
         classifier = NliClassifier(model)
-        long = classifier.classify(["dog " * 200], ["dogs", "shells"])[0]
+        with pytest.raises(ContextLengthError, match="ask for truncation"):
+            classifier.classify(["dog " * 200], ["dogs", "shells"])
+        long = classifier.classify(["dog " * 200], ["dogs", "shells"], truncation=True)[0]
         assert set(long.labels) == {"dogs", "shells"}
         with pytest.raises(ContextLengthError, match="takes 64"):
-            classifier.classify(["dog"], ["dog " * 100, "fox"])
+            classifier.classify(["dog"], ["dog " * 100, "fox"], truncation=True)
 
 
 def test_by_vectors(tmp_path: Path) -> None:
@@ -75,6 +77,9 @@ def test_by_vectors(tmp_path: Path) -> None:
         (each,) = classifier.classify(["dog"], ["dog", "numbers"], hypothesis_template="{}", multi_label=True)
         assert each.scores[0] == pytest.approx(1, rel=1e-5)
         assert all(0 <= score <= 1 + 1e-6 for score in each.scores)
+        with pytest.raises(ContextLengthError, match="ask for truncation"):
+            classifier.classify(["dog " * 200], ["dogs", "shells"])
+        assert classifier.classify(["dog " * 200], ["dogs", "shells"], truncation=True)
 
 
 def test_what_texts_share_in_the_cache_changes_nothing(tmp_path: Path) -> None:
@@ -89,30 +94,56 @@ def test_what_texts_share_in_the_cache_changes_nothing(tmp_path: Path) -> None:
             assert sum(result.scores) == pytest.approx(1, rel=1e-5)
 
 
+def whole_sequence(lm: edgelm.LanguageModel, hypothesis: str, text: str) -> float:
+    """The text's log-probability, from one run over prompt and text."""
+    prompt = lm.encode_chat([{"role": "user", "content": f"Write a sentence. {hypothesis}"}])
+    ids = lm.tokenizer.encode_continuation(text)
+    logits = np.concatenate(list(lm.new_decoder().all_logits([*prompt, *ids]))).astype(np.float64)
+    rows = logits[len(prompt) - 1 : -1]
+    logs = rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
+    return float(logs[np.arange(len(ids)), ids].sum())
+
+
 def test_likelihoods_are_those_of_the_whole_sequence(tmp_path: Path) -> None:
     with edgelm.load(write_decoder_bundle(tmp_path / "b", TinyDecoder(context_length=600)), prepack=False) as lm:
         text, labels = "a dog runs", ["animal", "fox"]
         (result,) = InstructClassifier(lm).classify([text], labels)
-        question = f"{text}\n\nWhich of these labels fits the text above best: animal, fox? Answer with the label only."
-        prompt = lm.encode_chat([{"role": "user", "content": question}])
-        means = []
-        for label in labels:
-            ids = lm.tokenizer.encode_continuation(label)
-            logits = np.concatenate(list(lm.new_decoder().all_logits([*prompt, *ids]))).astype(np.float64)
-            rows = logits[len(prompt) - 1 : -1]
-            logs = rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
-            means.append(logs[np.arange(len(ids)), ids].mean())
-        expected = dict(zip(labels, np.exp(means) / np.exp(means).sum(), strict=True))
+        likelihoods = np.array([whole_sequence(lm, f"This example is {label}.", text) for label in labels])
+        odds = np.exp(likelihoods - likelihoods.max())
+        expected = dict(zip(labels, odds / odds.sum(), strict=True))
         assert dict(zip(result.labels, result.scores, strict=True)) == pytest.approx(expected, rel=1e-3)
 
 
-def test_an_instruct_model_asked_about_each_label(tmp_path: Path) -> None:
+def test_labels_on_their_own_are_compared_with_none_in_particular(tmp_path: Path) -> None:
     with edgelm.load(write_decoder_bundle(tmp_path / "b", TinyDecoder(context_length=600)), prepack=False) as lm:
-        (result,) = InstructClassifier(lm).classify(["a dog runs"], "animal,weather", multi_label=True)
-        assert set(result.labels) == {"animal", "weather"}
-        assert all(0 < score < 1 for score in result.scores)
-        with pytest.raises(ContextLengthError, match="text and labels take"):
-            InstructClassifier(lm).classify(["dog " * 400], ["a", "b"])
+        settings: dict[str, Any] = {"hypothesis_template": "On {}.", "multi_label": True}
+        (result,) = InstructClassifier(lm).classify(["a dog runs"], "animal,weather", **settings)
+        none = whole_sequence(lm, "On anything.", "a dog runs")
+        for label, score in zip(result.labels, result.scores, strict=True):
+            odds = np.exp(whole_sequence(lm, f"On {label}.", "a dog runs") - none)
+            assert score == pytest.approx(odds / (1 + odds), rel=1e-3)
+        (alone,) = InstructClassifier(lm).classify(["a dog runs"], "weather", **settings)
+        assert alone.scores[0] == pytest.approx(
+            dict(zip(result.labels, result.scores, strict=True))["weather"], rel=1e-3
+        )
+
+
+def test_the_order_of_the_labels_changes_nothing(tmp_path: Path) -> None:
+    with edgelm.load(write_decoder_bundle(tmp_path / "b", TinyDecoder(context_length=600)), prepack=False) as lm:
+        one, other = (InstructClassifier(lm).classify(["a dog"], labels)[0] for labels in ("x,animal,y", "y,x,animal"))
+        assert one.labels == other.labels
+        np.testing.assert_allclose(one.scores, other.scores, rtol=1e-3)
+
+
+def test_a_long_text_for_a_language_model_is_cut_only_when_asked(tmp_path: Path) -> None:
+    with edgelm.load(write_decoder_bundle(tmp_path / "b", TinyDecoder(context_length=600)), prepack=False) as lm:
+        classifier = InstructClassifier(lm)
+        with pytest.raises(ContextLengthError, match="ask for truncation"):
+            classifier.classify(["dog " * 400], ["a", "b"])
+        assert classifier.classify(["dog " * 400], ["a", "b"], truncation=True)[0].labels
+        with pytest.raises(ContextLengthError, match="takes 600"):
+            classifier.classify(["dog"], ["a", "b " * 600], truncation=True)
+        assert classifier.classify([], ["a", "b"]) == []
 
 
 @pytest.mark.parametrize("labels", ["", " , ", [], ["a", ""], ["a", 3]])
