@@ -7,6 +7,7 @@ models do.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from edgelm.errors import ModelError, UnsupportedModelError
 from edgelm_tools.checkpoint.strict_json import read_json_object, read_small_file
 
 MAX_VOCABULARY_BYTES = 64 * 2**20
+_MOST_IDS = 1 << 31
+# Of the small language in which templates are written.
+_TEMPLATE_SIGNS = re.compile(r"[\s:]|^\$")
 _MPNET = {**ANGLES, "unk_token": "[UNK]"}
 _GPT2 = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
 _OPT = {"bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>", "pad_token": "<pad>"}
@@ -106,10 +110,9 @@ def _wordpiece(
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     cls, sep = roles["cls_token"], roles["sep_token"]
     between = f"{sep}:0 {sep}:0" if two_separators else f"{sep}:0"
+    ids = [(token, _id_in_template(token, vocabulary, path)) for token in (cls, sep)]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{cls}:0 $A:0 {sep}:0",
-        pair=f"{cls}:0 $A:0 {between} $B:1 {sep}:1",
-        special_tokens=[(token, _id_of(token, vocabulary, path)) for token in (cls, sep)],
+        single=f"{cls}:0 $A:0 {sep}:0", pair=f"{cls}:0 $A:0 {between} $B:1 {sep}:1", special_tokens=ids
     )
     tokenizer.decoder = decoders.WordPiece(prefix="##")
     return tokenizer
@@ -120,8 +123,8 @@ def _byte_level(
 ) -> tokenizers.Tokenizer:
     path = folder / "vocab.json"
     vocabulary = read_json_object(path)
-    if not all(isinstance(token_id, int) and token_id >= 0 for token_id in vocabulary.values()):
-        raise ModelError(f"{path}: must map tokens to their ids")
+    if not all(type(token_id) is int and 0 <= token_id < _MOST_IDS for token_id in vocabulary.values()):
+        raise ModelError(f"{path}: must map tokens to their ids, from 0 to {_MOST_IDS - 1}")
     tokenizer = tokenizers.Tokenizer(_bpe(vocabulary, folder / "merges.txt"))
     spaced = _flag(settings, "add_prefix_space")
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=spaced)
@@ -131,10 +134,9 @@ def _byte_level(
         tokenizer.post_processor = processors.RobertaProcessing(sep, cls, trim_offsets=True, add_prefix_space=spaced)
     elif _flag(settings, "add_bos_token"):
         bos = roles["bos_token"]
+        ids = [(bos, _id_in_template(bos, vocabulary, path))]
         tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{bos}:0 $A:0",
-            pair=f"{bos}:0 $A:0 $B:1",
-            special_tokens=[(bos, _id_of(bos, vocabulary, path))],
+            single=f"{bos}:0 $A:0", pair=f"{bos}:0 $A:0 $B:1", special_tokens=ids
         )
     else:
         tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
@@ -164,11 +166,11 @@ def _add_tokens(
     """Adds tokens that the files list beyond the vocabulary, each at its own id, and marks the special ones."""
     listed = read_json_object(folder / "added_tokens.json") if (folder / "added_tokens.json").is_file() else {}
     described = settings.get("added_tokens_decoder") or {}
-    if not isinstance(described, dict) or not all(isinstance(token, dict) for token in described.values()):
+    if not isinstance(described, dict) or not all(_is_token(token) for token in described.values()):
         raise ModelError(f"{folder}: added_tokens_decoder must map ids to tokens")
     for token_id, token in described.items():
-        listed[str(token.get("content"))] = int(token_id) if str(token_id).isdecimal() else -1
-    flags = {str(token.get("content")): token for token in described.values()}
+        listed[token["content"]] = int(token_id) if str(token_id).isdecimal() else -1
+    flags = {token["content"]: token for token in described.values()}
     special = set(roles.values())
     for content, token_id in sorted(listed.items(), key=lambda item: str(item[1]).zfill(12)):
         if tokenizer.token_to_id(content) is None:
@@ -183,6 +185,10 @@ def _add_tokens(
         tokenizer.add_special_tokens([_token(content, own)])
 
 
+def _is_token(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("content"), str)
+
+
 def _token(content: str, flags: Mapping[str, Any]) -> AddedToken:
     names = ("single_word", "lstrip", "rstrip", "normalized")
     return AddedToken(content, **{name: bool(flags[name]) for name in names if name in flags})
@@ -192,6 +198,13 @@ def _id_of(token: str, vocabulary: Mapping[str, int], path: Path) -> int:
     if token not in vocabulary:
         raise ModelError(f"{path}: the special token {token!r:.80} is not in the vocabulary")
     return vocabulary[token]
+
+
+def _id_in_template(token: str, vocabulary: Mapping[str, int], path: Path) -> int:
+    """As ``_id_of``, of a token that a template names."""
+    if _TEMPLATE_SIGNS.search(token):
+        raise UnsupportedModelError(f"{path}: the special token {token!r:.80} cannot be put around texts")
+    return _id_of(token, vocabulary, path)
 
 
 def _flag(settings: Mapping[str, Any], name: str, *, default: bool = False) -> bool:

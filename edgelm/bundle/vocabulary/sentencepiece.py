@@ -79,7 +79,7 @@ class SentencePieceModel:
                     normalizer[name] = value
                     charsmap = data[value:end] if name == _CHARSMAP else charsmap
         _check_settings(trainer, normalizer, what)
-        _check_pieces(pieces, what)
+        check_pieces(pieces, what)
         return cls(
             pieces=tuple(pieces),
             charsmap=charsmap,
@@ -146,7 +146,12 @@ def _check_settings(trainer: dict[int, int], normalizer: dict[int, int], what: s
         raise UnsupportedModelError(f"{what}: spaces stay spaces (escape_whitespaces is off)")
 
 
-def _check_pieces(pieces: list[Piece], what: str) -> None:
+def check_pieces(pieces: Sequence[Piece], what: str) -> None:
+    """Whether each piece is there once, and one stands for what is unknown.
+
+    Raises:
+        ModelError: it is not so.
+    """
     seen: set[str] = set()
     for index, piece in enumerate(pieces):
         if not piece.text or piece.text in seen:

@@ -17,6 +17,7 @@ from edgelm.bundle.vocabulary.sentencepiece import (
     USER_DEFINED,
     Piece,
     SentencePieceModel,
+    check_pieces,
     tokenizer_json,
 )
 from edgelm.bundle.vocabulary.special_roles import ANGLES, BRACKETS
@@ -78,6 +79,7 @@ def read_sentencepiece(
         return None
     model = SentencePieceModel.parse(data, what=f"{what}/{name}")
     numbered = NUMBERINGS[model_type](model, _Folder(read, settings, what))
+    check_pieces(numbered.model.pieces, f"{what}/{name} as a {model_type} numbers it")
     return tokenizer_json(numbered.model, prefix=numbered.prefix, suffix=numbered.suffix), numbered.roles
 
 

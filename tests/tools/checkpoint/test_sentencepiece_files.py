@@ -151,3 +151,16 @@ def test_marian_vocabularies_without_gaps_only(tmp_path: Path) -> None:
     (folder / "vocab.json").write_text(json.dumps({"</s>": 0, "<unk>": 2}))
     with pytest.raises(ModelError, match="must number its tokens from 0 without gaps"):
         read_text_assets(folder)
+
+
+def test_every_piece_is_there_once_whatever_is_added(tmp_path: Path) -> None:
+    """Otherwise a piece would have two ids, or an unknown character none."""
+    folder = write(tmp_path, "t5", "spiece.model", model(**T5_IDS, user_defined_symbols="<extra_id_7>"))
+    with pytest.raises(ModelError, match=r"as a t5 numbers it: piece [0-9]+ is '<extra_id_7>' again"):
+        read_text_assets(folder)
+    marian = tmp_path / "marian"
+    marian.mkdir()
+    write_marian(marian)
+    (marian / "vocab.json").write_text(json.dumps({"</s>": 0, "a": 1}))
+    with pytest.raises(ModelError, match="0 pieces stand for what is unknown"):
+        read_text_assets(marian)
