@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import click
 
 from edgelm.cli.prompt_input import STANDARD_INPUT, checked_text, read_prompt
+
+_LINE_BREAK = re.compile(r"\r\n?|\n")
 
 
 def read_texts(arguments: Sequence[str], file: str | None, *, what: str = "text") -> list[str]:
@@ -22,7 +25,8 @@ def read_texts(arguments: Sequence[str], file: str | None, *, what: str = "text"
         return [checked_text(text, f"the {what}") for text in arguments]
     ways = "as arguments, with --file (one a line), or on standard input (-)"
     whole = read_prompt(None, None, STANDARD_INPUT if arguments else file, what=what, ways=ways)
-    lines = [line for line in whole.splitlines() if line.strip()]
+    # Not str.splitlines, which also breaks at form feeds and at U+2028: those are within a text.
+    lines = [line for line in _LINE_BREAK.split(whole) if line.strip()]
     if not lines:
         raise click.UsageError(f"there is no {what}; give it {ways}")
     return lines

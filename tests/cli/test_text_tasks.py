@@ -50,6 +50,12 @@ def test_embed_prints_an_object_a_line(invoke: Invoke, models: dict[str, str]) -
     assert np.array_equal(np.array([row["embedding"] for row in rows], np.float32), reference(models["vectors"], TEXTS))
 
 
+def test_only_line_breaks_end_a_text(invoke: Invoke, models: dict[str, str]) -> None:
+    done = invoke("embed", models["vectors"], stdin="one\u2028more\x0c\x85\r\ntwo\rthree\n\n")
+    texts = [json.loads(line)["text"] for line in done.stdout_bytes.decode().split("\n")[:-1]]
+    assert texts == ["one\u2028more\x0c\x85", "two", "three"]
+
+
 def test_embed_writes_numpy_to_a_pipe_and_to_a_file(invoke: Invoke, models: dict[str, str], tmp_path: Path) -> None:
     lines = "\n\n".join(TEXTS) + "\n"
     done = invoke("embed", models["vectors"], "--format", "npy", stdin=lines)
