@@ -203,8 +203,6 @@ class EncoderModel:
         """
         from edgelm.text.encoding import Truncation
 
-        if isinstance(texts, str):
-            raise PromptError("texts must be a list of texts; for a single one: [text]")
         cut = Truncation(self.context_length) if truncation else None
         encodings = self.text_encoder.encode_batch(texts, truncation=cut, offsets=offsets)
         self._check(encodings)
@@ -349,7 +347,8 @@ class EncoderModel:
         if HIDDEN not in encoder_outputs(self.bundle.manifest):
             raise UnsupportedModelError(f"{self.name} is for {', '.join(self.tasks)}: it has no hidden states to pool")
         own = self.bundle.manifest.pooling
-        mode = pooling or (own.mode if own is not None else "mean")
+        usual = own.mode if own is not None else "mean"
+        mode = usual if pooling is None else pooling
         if mode not in POOLING_MODES:
             raise ConfigError(f"pooling must be one of {', '.join(POOLING_MODES)}, not {mode!r:.80}")
         return mode, bool(own is not None and own.normalize) if normalize is None else normalize

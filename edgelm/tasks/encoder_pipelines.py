@@ -14,7 +14,8 @@ from edgelm.tasks.embedding import FeatureExtractor
 from edgelm.tasks.pipeline_inputs import one_or_many, refuse_unknown, text_or_pair
 from edgelm.tasks.ranking import Ranker
 from edgelm.tasks.similarity import cosine_matrix
-from edgelm.tasks.zero_shot import HYPOTHESIS_TEMPLATE, check_texts
+from edgelm.tasks.zero_shot import HYPOTHESIS_TEMPLATE
+from edgelm.text.encoding import refuse_single
 
 Call = Callable[..., Any]
 # Stands for "not given", where None means "all".
@@ -39,11 +40,14 @@ def sentence_similarity(model: EncoderModel, task: str) -> Call:
     """``{"source_sentence": …, "sentences": [...]}`` → a cosine for each sentence, as the hub's inference API does."""
     model.require_task("feature-extraction")
 
-    def call(inputs: Any = None, *, truncation: bool = False, **named: Any) -> list[float]:
-        given = named if inputs is None else inputs
-        if not isinstance(given, Mapping) or set(given) != {"source_sentence", "sentences"}:
+    def call(
+        inputs: Any = None, *, source_sentence: Any = None, sentences: Any = None, truncation: bool = False
+    ) -> list[float]:
+        given = {"source_sentence": source_sentence, "sentences": sentences} if inputs is None else inputs
+        named = isinstance(given, Mapping) and set(given) == {"source_sentence", "sentences"}
+        if not named or given["sentences"] is None:
             raise PromptError('sentence-similarity takes {"source_sentence": "…", "sentences": ["…", …]}')
-        check_texts(given["sentences"])
+        refuse_single(given["sentences"])
         vectors = model.embed([given["source_sentence"], *given["sentences"]], truncation=truncation)
         return [float(score) for score in cosine_matrix(vectors[:1], vectors[1:])[0]]
 
@@ -82,7 +86,6 @@ def text_ranking(model: EncoderModel, task: str) -> Call:
         function_to_apply: str = "sigmoid",
         truncation: bool = False,
     ) -> list[dict[str, Any]]:
-        check_texts(passages)
         function = checked_function(function_to_apply)
         found = ranker.rank(query, passages, top_k=top_k, function=function, truncation=truncation)
         return [passage.as_dict() for passage in found]

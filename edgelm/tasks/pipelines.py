@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self
@@ -23,8 +23,8 @@ from edgelm.bundle.store import Store
 from edgelm.encoder_model import EncoderModel, load_encoder
 from edgelm.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
 from edgelm.language_model import LanguageModel, load
-from edgelm.text.language_codes import base_language
 from edgelm.tasks.pipeline_inputs import refuse_unknown
+from edgelm.text.language_codes import base_language
 
 Model = EncoderModel | LanguageModel
 
@@ -87,6 +87,9 @@ class Pipeline:
             PromptError: an input is of the wrong kind, or cannot be encoded; ContextLengthError: it is too long.
             ClosedError: the model is closed.
         """
+        known = signature(self._call).parameters.values()
+        if all(parameter.kind is not Parameter.VAR_KEYWORD for parameter in known):
+            refuse_unknown(settings, [parameter.name for parameter in known], self.task)
         return self._call(*inputs, **settings)
 
     def __enter__(self) -> Self:

@@ -13,6 +13,7 @@ from edgelm.encoder_model import EncoderModel
 from edgelm.errors import UnsupportedModelError
 from edgelm.tasks.classification import Function, check_top_k, checked_function, scores
 from edgelm.tasks.similarity import cosine_matrix
+from edgelm.text.encoding import refuse_single
 
 TASK = "text-ranking"
 _EMBEDS = "feature-extraction"
@@ -71,10 +72,12 @@ class Ranker:
             PromptError: a text cannot be encoded; ContextLengthError: it is too long.
         """
         check_top_k(top_k)
+        chosen = checked_function(function)
+        refuse_single(passages)
         if not passages:
             return []
         if TASK in self._model.tasks:
-            found = self._cross_scores(query, passages, checked_function(function), truncation)
+            found = self._cross_scores(query, passages, chosen, truncation)
         else:
             vectors = self._model.embed([query, *passages], truncation=truncation)
             found = cosine_matrix(vectors[:1], vectors[1:])[0]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from edgelm.encoder_model import EncoderModel
 from edgelm.runtime.pooling import to_unit_length
+from edgelm.text.encoding import refuse_single
 
 
 def cosine_matrix(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -29,10 +30,13 @@ def similarity_matrix(
     """(N, M) float32: how alike each text is to each of the others; None: to each of the same texts.
 
     Raises:
-        As ``EncoderModel.embed``.
+        PromptError: it is a single text and no list.
+        Others: as ``EncoderModel.embed``.
     """
-    vectors = model.embed(list(texts), truncation=truncation)
-    return cosine_matrix(vectors, vectors if others is None else model.embed(list(others), truncation=truncation))
+    for given in (texts, others or ()):
+        refuse_single(given)
+    vectors = model.embed(texts, truncation=truncation)
+    return cosine_matrix(vectors, vectors if others is None else model.embed(others, truncation=truncation))
 
 
 def pair_similarities(

@@ -18,7 +18,7 @@ from edgelm.errors import ConfigError, PromptError, UnsupportedModelError
 from edgelm.tasks.classification import TASK as CLASSIFICATION
 from edgelm.tasks.classification import scores as function_scores
 from edgelm.tasks.similarity import cosine_matrix
-from edgelm.text.encoding import Encoding, Truncation
+from edgelm.text.encoding import Encoding, Truncation, refuse_single
 
 HYPOTHESIS_TEMPLATE = "This example is {}."
 # What cosines are multiplied with before the softmax: as models for sentences are trained (sentence-transformers).
@@ -208,8 +208,7 @@ def check_texts(texts: Sequence[str]) -> None:
     Raises:
         PromptError: it is one, or a text is empty.
     """
-    if isinstance(texts, str):
-        raise PromptError("texts must be a list of texts; for a single one: [text]")
+    refuse_single(texts)
     for index, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
             raise PromptError(f"text {index} must be a text that is not empty, not {text!r:.80}")

@@ -167,8 +167,8 @@ class TextEncoder:
             PromptError: this is no list; a text is no string or has lone surrogates (names its index); or the text
                 that should lose tokens is too short to, or missing.
         """
-        if isinstance(texts, str):
-            raise PromptError("texts must be a list of texts; for a single one: [text]")
+        refuse_single(texts)
+        texts = list(texts)
         for index, text in enumerate(texts):
             _check(text, index)
         if truncation is not None:
@@ -178,7 +178,7 @@ class TextEncoder:
         variant = self._variant(truncation, markup)
         with library_errors(PromptError, "the texts cannot be encoded"):
             encode = variant.encode_batch if offsets else variant.encode_batch_fast
-            natives: list[tokenizers.Encoding] = encode(list(texts))
+            natives: list[tokenizers.Encoding] = encode(texts)
         if not markup:
             self._spell_out(texts, natives, variant)
         return [Encoding(native) for native in natives]
@@ -246,6 +246,16 @@ class TextEncoder:
         return variant
 
 
+def refuse_single(texts: Sequence[TextOrPair]) -> None:
+    """Refuses a single string, which would be taken letter by letter.
+
+    Raises:
+        PromptError: it is one.
+    """
+    if isinstance(texts, str):
+        raise PromptError("texts must be a list of texts; for a single one: [text]")
+
+
 def _left(lengths: Sequence[int], truncation: Truncation, room: int) -> list[int]:
     """Tokens that each text keeps of the ``room`` for both."""
     excess = sum(lengths) - room
@@ -266,7 +276,7 @@ def _left(lengths: Sequence[int], truncation: Truncation, room: int) -> list[int
 def _check(text: TextOrPair, index: int) -> None:
     parts = text if isinstance(text, tuple) else (text,)
     try:
-        if len(parts) not in (1, 2):
+        if isinstance(text, tuple) and len(parts) != 2:
             raise PromptError(f"a pair has two texts, not {len(parts)}")
         for part in parts:
             checked_text(part)

@@ -148,6 +148,8 @@ def test_a_text_without_any_token_is_refused(load: Load, tmp_path: Path) -> None
 def test_settings_are_checked(load: Load) -> None:
     with pytest.raises(ConfigError, match="pooling must be one of mean, cls, last, max, not 'median'"):
         load().embed(["dog"], pooling="median")
+    with pytest.raises(ConfigError, match="pooling must be one of mean, cls, last, max, not ''"):
+        load().embed(["dog"], pooling="")
     with pytest.raises(ConfigError, match="batch_tokens must be an integer of at least 1, not 0"):
         load().embed(["dog"], batch_tokens=0)
     with pytest.raises(ConfigError, match="context_length must be at most 64 for tiny-encoder, not 65"):

@@ -155,6 +155,13 @@ def test_a_chat_comes_back_with_its_answer(tmp_path: Path) -> None:
             generate(answered)
 
 
+@pytest.mark.parametrize("task", ["feature-extraction", "sentence-similarity", "zero-shot-classification"])
+def test_a_setting_that_a_task_does_not_have_is_named(tmp_path: Path, task: str) -> None:
+    refused = pytest.raises(ConfigError, match=rf"{task} has no setting 'trunc'; known are: .*truncation")
+    with pipeline(task, encoder(tmp_path / "a", "feature-extraction"), **SETTINGS) as call, refused:
+        call("the dog", trunc=True)
+
+
 def test_a_loaded_model_stays_its_caller_s(tmp_path: Path) -> None:
     with open_encoder(tmp_path / "a", "text-classification") as model:
         with pipeline("text-classification", model) as classify:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from support.encoder_fixtures import open_encoder
 
-from edgelm.errors import ConfigError, UnsupportedModelError
+from edgelm.errors import ConfigError, PromptError, UnsupportedModelError
 from edgelm.tasks.ranking import Ranker
 from edgelm.tasks.similarity import cosine_matrix, cosine_pairs, pair_similarities, similarity_matrix
 
@@ -45,6 +46,23 @@ def test_ranking_by_vectors_is_by_cosine(tmp_path: Path) -> None:
             assert passage.score == pytest.approx(cosines[passage.index], abs=1e-5)
         assert Ranker(model).rank("the dog", PASSAGES, top_k=2) == ranked[:2]
         assert Ranker(model).rank("the dog", []) == []
+
+
+def test_a_single_text_is_no_list_of_letters(tmp_path: Path) -> None:
+    with open_encoder(tmp_path / "a") as model:
+        calls: tuple[Callable[[], object], ...] = (
+            lambda: Ranker(model).rank("the dog", "fox"),
+            lambda: similarity_matrix(model, "fox"),
+            lambda: similarity_matrix(model, ["fox"], "dog"),
+        )
+        for call in calls:
+            with pytest.raises(PromptError, match="must be a list of texts"):
+                call()
+
+
+def test_ranking_by_vectors_refuses_unknown_functions_too(tmp_path: Path) -> None:
+    with open_encoder(tmp_path / "a") as model, pytest.raises(ConfigError, match="the function must be one of"):
+        Ranker(model).rank("the dog", PASSAGES, function="best")  # type: ignore[arg-type]
 
 
 def test_ranking_by_a_cross_encoder_reads_query_and_passage_together(tmp_path: Path) -> None:

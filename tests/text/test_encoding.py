@@ -166,6 +166,7 @@ def test_a_batch_is_its_texts_one_by_one() -> None:
     assert [plain(one) for one in batch] == [plain(one) for one in singles]
     assert [one.ids for one in encoder.encode_batch(texts, offsets=False)] == [one.ids for one in batch]
     assert encoder.encode_batch([]) == []
+    assert len(encoder.encode_batch(text for text in texts)) == len(texts)  # type: ignore[arg-type]
 
 
 def test_many_threads_with_different_truncations() -> None:
@@ -180,7 +181,7 @@ def test_many_threads_with_different_truncations() -> None:
         assert list(pool.map(length, limits)) == limits
 
 
-@pytest.mark.parametrize("bad", ["\ud800", 3, None, ("a", "b", "c"), ("a",) * 0, ("a", "\udfff"), b"a"])
+@pytest.mark.parametrize("bad", ["\ud800", 3, None, ("a", "b", "c"), (), ("a",), ("a", "\udfff"), b"a"])
 def test_bad_texts_are_named(bad: Any) -> None:
     with pytest.raises(PromptError, match="text 1: "):
         ENCODERS["word_piece"].encode_batch(["the dog", bad])
