@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgelm.tasks.probabilities import softmax
+
 # What a token that cannot be part of an answer gets in place of its logit.
 _MASKED = np.float32(-10_000)
 
@@ -119,10 +121,7 @@ def best_spans(window: Window, count: int, max_answer_len: int) -> tuple[list[To
 
 
 def _probabilities(logits: NDArray[np.float32], candidates: NDArray[np.bool_]) -> NDArray[np.float32]:
-    masked = np.where(candidates, logits, _MASKED)
-    exponentials = np.exp(masked - masked.max())
-    probabilities: NDArray[np.float32] = exponentials / exponentials.sum()
-    return probabilities
+    return softmax(np.where(candidates, logits, _MASKED))
 
 
 def _largest(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgelm.bundle.manifest import Head
 from edgelm.encoder_model import EncoderModel
 from edgelm.errors import ConfigError, ModelError
+from edgelm.tasks.probabilities import softmax
 from edgelm.text.encoding import TextOrPair
 
 TASK = "text-classification"
@@ -90,8 +91,7 @@ def scores(logits: NDArray[np.float32], function: Function) -> NDArray[np.float3
     if function == "sigmoid":
         # Written with tanh: the exponential of a large logit would overflow.
         return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)), np.float32)
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True), np.float32)
+    return softmax(logits)
 
 
 def best_labels(label_scores: NDArray[np.float32], labels: Sequence[str], top_k: int | None) -> list[LabelScore]:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from edgelm.bundle.bundle import Bundle
 from edgelm.encoder_model import EncoderModel
 from edgelm.errors import ConfigError, ContextLengthError, PromptError, UnsupportedModelError
+from edgelm.tasks.classification import check_top_k
+from edgelm.tasks.probabilities import softmax
 from edgelm.text.encoding import TextEncoder
 from edgelm.text.token_text import reading_token, without_stray_spaces
 
@@ -79,13 +81,13 @@ class MaskFiller:
         self._cleans_up = _cleans_up(model.bundle)
 
     def fill(
-        self, texts: Sequence[str], *, top_k: int = 5, targets: str | Sequence[str] | None = None
+        self, texts: Sequence[str], *, top_k: int | None = 5, targets: str | Sequence[str] | None = None
     ) -> list[FilledText]:
         """The likeliest fillings for every gap of each text.
 
         Args:
             texts: each with at least one ``mask_token``; other special tokens in them stay text.
-            top_k: most fillings of a gap.
+            top_k: most fillings of a gap; None: all.
             targets: only these tokens are compared. One that the vocabulary does not have stands for the first token
                 that it is encoded to, with a warning.
 
@@ -94,8 +96,7 @@ class MaskFiller:
             PromptError: a text has no gap, is no string or has lone surrogates.
             ContextLengthError: a text is longer than the model takes.
         """
-        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
-            raise ConfigError(f"top_k must be an integer of at least 1, not {top_k!r:.80}")
+        check_top_k(top_k)
         chosen = None if targets is None else self._target_ids([targets] if isinstance(targets, str) else targets)
         encodings = self._encoder.encode_batch(texts, offsets=False)
         for number, encoding in enumerate(encodings):
@@ -160,17 +161,16 @@ def _cleans_up(bundle: Bundle) -> bool:
 
 
 def best_tokens(
-    logits: NDArray[np.float32], top_k: int, targets: NDArray[np.int64] | None = None
+    logits: NDArray[np.float32], top_k: int | None, targets: NDArray[np.int64] | None = None
 ) -> list[list[tuple[int, float]]]:
     """For each row the ``top_k`` likeliest tokens, best first, with their probabilities among all tokens.
 
     Args:
         logits: (rows, vocabulary) float32.
-        top_k: how many; fewer where there are no more.
+        top_k: how many, fewer where there are no more; None: all.
         targets: only these ids are compared.
     """
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    scores = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    probabilities = softmax(logits)
     ids = np.arange(logits.shape[1]) if targets is None else targets
-    order = np.argsort(-scores[:, ids], axis=-1, kind="stable")[:, :top_k]
-    return [[(int(ids[i]), float(row[ids[i]])) for i in best] for row, best in zip(scores, order, strict=True)]
+    order = np.argsort(-probabilities[:, ids], axis=-1, kind="stable")[:, :top_k]
+    return [[(int(ids[i]), float(row[ids[i]])) for i in best] for row, best in zip(probabilities, order, strict=True)]

@@ -16,6 +16,7 @@ from edgelm.errors import ContextLengthError, PromptError
 from edgelm.language_model import LanguageModel
 from edgelm.runtime.sequences import SequenceDecoder
 from edgelm.tasks.classification import scores as function_scores
+from edgelm.tasks.probabilities import softmax
 from edgelm.tasks.zero_shot import (
     HYPOTHESIS_TEMPLATE,
     ZeroShotResult,
@@ -59,10 +60,7 @@ class InstructClassifier:
         answers = self._answers(texts, max(map(len, prompts)), truncation)
         scorer = _Scorer(self._lm)
         found = np.array([scorer.likelihoods(prompt, answers) for prompt in prompts]).T
-        if multi_label:
-            found = function_scores(found[:, :-1] - found[:, -1:], "sigmoid")
-        else:
-            found = function_scores(found, "softmax")
+        found = function_scores(found[:, :-1] - found[:, -1:], "sigmoid") if multi_label else softmax(found)
         return [ranked(text, names, row) for text, row in zip(texts, found, strict=True)]
 
     def _prompt(self, hypothesis: str) -> list[int]:

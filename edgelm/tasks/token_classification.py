@@ -20,6 +20,7 @@ from edgelm.tasks.entities import (
     join_windows,
     without_overlaps,
 )
+from edgelm.tasks.probabilities import softmax
 from edgelm.text.encoding import Encoding, Truncation
 from edgelm.text.token_text import join_tokens, marks_continuation
 
@@ -99,7 +100,7 @@ class TokenClassifier:
 
     def _tokens(self, text: str, encoding: Encoding, logits: NDArray[np.float32]) -> list[ScoredToken]:
         """The text's own tokens of a window."""
-        scores = _softmax(logits)
+        scores = softmax(logits)
         tokens: list[ScoredToken] = []
         rows = zip(encoding.ids, encoding.offsets, encoding.special_tokens_mask, strict=True)
         for index, (token_id, (start, end), special) in enumerate(rows):
@@ -128,9 +129,3 @@ def _joined(windows: list[list[ScoredToken]], step: int) -> list[ScoredToken]:
         ScoredToken(t.word, t.start, t.end, tokens[0].index + place, t.continues_word, scores[place])
         for place, t in enumerate(tokens)
     ]
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    probabilities: NDArray[np.float32] = exponentials / exponentials.sum(axis=-1, keepdims=True)
-    return probabilities

@@ -73,7 +73,7 @@ def fill_mask(model: EncoderModel, task: str) -> Call:
     """Text with a mask token → [{"score", "token", "token_str", "sequence"}], a list of such lists for several."""
     filler = MaskFiller(model)
 
-    def call(inputs: Any, *, top_k: int = 5, targets: str | Sequence[str] | None = None) -> Any:
+    def call(inputs: Any, *, top_k: int | None = 5, targets: str | Sequence[str] | None = None) -> Any:
         answers = one_or_many(
             inputs, lambda texts: [filled.as_dicts() for filled in filler.fill(texts, top_k=top_k, targets=targets)]
         )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgelm.encoder_model import EncoderModel
 from edgelm.errors import ConfigError, PromptError, UnsupportedModelError
 from edgelm.tasks.classification import TASK as CLASSIFICATION
-from edgelm.tasks.classification import scores as function_scores
+from edgelm.tasks.probabilities import softmax
 from edgelm.tasks.similarity import cosine_matrix
 from edgelm.text.encoding import Encoding, Truncation, refuse_single
 
@@ -147,7 +147,7 @@ class EmbeddingClassifier:
         check_texts(texts)
         targets = self._model.embed([filled_template(hypothesis_template, name) for name in names])
         cosines = cosine_matrix(self._model.embed(texts, truncation=truncation), targets)
-        found = np.maximum(cosines, 0) if multi_label else function_scores(COSINE_SCALE * cosines, "softmax")
+        found = np.maximum(cosines, 0) if multi_label else softmax(COSINE_SCALE * cosines)
         return [ranked(text, names, row) for text, row in zip(texts, found, strict=True)]
 
 
@@ -166,8 +166,8 @@ def entailment_scores(
     """
     if multi_label or logits.shape[1] == 1:
         contradiction = -1 if entailment == 0 else 0
-        return function_scores(logits[..., [contradiction, entailment]], "softmax")[..., 1]
-    return function_scores(logits[..., entailment], "softmax")
+        return softmax(logits[..., [contradiction, entailment]])[..., 1]
+    return softmax(logits[..., entailment])
 
 
 def ranked(text: str, labels: Sequence[str], label_scores: NDArray[np.float32]) -> ZeroShotResult:

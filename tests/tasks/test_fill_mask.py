@@ -59,7 +59,7 @@ def test_only_the_mask_is_read_as_a_token(filler: MaskFiller, model: EncoderMode
 
 
 def test_targets_are_compared_alone_with_their_own_probabilities(filler: MaskFiller) -> None:
-    everything = {f.token: f.score for f in filler.fill([GAP], top_k=10_000)[0].gaps[0]}
+    everything = {f.token: f.score for f in filler.fill([GAP], top_k=None)[0].gaps[0]}
     assert sum(everything.values()) == pytest.approx(1, abs=1e-4)
     (filled,) = filler.fill([GAP], targets=["sea", "fox", "sea"])
     assert {f.token_str for f in filled.gaps[0]} == {"sea", "fox"}
