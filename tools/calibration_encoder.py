@@ -20,15 +20,14 @@ from edgelm_tools.architectures.base import ModelFacts
 from edgelm_tools.checkpoint.base import TextAssets
 from edgelm_tools.graph import GraphBuilder
 from edgelm_tools.quantize.schemes import Recorder, Scheme
-from edgelm_tools.quantize.smoothed import InputStatistics
 
 ENCODER_TOKENS = 4096
 
 
 def encoder_inputs(
     build: Callable[[GraphBuilder, Scheme], None], facts: ModelFacts, assets: TextAssets, folder: Path
-) -> dict[str, InputStatistics]:
-    """Linear layer → statistics of its inputs.
+) -> dict[str, NDArray[np.float32]]:
+    """Linear layer → largest magnitudes of its inputs, (K,).
 
     Args:
         build: adds the bare encoder to a graph.
@@ -53,7 +52,7 @@ def encoder_inputs(
             graph.save()
         session = Session(path, threads=available_cores(), spinning=False)
         try:
-            seen = _statistics(session, _sentences(tokenizer, facts.context_length))
+            seen = _largest(session, _sentences(tokenizer, facts.context_length))
         finally:
             session.close()
     return {name: seen[output] for name, output in recorder.recorded.items()}
@@ -70,13 +69,12 @@ def _sentences(tokenizer: Tokenizer, longest: int) -> Iterator[list[int]]:
                 yield ids
 
 
-def _statistics(session: Session, texts: Iterator[list[int]]) -> dict[str, InputStatistics]:
-    """Graph output → statistics of what it gave."""
-    found: dict[str, InputStatistics] = {}
+def _largest(session: Session, texts: Iterator[list[int]]) -> dict[str, NDArray[np.float32]]:
+    """Graph output → largest magnitudes in its columns."""
+    found: dict[str, NDArray[np.float32]] = {}
     for ids in texts:
         for name, rows in _run(session, np.array([ids], np.int64)).items():
-            new = InputStatistics(np.abs(rows).max(axis=0), rows.T @ rows)
-            found[name] = found[name].merged(new) if name in found else new
+            found[name] = np.maximum(np.abs(rows).max(axis=0), found.get(name, 0))
     return found
 
 

@@ -30,6 +30,8 @@ from edgelm_tools.matrix import Matrix
 from edgelm_tools.quantize.schemes import Float32, Rows, Scheme
 from edgelm_tools.quantize.smoothed import SmoothedRows
 
+# A layer's, as ``layer{i}.KIND``.
+LINEAR_LAYERS = ("qkv", "output", "up", "down")
 _ROWS = ("batch", "sequence")
 
 
@@ -72,7 +74,7 @@ class _Encoder:
         rows = g.node("Slice", [g.constant(POSITIONS, positions, np.float32), *bounds], name="positions")
         x = self._add_and_norm(x, rows, EMBEDDING_NORM, "embed.norm")
         if spec.projects:
-            x = self._biased_linear(x, "embed.projection", spec.projects, "normed")
+            x = self._biased_linear(x, "embed.projection", spec.projects, rows="normed")
         return x, table
 
     def _relative_bias(self, length: str) -> str:
@@ -94,7 +96,7 @@ class _Encoder:
         last = i == len(self.spec.layer_paths) - 1
         if last and self.spec.task == "sequence":
             x, attended = self._first(x, f"{name}.first"), self._first(attended, f"{name}.attended")
-        update = self._biased_linear(attended, f"{name}.output", f"{path}.{names.output}", "uneven")
+        update = self._biased_linear(attended, f"{name}.output", f"{path}.{names.output}", rows="uneven")
         x = self._add_and_norm(x, update, f"{path}.{names.attention_norm}", f"{name}.norm1")
         update = self._mlp(i, x)
         bare = last and self.spec.task == "bare"
@@ -110,11 +112,11 @@ class _Encoder:
         spikes = self.scheme.spikes(f"{name}.down") if isinstance(self.scheme, SmoothedRows) else None
         if spikes is None or not len(spikes):
             inner = self._activated(self._linear(x, f"{name}.up", up, rows="normed"), up, f"{name}.activation")
-            return self._biased_linear(inner, f"{name}.down", down, "heavy-tailed")
+            return self._biased_linear(inner, f"{name}.down", down, rows="heavy-tailed")
         others = np.delete(np.arange(self.spec.intermediate_size), spikes)
         inner = self.scheme.linear(g, x, f"{name}.up", weights.rows(up, others), rows="normed")
         inner = self._activated(inner, up, f"{name}.activation", rows=others)
-        main = self._linear_with_bias(inner, f"{name}.down", weights.columns(down, others), down, "heavy-tailed")
+        main = self._linear_with_bias(inner, f"{name}.down", weights.columns(down, others), down, rows="heavy-tailed")
         apart = Float32().linear(g, x, f"{name}.up_spikes", weights.rows(up, spikes))
         apart = self._activated(apart, up, f"{name}.spikes", rows=spikes)
         apart = Float32().linear(g, apart, f"{name}.down_spikes", weights.columns(down, spikes))
@@ -123,13 +125,17 @@ class _Encoder:
     def _attention(self, i: int, x: str, mask: str, bias: str) -> str:
         g, name, path, names = self.g, f"layer{i}", self.spec.layer_paths[i], self.spec.member.layer
         sources = [f"{path}.{source}" for source in (names.query, names.key, names.value)]
-        packed = self._linear(x, f"{name}.qkv", *sources, rows="normed")
+        biases: list[str] = []
+        if isinstance(self.scheme, SmoothedRows):
+            packed = self._biased_linear(x, f"{name}.qkv", *sources, rows="normed")
+        else:
+            packed = self._linear(x, f"{name}.qkv", *sources, rows="normed")
+            biases.append(self._bias(f"{name}.qkv.bias", *sources))
         parts = [f"{name}.{kind}" for kind in ("q", "k", "v")]
         g.node("Split", [packed], name=f"{name}.split", outputs=parts, axis=-1, num_outputs=3)
-        biases = self._bias(f"{name}.qkv.bias", *sources)
         return g.node(
             "MultiHeadAttention",
-            [*parts, biases, mask, *([bias] if bias else [])],
+            [*parts, *(biases or [""]), mask, *([bias] if bias else [])],
             name=f"{name}.attention",
             domain=MICROSOFT,
             num_heads=self.spec.heads,
@@ -176,16 +182,17 @@ class _Encoder:
     def _bias(self, name: str, *sources: str) -> str:
         return self.g.constant(name, self.weights.bias(*sources), np.float32)
 
-    def _biased(self, x: str, name: str, source: str) -> str:
-        return self.g.node("Add", [x, self._bias(f"{name}.bias", source)], name=f"{name}.biased")
+    def _biased(self, x: str, name: str, *sources: str) -> str:
+        return self.g.node("Add", [x, self._bias(f"{name}.bias", *sources)], name=f"{name}.biased")
 
-    def _biased_linear(self, x: str, name: str, source: str, rows: Rows) -> str:
-        return self._linear_with_bias(x, name, self.weights.matrix(source), source, rows)
+    def _biased_linear(self, x: str, name: str, *sources: str, rows: Rows) -> str:
+        return self._linear_with_bias(x, name, self.weights.matrix(*sources), *sources, rows=rows)
 
-    def _linear_with_bias(self, x: str, name: str, matrix: Matrix, source: str, rows: Rows) -> str:
+    def _linear_with_bias(self, x: str, name: str, matrix: Matrix, *sources: str, rows: Rows) -> str:
+        """``matrix`` may be a part of the linear layers ``sources``, whose bias is added."""
         if isinstance(self.scheme, SmoothedRows):
-            return self.scheme.linear(self.g, x, name, matrix, rows=rows, bias=self.weights.bias(source))
-        return self._biased(self.scheme.linear(self.g, x, name, matrix, rows=rows), name, source)
+            return self.scheme.linear(self.g, x, name, matrix, rows=rows, bias=self.weights.bias(*sources))
+        return self._biased(self.scheme.linear(self.g, x, name, matrix, rows=rows), name, *sources)
 
     def _activated(
         self,

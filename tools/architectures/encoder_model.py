@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgelm_tools.architectures.base import Done, ModelFacts
-from edgelm_tools.architectures.encoder import build_encoder
+from edgelm_tools.architectures.encoder import LINEAR_LAYERS, build_encoder
 from edgelm_tools.architectures.encoder_spec import EncoderSpec, encoder_spec
 from edgelm_tools.architectures.encoder_weights import EncoderWeights
 from edgelm_tools.calibration_encoder import encoder_inputs
 from edgelm_tools.checkpoint.base import Checkpoint, TextAssets
 from edgelm_tools.graph import GraphBuilder
 from edgelm_tools.quantize.schemes import Rowwise, Scheme
-from edgelm_tools.quantize.smoothed import InputStatistics, SmoothedRows
+from edgelm_tools.quantize.smoothed import SmoothedRows
 
 
 class EncoderModel:
@@ -55,22 +58,19 @@ class EncoderModel:
     def build(self, role: str, g: GraphBuilder, scheme: Scheme, done: Done) -> None:
         build_encoder(g, self.spec, self._weights, scheme, done)
 
-    def _inputs(self, assets: TextAssets, folder: Path) -> dict[str, InputStatistics]:
-        """Statistics of the inputs of each linear layer; layers that share their weights share them, too."""
+    def _inputs(self, assets: TextAssets, folder: Path) -> dict[str, NDArray[np.float32]]:
+        """The largest inputs of each linear layer; layers that share their weights share them, too."""
         bare = replace(self.spec, task="bare")
 
         def build(g: GraphBuilder, scheme: Scheme) -> None:
             build_encoder(g, bare, self._weights, scheme, lambda: None)
 
         found = encoder_inputs(build, self.facts, assets, folder)
-        first = {path: i for i, path in reversed(list(enumerate(self.spec.layer_paths)))}
-        for kind in ("qkv", "output", "up", "down"):
-            alike: dict[str, InputStatistics] = {}
-            for i, path in enumerate(self.spec.layer_paths):
-                own = found[f"layer{i}.{kind}"]
-                alike[path] = own if i == first[path] else alike[path].merged(own)
-            for i, path in enumerate(self.spec.layer_paths):
-                found[f"layer{i}.{kind}"] = alike[path]
+        for path in set(self.spec.layer_paths):
+            alike = [i for i, other in enumerate(self.spec.layer_paths) if other == path]
+            for kind in LINEAR_LAYERS:
+                largest = np.max([found[f"layer{i}.{kind}"] for i in alike], axis=0)
+                found.update({f"layer{i}.{kind}": largest for i in alike})
         return found
 
 

@@ -21,40 +21,22 @@ from numpy.typing import NDArray
 from edgelm_tools.graph import MICROSOFT, GraphBuilder
 from edgelm_tools.matrix import Matrix
 from edgelm_tools.quantize.blocks import int8_head, int8_lookup
-from edgelm_tools.quantize.gptq import error_factor
 from edgelm_tools.quantize.rows import store_rowwise
 from edgelm_tools.quantize.scheme import Rows, token_ids
 
-_INPUTS_A_SPIKE = 96
+_INPUTS_A_SPIKE = 64
+# How much of the range of the inputs, in powers of it, is moved to the weights.
+_MOVED = 0.75
 _LEAST = 1e-5
 
 
 @dataclass(frozen=True)
-class InputStatistics:
-    """What is known of a linear layer's inputs x (rows, K).
-
-    ``largest``: (K,) float32, their largest magnitudes; ``products``: (K, K) float32, the sum of xᵀx.
-    """
-
-    largest: NDArray[np.float32]
-    products: NDArray[np.float32]
-
-    def merged(self, other: InputStatistics) -> InputStatistics:
-        """Of the inputs of both."""
-        return InputStatistics(np.maximum(self.largest, other.largest), self.products + other.products)
-
-    def only(self, columns: NDArray[np.int64]) -> InputStatistics:
-        """Of some of the inputs."""
-        return InputStatistics(self.largest[columns], self.products[np.ix_(columns, columns)])
-
-
-@dataclass(frozen=True)
 class SmoothedRows:
-    """Implements ``Scheme``; ``inputs``: linear layer → what is known of its inputs, where that was measured."""
+    """Implements ``Scheme``; ``inputs``: linear layer → largest magnitudes (K,) of its inputs, where they are known."""
 
     name: str = "int8"
     wants_rotation: bool = False
-    inputs: Mapping[str, InputStatistics] = field(default_factory=dict)
+    inputs: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
         return {"bits": 8, "granularity": "row", "smoothing": bool(self.inputs)}
@@ -63,7 +45,7 @@ class SmoothedRows:
         """The inputs of the linear layer of that name that should be computed apart, in order."""
         if name not in self.inputs:
             return np.empty(0, np.int64)
-        largest = self.inputs[name].largest
+        largest = self.inputs[name]
         return np.sort(np.argsort(largest)[len(largest) - len(largest) // _INPUTS_A_SPIKE :])
 
     def linear(
@@ -77,16 +59,12 @@ class SmoothedRows:
         bias: NDArray[np.float32] | None = None,
     ) -> str:
         """As in ``Scheme``; a bias (N,) costs nothing here."""
-        known = self.inputs.get(name)
-        if known is not None and len(known.largest) != matrix.columns:
-            known = known.only(np.delete(np.arange(len(known.largest)), self.spikes(name)))
-        factors = np.ones(matrix.columns, np.float32)
-        if known is not None and rows == "normed":
-            factors = _smoothing(known.largest, matrix)
-            shrink = g.constant(f"{name}.smoothing", 1 / factors, np.float32)
-            x = g.node("Mul", [x, shrink], name=f"{name}.smooth")
-        rest = None if known is None else error_factor(known.products / np.outer(factors, factors))
-        weight, scales = store_rowwise(g, name, _scaled_columns(matrix, factors), factor=rest)
+        if rows == "normed" and name in self.inputs:
+            factors = _smoothing(self.inputs[name], matrix)
+            shrinking = g.constant(f"{name}.shrinking", 1 / factors, np.float32)
+            x = g.node("Mul", [x, shrinking], name=f"{name}.smooth")
+            matrix = _scaled_columns(matrix, factors)
+        weight, scales = store_rowwise(g, name, matrix)
         inputs = [x, weight, scales]
         if bias is not None:
             inputs += ["", g.constant(f"{name}.bias", bias, np.float32)]
@@ -103,13 +81,12 @@ class SmoothedRows:
 
 
 def _smoothing(largest: NDArray[np.float32], matrix: Matrix) -> NDArray[np.float32]:
-    """Factors (K,) that share the range of inputs and weights between both; 1 for an input in the middle."""
+    """Factors (K,) that move a large input's range to its weights; 1 for an input in the middle."""
     weights = np.zeros(matrix.columns, np.float32)
     for part in matrix.float_parts():
         np.maximum(weights, np.abs(part).max(axis=0), out=weights)
-    factors = np.sqrt(np.maximum(largest, _LEAST) / np.maximum(weights, _LEAST))
-    result: NDArray[np.float32] = factors / np.median(factors)
-    return result
+    factors = np.maximum(largest, _LEAST) ** _MOVED / np.maximum(weights, _LEAST) ** (1 - _MOVED)
+    return np.asarray(factors / np.median(factors), np.float32)
 
 
 def _scaled_columns(matrix: Matrix, factors: NDArray[np.float32]) -> Matrix:
