@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -75,7 +74,7 @@ def command(
             {"text": text, "labels": [{"label": label, "score": score} for label, score in rows]}
             for text, rows in zip(given, found, strict=True)
         ]
-        console.answer(json.dumps({"model": name, "results": results}, ensure_ascii=False) + "\n")
+        console.answer_json({"model": name, "results": results})
         return
     rows = [
         (label, f"{score:.3f}", console.one_line(text))

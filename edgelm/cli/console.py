@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
-from typing import TextIO
+from collections.abc import Iterator, Mapping
+from typing import Any, TextIO
 
 _RED, _YELLOW, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[0m"
 _LINE_BREAKS = re.compile(r"\s*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+\s*")
@@ -39,6 +40,11 @@ def answer(text: str) -> None:
         return
     sys.stdout.write(text.translate(_CONTROLS) if is_terminal(sys.stdout) else text)
     sys.stdout.flush()
+
+
+def answer_json(fields: Mapping[str, Any]) -> None:
+    """Writes one JSON object and a line break to stdout; for the errors see ``answer``."""
+    answer(json.dumps(fields, ensure_ascii=False) + "\n")
 
 
 def say(text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import click
@@ -56,7 +55,7 @@ def command(
         (filled,) = MaskFiller(encoder).fill([given], top_k=top_k, targets=wanted)
         if as_json:
             gaps = [[filling.as_dict() for filling in gap] for gap in filled.gaps]
-            console.answer(json.dumps({"model": encoder.name, "gaps": gaps}, ensure_ascii=False) + "\n")
+            console.answer_json({"model": encoder.name, "gaps": gaps})
         else:
             console.answer(_lines(filled) + "\n")
 

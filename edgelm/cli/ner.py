@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, cast
 
 import click
@@ -56,7 +55,7 @@ def command(
         (entities,) = TokenClassifier(encoder).classify([given], aggregation=cast("Aggregation", aggregation))
         if as_json:
             fields = {"model": encoder.name, "entities": [entity.as_dict() for entity in entities]}
-            console.answer(json.dumps(fields, ensure_ascii=False) + "\n")
+            console.answer_json(fields)
         elif entities:
             console.answer(
                 table(("label", "score", "place", "text"), [_row(entity, given) for entity in entities]) + "\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import click
@@ -61,7 +60,7 @@ def command(
         (answers,) = QuestionAnswerer(encoder).answer([Question(asked, document)], config)
         if as_json:
             fields = {"model": encoder.name, "answers": [answer.as_dict() for answer in answers]}
-            console.answer(json.dumps(fields, ensure_ascii=False) + "\n")
+            console.answer_json(fields)
         elif answers:
             console.answer(table(("score", "place", "answer"), [_row(answer) for answer in answers]) + "\n")
         else:

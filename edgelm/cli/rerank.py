@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from edgelm.cli import console
@@ -56,7 +54,7 @@ def command(
         name = encoder.name
     if as_json:
         fields = {"model": name, "query": asked, "results": [passage.as_dict() for passage in ranked]}
-        console.answer(json.dumps(fields, ensure_ascii=False) + "\n")
+        console.answer_json(fields)
     else:
         rows = [(f"{passage.score:.3f}", console.one_line(passage.text)) for passage in ranked]
         console.answer(table(("score", "passage"), rows) + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -66,7 +65,7 @@ def command(
         with _stream(lm, text, None if raw else system_prompt(model, system), raw, generation) as stream:
             if as_json:
                 fields = {"model": lm.bundle.manifest.name, **stream.drain().as_dict()}
-                console.answer(json.dumps(fields, ensure_ascii=False) + "\n")
+                console.answer_json(fields)
             else:
                 print_stream(stream)
         if verbose:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from edgelm.cli import console
@@ -52,7 +50,7 @@ def command(
         name = encoder.name
     if as_json:
         fields = {"model": name, "texts": given, "similarities": [[round(float(x), 6) for x in row] for row in matrix]}
-        console.answer(json.dumps(fields, ensure_ascii=False) + "\n")
+        console.answer_json(fields)
         return
     numbers = [str(number) for number in range(1, len(given) + 1)]
     rows = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
@@ -63,7 +62,7 @@ def command(
         summary = Summarizer(lm, progress=progress, **generation).summarize(given, dialogue=dialogue)
         if as_json:
             fields = {"model": lm.bundle.manifest.name, **summary.as_dict()}
-            console.answer(json.dumps(fields, ensure_ascii=False) + "\n")
+            console.answer_json(fields)
         else:
             console.answer(summary.text + "\n")
         if verbose:
