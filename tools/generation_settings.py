@@ -49,9 +49,9 @@ def generation_settings(
     if given:
         return dict(given)
     values = {**class_defaults, **config}
-    return {name: values[name] for name in FIELDS if _is_set(values.get(name))}
+    return {name: values[name] for name in FIELDS if _is_set(name, values.get(name))}
 
 
-def _is_set(value: Any) -> bool:
+def _is_set(name: str, value: Any) -> bool:
     # Old configurations have −1 where there is no such token.
-    return value is not None and not (isinstance(value, int) and value < 0)
+    return value is not None and not (name.endswith("_token_id") and isinstance(value, int) and value < 0)

@@ -18,7 +18,7 @@ def test_the_configuration_comes_before_the_defaults_of_its_class() -> None:
 
 
 def test_a_negative_token_is_none() -> None:
-    assert generation_settings({}, {"pad_token_id": -1, "bos_token_id": 0, "do_sample": False}, {}) == {
+    assert generation_settings({}, {"pad_token_id": -1, "bos_token_id": 0, "length_penalty": -2}, {}) == {
         "bos_token_id": 0,
-        "do_sample": False,
+        "length_penalty": -2,
     }

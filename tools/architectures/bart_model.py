@@ -176,9 +176,16 @@ def bart_spec(config: Mapping[str, Any], prefix: str = "model.") -> Seq2SeqSpec:
         positions=positions,
         embeddings=tuple(f"{prefix}{part}.weight" for part in _TABLES),
         logits_bias="final_logits_bias" if member.logits_bias else None,
-        class_defaults=member.defaults,
+        class_defaults=_defaults(c, member),
         unused=tuple(f"{prefix}{name}" for name in _UNUSED),
     )
+
+
+def _defaults(c: ConfigFields, member: Member) -> Mapping[str, Any]:
+    # BART's first configurations say it in these words.
+    if member is MEMBERS["bart"] and c.flag("force_bos_token_to_be_generated"):
+        return {**member.defaults, "forced_bos_token_id": c.integer("bos_token_id", least=0)}
+    return member.defaults
 
 
 _TABLES = ("shared", "encoder.embed_tokens", "decoder.embed_tokens")

@@ -122,10 +122,9 @@ def check_tensors(checkpoint: Checkpoint, spec: GptSpec, names: Names, root: str
         UnsupportedModelError: a tensor has no place in such a model; names it.
     """
     stored = frozenset(checkpoint.names())
-    # Without a head of its own, the model has the embedding for one.
-    head = f"{names.head}.weight"
-    optional = {head: (spec.vocab_size, spec.embedding_size)}
-    needed = {f"{root}{name}": shape for name, shape in _needed(spec, names)}
+    head = {f"{names.head}.weight": (spec.vocab_size, spec.embedding_size)}
+    optional = head if spec.tied_embeddings else {}
+    needed = {f"{root}{name}": shape for name, shape in _needed(spec, names)} | ({} if optional else head)
     for name, shape in (needed | {name: optional[name] for name in optional if name in stored}).items():
         if name not in stored:
             raise ModelError(f"the checkpoint has no tensor {name!r}")

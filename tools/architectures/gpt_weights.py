@@ -66,7 +66,7 @@ class GptWeights:
     @cached_property
     def head_is_embedding(self) -> bool:
         """Whether one table serves as embedding and output head in the graph."""
-        return self._tied and not self.rotated
+        return self.spec.tied_embeddings and not self.rotated
 
     def embedding(self) -> Matrix:
         """(vocabulary, embedding size); normed already where the model norms it and the stream is rotated."""
@@ -93,8 +93,8 @@ class GptWeights:
 
     def head(self) -> Linear:
         """(vocabulary, embedding size); a bias only where the final norm is folded in."""
-        names = self._names
-        table = Matrix.of(self.checkpoint, self._stored(names.embedding) if self._tied else f"{names.head}.weight")
+        names, tied = self._names, self.spec.tied_embeddings
+        table = Matrix.of(self.checkpoint, self._stored(names.embedding) if tied else f"{names.head}.weight")
         if not self.rotated:
             return table, None
         _, shift = self._norm(names.final_norm)
@@ -149,10 +149,6 @@ class GptWeights:
     @cached_property
     def _root(self) -> str:
         return root_of(self.checkpoint, self._names)
-
-    @cached_property
-    def _tied(self) -> bool:
-        return self.spec.tied_embeddings or f"{self._names.head}.weight" not in set(self.checkpoint.names())
 
     @cached_property
     def _basis(self) -> Floats:

@@ -31,7 +31,7 @@ _PART = re.compile(
 # What PEFT's configuration may ask for beyond this, and the values with which it asks for nothing.
 _UNSUPPORTED = ("lora_bias", "use_qalora", "layer_replication", "trainable_token_indices", "alora_invocation_tokens")
 # These starting points changed the checkpoint's own weights before training, which are not the ones at hand.
-_CHANGED_STARTS = ("pissa", "olora", "corda", "loftq")
+_CHANGED_STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 Floats = NDArray[np.float32]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,20 @@ def test_generation_settings_are_those_that_transformers_derives(variant: Varian
         assert ours.items() >= {n: theirs[n] for n in FIELDS if theirs.get(n) != usual.get(n)}.items()
         assert {name: theirs[name] for name in ours} == ours
         assert generation_settings({"num_beams": 5}, own, defaults) == {"num_beams": 5}
+
+
+def test_the_first_words_for_a_forced_bos_of_bart_are_understood() -> None:
+    from transformers import AutoConfig, GenerationConfig
+
+    settings = {**seq2seq_variant("bart").settings, "bos_token_id": 4}
+    for forced in (True, False):
+        own = {**settings, "force_bos_token_to_be_generated": forced}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            config = AutoConfig.for_model("bart", **own)
+        assert GenerationConfig.from_model_config(config).forced_bos_token_id == (4 if forced else None)
+        defaults = bart_spec({**own, "model_type": "bart"}).class_defaults
+        assert generation_settings({}, own, defaults).get("forced_bos_token_id") == (4 if forced else None)
 
 
 def understood_defaults(variant: Variant) -> Any:

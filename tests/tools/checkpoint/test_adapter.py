@@ -82,6 +82,7 @@ def test_a_module_that_was_trained_whole_replaces_the_checkpoints(tmp_path: Path
         ({"lora_bias": True}, "lora_bias is not merged"),
         ({"layer_replication": [[0, 1]]}, "layer_replication is not merged"),
         ({"init_lora_weights": "pissa_niter_4"}, "changed the checkpoint before training"),
+        ({"init_lora_weights": "lora_ga"}, "changed the checkpoint before training"),
         ({"lora_alpha": 0}, "lora_alpha must be a number above 0, not 0"),
         ({"lora_alpha": None}, "lora_alpha must be a number above 0"),
         ({"alpha_pattern": {"q_proj": "x"}}, "q_proj must be a number above 0, not 'x'"),
