@@ -69,10 +69,11 @@ def fixed_pair(bundle: Bundle) -> tuple[str | None, str | None]:
     """The languages of a model that has only two; None where it does not say."""
     config = bundle.read_json(CONFIG_NAME) if bundle.has(CONFIG_NAME) else {}
     found = _OPUS_NAME.search(bundle.manifest.source.uri.lower())
-    own = (config.get("source_language"), config.get("target_language")) if isinstance(config, dict) else ()
-    if len(own) == 2 and all(isinstance(code, str) for code in own):
-        return own
-    return found.group(1, 2) if found else (None, None)
+    fields = config if isinstance(config, dict) else {}
+    source, target = fields.get("source_language"), fields.get("target_language")
+    if isinstance(source, str) and isinstance(target, str):
+        return source, target
+    return (found[1], found[2]) if found else (None, None)
 
 
 def _one_pair(bundle: Bundle, tokenizer: Tokenizer, source: str | None, target: str | None) -> LanguagePlan:

@@ -41,15 +41,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def home() -> Path:
-    """An EDGELM_HOME with SmolLM2 in int8 and in fp32 and two translators, kept from one session to the next (``EDGELM_TEST_HOME``)."""
+    """An EDGELM_HOME with SmolLM2 in int8 and in fp32, and two translators.
+
+    It is kept from one session to the next (``EDGELM_TEST_HOME``).
+    """
     folder = _test_home()
     made_by = folder / "made-by"
     with FileLock(folder / ".lock", timeout=CONVERSION_SECONDS):
         if not made_by.exists() or made_by.read_text() != _converter():
             made_by.unlink(missing_ok=True)
-            run_edgelm(
-                folder, "rm", "--yes", NAME, FP32_NAME, *TRANSLATORS
-            )  # with the copies kept for them; there may be none
+            # With the copies kept for them; there may be none.
+            run_edgelm(folder, "rm", "--yes", NAME, FP32_NAME, *TRANSLATORS)
             for arguments in PULLED:
                 done = run_edgelm(folder, "pull", "--force", *arguments, timeout=CONVERSION_SECONDS)
                 assert done.returncode == 0, done.stderr

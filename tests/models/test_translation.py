@@ -60,7 +60,7 @@ def test_the_tokens_of_int8_are_those_of_float32(home: Path) -> None:
     others = [
         text
         for text, source, answer in zip(texts, sources, answers, strict=True)
-        if answer.token_ids != tuple(reference.greedy(source, MOST_TOKENS)[0])
+        if not reference.would_write(source, answer.token_ids)
     ]
     assert len(others) <= (1 - LEAST_EQUAL) * SENTENCES, others
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +57,7 @@ class BergamotSpec:
     @property
     def scale(self) -> float:
         """Factor of the attentions' scores."""
-        return self.head_size**-0.5
+        return 1 / math.sqrt(self.head_size)
 
 
 def bergamot_spec(config: Mapping[str, Any], vocab_size: int) -> BergamotSpec:
