@@ -161,8 +161,10 @@ class Summarizer:
     def _room(self, ask: str) -> int:
         manifest = self._lm.bundle.manifest
         if self._asks:
-            answer = int(self._settings.get("max_new_tokens", MAX_NEW_TOKENS))
-            room = self._lm.context_length - len(self._prompt("", ask)) - answer
+            # None: as long as it gets; what is no number, ``generate_batch`` refuses.
+            answer = self._settings.get("max_new_tokens")
+            reserved = answer if isinstance(answer, int) else MAX_NEW_TOKENS
+            room = self._lm.context_length - len(self._prompt("", ask)) - reserved
         else:
             room = (manifest.source_length or USUAL_SOURCE_LENGTH) - len(self._lm.tokenizer.encode(self._prefix))
         # Beside other text, the first and last words of a part may be encoded in a token more.

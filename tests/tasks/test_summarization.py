@@ -139,3 +139,9 @@ def test_what_cannot_be_summarized_is_refused(lm: LanguageModel, tmp_path: Path)
 
 def test_answers_have_a_limit_of_their_own(lm: LanguageModel) -> None:
     assert Summarizer(lm)._settings["max_new_tokens"] == MAX_NEW_TOKENS
+
+
+def test_an_answer_without_a_limit_is_left_usual_room(lm: LanguageModel) -> None:
+    assert Summarizer(lm, max_new_tokens=None).summarize("It rains.").text == "rst"
+    with pytest.raises(ConfigError, match="max_new_tokens"):
+        Summarizer(lm, max_new_tokens="many").summarize("It rains.")
