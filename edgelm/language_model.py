@@ -117,7 +117,9 @@ class LanguageModel:
         self.runtime = runtime or RuntimeConfig()
         manifest = bundle.manifest
         if manifest.family not in ("decoder", "encoder-decoder"):
-            raise UnsupportedModelError(f"{manifest.name} is of the family {manifest.family!r}; only decoders generate")
+            raise UnsupportedModelError(
+                f"{manifest.name} is an {manifest.family}, which generates no text; it is for {', '.join(manifest.tasks)}"
+            )
         self.context_length = self.runtime.context_length or manifest.context_length
         if self.context_length > manifest.context_length:
             raise ConfigError(

@@ -90,7 +90,7 @@ def _trained_labels(
     from edgelm.encoder_model import EncoderModel
     from edgelm.tasks.classification import TextClassifier
 
-    if not isinstance(model, EncoderModel):
+    if not isinstance(model, EncoderModel) or model.bundle.manifest.head is None:
         raise click.UsageError(f"{model.bundle.manifest.name} has no labels of its own; give some with --labels")
     found = TextClassifier(model).classify(texts, top_k=top_k, truncation=truncate)
     return [[(label.label, label.score) for label in labels] for labels in found]

@@ -17,12 +17,18 @@ _WAYS = "as an argument, with --file, or on standard input (-)"
 
 
 def read_prompt(
-    argument: str | None, option: str | None, file: str | None, *, what: str = "prompt", ways: str = _WAYS
+    argument: str | None,
+    option: str | None,
+    file: str | None,
+    *,
+    what: str = "prompt",
+    ways: str = _WAYS,
+    limit: int = MAX_PROMPT_BYTES,
 ) -> str:
     """The prompt, from the one place where it was given; with none of them, from a pipe.
 
     Of a file or a pipe, one line break at the end belongs to the file and not to the prompt. Messages call it ``what``
-    and name the ``ways`` to give it.
+    and name the ``ways`` to give it; ``limit`` is in bytes.
 
     Raises:
         click.UsageError: none is given, or several are.
@@ -32,7 +38,7 @@ def read_prompt(
     if len(given) > 1:
         raise click.UsageError(f"the {what} is given more than once; give it {ways}")
     if file not in (None, STANDARD_INPUT):
-        return _read_file(str(file))
+        return _read_file(str(file), limit)
     text = argument if argument is not None else option
     if text is not None and text != STANDARD_INPUT:
         return checked_text(text, f"the {what}")
@@ -40,7 +46,7 @@ def read_prompt(
         raise click.UsageError(f"there is no {what}; give it {ways}")
     if sys.stdin is None:
         raise click.UsageError(f"there is no {what}, and standard input is closed")
-    return _text(sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1), "standard input")
+    return _text(sys.stdin.buffer.read(limit + 1), "standard input", limit)
 
 
 def checked_text(text: str, what: str) -> str:
@@ -54,19 +60,19 @@ def checked_text(text: str, what: str) -> str:
     return decode_utf8(text.encode("utf-8", "surrogateescape"), what)
 
 
-def _read_file(name: str) -> str:
+def _read_file(name: str, limit: int) -> str:
     try:
         with Path(name).open("rb") as file:
-            data = file.read(MAX_PROMPT_BYTES + 1)
+            data = file.read(limit + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise PromptError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
-    return _text(data, name)
+    return _text(data, name, limit)
 
 
-def _text(data: bytes, what: str) -> str:
+def _text(data: bytes, what: str, limit: int) -> str:
     from edgelm.text.prompt import decode_utf8
 
-    if len(data) > MAX_PROMPT_BYTES:
-        raise PromptError(f"{what} has more than the {MAX_PROMPT_BYTES >> 20} MiB that a prompt may have")
+    if len(data) > limit:
+        raise PromptError(f"{what} has more than the {limit >> 20} MiB that are read at once")
     text = decode_utf8(data, what).removeprefix("\ufeff")
     return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text

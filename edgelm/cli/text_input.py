@@ -9,6 +9,8 @@ import click
 
 from edgelm.cli.prompt_input import STANDARD_INPUT, checked_text, read_prompt
 
+# Of all texts together; they and their results are held until the last is done.
+MAX_BYTES = 256 << 20
 _LINE_BREAK = re.compile(r"\r\n?|\n")
 
 
@@ -24,7 +26,7 @@ def read_texts(arguments: Sequence[str], file: str | None, *, what: str = "text"
     if arguments and list(arguments) != [STANDARD_INPUT]:
         return [checked_text(text, f"the {what}") for text in arguments]
     ways = "as arguments, with --file (one a line), or on standard input (-)"
-    whole = read_prompt(None, None, STANDARD_INPUT if arguments else file, what=what, ways=ways)
+    whole = read_prompt(None, None, STANDARD_INPUT if arguments else file, what=what, ways=ways, limit=MAX_BYTES)
     # Not str.splitlines, which also breaks at form feeds and at U+2028: those are within a text.
     lines = [line for line in _LINE_BREAK.split(whole) if line.strip()]
     if not lines:

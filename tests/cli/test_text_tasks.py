@@ -181,7 +181,7 @@ def test_classify_by_labels_of_the_users(invoke: Invoke, models: dict[str, str],
         ("labels", ["x", "--multi-label"], "give them with --labels"),
         ("nli", ["x", "--labels", " , "], "give at least one candidate label"),
         ("nli", ["x", "--labels", "a", "--template", "none"], "must have {} where the label goes"),
-        ("vectors", ["x"], "not for text-classification"),
+        ("vectors", ["x"], "tiny-encoder has no labels of its own; give some with --labels"),
     ],
 )
 def test_classify_refuses(

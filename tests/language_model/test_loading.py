@@ -44,7 +44,7 @@ def test_no_such_model(tmp_path):
 
 def test_only_decoders_generate(tmp_path):
     folder = write_encoder_bundle(tmp_path / "b")
-    with pytest.raises(UnsupportedModelError, match="is of the family 'encoder'; only decoders generate"):
+    with pytest.raises(UnsupportedModelError, match="is an encoder, which generates no text; it is for"):
         edgelm.load(folder)
 
 
