@@ -117,8 +117,9 @@ class LanguageModel:
         self.runtime = runtime or RuntimeConfig()
         manifest = bundle.manifest
         if manifest.family not in ("decoder", "encoder-decoder"):
+            tasks = ", ".join(manifest.tasks)
             raise UnsupportedModelError(
-                f"{manifest.name} is an {manifest.family}, which generates no text; it is for {', '.join(manifest.tasks)}"
+                f"{manifest.name} is an {manifest.family}, which generates no text; it is for {tasks}"
             )
         self.context_length = self.runtime.context_length or manifest.context_length
         if self.context_length > manifest.context_length:
