@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from edgelm.bundle.manifest import Head
+from edgelm.bundle.manifest import MAX_HEADS, MAX_HIDDEN, MAX_LAYERS, MAX_VOCAB, Head
 from edgelm.errors import ModelError, UnsupportedModelError
 from edgelm_tools.architectures.config_fields import ConfigFields
 from edgelm_tools.architectures.encoder_members import ENCODERS, Member
@@ -91,11 +91,11 @@ def encoder_spec(config: Mapping[str, Any]) -> EncoderSpec:
     member = ENCODERS[model_type]
     fields = ConfigFields(config, member.defaults, what="config.json")
 
-    def size(name: str) -> int:
-        return fields.integer(member.names.get(name, name))
+    def size(name: str, most: int = MAX_HIDDEN) -> int:
+        return fields.integer(member.names.get(name, name), most=most)
 
     _refuse_variants(fields)
-    hidden, heads = size("hidden_size"), size("num_attention_heads")
+    hidden, heads = size("hidden_size"), size("num_attention_heads", MAX_HEADS)
     if hidden % heads:
         raise ModelError(f"config.json: hidden_size {hidden} is no multiple of num_attention_heads {heads}")
     first = fields.integer("pad_token_id", least=0) + 1 if member.first_position is None else member.first_position
@@ -110,8 +110,8 @@ def encoder_spec(config: Mapping[str, Any]) -> EncoderSpec:
         embedding_size=fields.integer("embedding_size") if member.projection else hidden,
         intermediate_size=size("intermediate_size"),
         heads=heads,
-        layer_paths=_layer_paths(fields, member, size("num_hidden_layers")),
-        vocab_size=fields.integer("vocab_size"),
+        layer_paths=_layer_paths(fields, member, size("num_hidden_layers", MAX_LAYERS)),
+        vocab_size=fields.integer("vocab_size", most=MAX_VOCAB),
         positions=positions,
         first_position=first,
         token_types=fields.integer("type_vocab_size", least=0),
@@ -143,7 +143,7 @@ def _layer_paths(fields: ConfigFields, member: Member, layers: int) -> tuple[str
     if "num_hidden_groups" not in member.defaults:
         return tuple(member.layer.path.format(i) for i in range(layers))
     groups = fields.integer("num_hidden_groups", most=layers)
-    inner = fields.integer("inner_group_num")
+    inner = fields.integer("inner_group_num", most=MAX_LAYERS // layers)
     return tuple(member.layer.path.format(int(i / (layers / groups)), j) for i in range(layers) for j in range(inner))
 
 

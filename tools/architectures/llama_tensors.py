@@ -62,6 +62,8 @@ def check_tensors(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
 
 def _needed(spec: DecoderSpec, names: frozenset[str]) -> Iterator[tuple[str, Shape]]:
     yield EMBEDDING, (spec.vocab_size, spec.hidden_size)
+    if not spec.tied_embeddings:
+        yield HEAD, (spec.vocab_size, spec.hidden_size)
     norms = [FINAL_NORM]
     for i in range(spec.layers):
         norms += [f"model.layers.{i}.{norm}.weight" for norm in NORMS[spec.residual].values()]
@@ -78,7 +80,7 @@ def _needed(spec: DecoderSpec, names: frozenset[str]) -> Iterator[tuple[str, Sha
 
 
 def _optional(spec: DecoderSpec) -> Iterator[tuple[str, Shape]]:
-    """The output head, which may be the embedding, and biases: transformers takes those that are missing as 0."""
+    """The output head where it is the embedding, and biases: transformers takes those that are missing as 0."""
     yield HEAD, (spec.vocab_size, spec.hidden_size)
     for i in range(spec.layers):
         for name, (rows, _) in _matrices(spec, f"model.layers.{i}", frozenset()):

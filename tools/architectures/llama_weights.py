@@ -69,7 +69,7 @@ class LlamaWeights:
 
     @cached_property
     def _tied(self) -> bool:
-        return self.spec.tied_embeddings or HEAD not in self._names
+        return self.spec.tied_embeddings
 
     @cached_property
     def _names(self) -> frozenset[str]:

@@ -73,12 +73,13 @@ def test_biases_are_read_where_the_configuration_has_them() -> None:
     assert keys[keys != 0].tolist() == list(range(1, 12))
 
 
-def test_a_checkpoint_without_a_head_shares_the_embedding() -> None:
+def test_only_a_checkpoint_that_says_so_shares_the_embedding() -> None:
     tensors = llama_tensors()
     assert not weights(tensors).head_is_embedding
-    assert weights(tensors, tie_word_embeddings=True).head_is_embedding
     del tensors["lm_head.weight"]
-    assert weights(tensors).head_is_embedding
+    assert weights(tensors, tie_word_embeddings=True).head_is_embedding
+    with pytest.raises(ModelError, match=r"the checkpoint has no tensor 'lm_head.weight'"):
+        weights(tensors)
 
 
 @pytest.mark.parametrize(("prefix", "head"), [("language_model.", "language_model.lm_head"), ("model.", "lm_head")])
