@@ -7,13 +7,13 @@ kept as it is, and so is what has no word in it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
-from edgelm.bundle.progress import NoProgress, Progress
+from edgelm.bundle.progress import NoProgress, Progress, transfer
 from edgelm.errors import ContextLengthError, PromptError, UnsupportedModelError
-from edgelm.language_model import LanguageModel
+from edgelm.language_model import LanguageModel, available_cores
 from edgelm.results import GenerationResult
 from edgelm.tasks.languages import LanguagePlan, language_plan
 from edgelm.text.language_codes import base_language
@@ -26,6 +26,7 @@ USUAL_SOURCE_LENGTH = 512
 LENGTH_FACTOR = 2.5
 SPARE_TOKENS = 16
 BATCH_SIZE = 32
+BATCHES_AT_ONCE = 2
 _WITHOUT_SPACES = frozenset({"zh", "ja", "th", "km", "my"})
 
 
@@ -157,18 +158,22 @@ class Translator:
     def _answers(self, texts: Sequence[str]) -> dict[str, GenerationResult]:
         """The answer to each text; those of about the same length are translated together."""
         encoded = sorted(((self._encode(text), text) for text in texts), key=lambda pair: len(pair[0]), reverse=True)
+        batches = [encoded[start : start + self._batch_size] for start in range(0, len(encoded), self._batch_size)]
         answers: dict[str, GenerationResult] = {}
-        self._progress.start("Translating", len(encoded))
-        try:
-            pairs = iter(encoded)
-            while batch := list(islice(pairs, self._batch_size)):
-                sources = [ids for ids, _ in batch]
-                results = self._lm.generate_batch(sources, **self._limits(len(sources[0])))
+        with transfer(self._progress, "Translating", len(encoded)), ThreadPoolExecutor(self._workers) as workers:
+            for batch, results in zip(batches, workers.map(self._batch, batches), strict=True):
                 answers |= zip((text for _, text in batch), results, strict=True)
                 self._progress.advance(len(batch))
-        finally:
-            self._progress.finish()
         return answers
+
+    @property
+    def _workers(self) -> int:
+        """Batches at a time: while one chooses tokens, which takes one thread, another is computed."""
+        return min(BATCHES_AT_ONCE, self._lm.runtime.threads or available_cores())
+
+    def _batch(self, batch: Sequence[tuple[list[int], str]]) -> list[GenerationResult]:
+        """Answers to sources, the longest first."""
+        return self._lm.generate_batch([ids for ids, _ in batch], **self._limits(len(batch[0][0])))
 
     def _limits(self, longest: int) -> dict[str, Any]:
         limit = min(int(longest * LENGTH_FACTOR) + SPARE_TOKENS, self._lm.context_length - 1)
