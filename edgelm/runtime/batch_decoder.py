@@ -86,8 +86,6 @@ class BatchDecoder:
         logits = np.empty((len(rows), self.vocab_size), np.float32)
         for first, count in _groups([len(row) for row in rows], self._prefill_chunk):
             self._begin(rows[first : first + count], first, logits[first : first + count])
-        if sum(len(row) for row in rows) >= self._prefill_chunk:
-            give_back_freed_memory()
         return logits
 
     def step(self, tokens: NDArray[np.int64]) -> Logits:
@@ -157,6 +155,8 @@ class BatchDecoder:
         past = self.cache.lengths[first : first + count]
         run.set(tokens, past, past + lengths)
         self._session.run(run.binding, self._switches["prefill"])
+        if tokens.size >= self._prefill_chunk // 2:  # what runs leave behind would add up
+            give_back_freed_memory()
         past += lengths
         logits[:] = run.logits.array
 

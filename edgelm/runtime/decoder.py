@@ -69,8 +69,8 @@ class Decoder:
                 self._run_one(int(chunk[0]))
             else:
                 self._run(chunk, np.array([len(chunk) - 1], np.int64), self._logits)
-        if len(tokens) >= self.prefill_chunk:
-            give_back_freed_memory()
+            if len(tokens) >= self.prefill_chunk:  # what chunks leave behind would add up
+                give_back_freed_memory()
         return self._last
 
     def step(self, token: int) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.errors import ModelError
-from edgelm.runtime.session import Session, Switch, Tensor
+from edgelm.runtime.session import Session, Switch, Tensor, give_back_freed_memory
 
 Rows = Sequence[Sequence[int]]
 Outputs = dict[str, NDArray[np.float32]]
@@ -20,6 +20,8 @@ Outputs = dict[str, NDArray[np.float32]]
 _MASK, _TYPES = "attention_mask", "token_type_ids"
 _SPANS = ("start_logits", "end_logits")
 _FLOAT_BYTES = 4
+# What a run of fewer leaves behind is not worth the milliseconds that giving it back takes.
+_MANY_TOKENS = 1024
 # "B": rows of the batch; "S": tokens of the longest; else a fixed size.
 _Shape = tuple[int | str, ...]
 
@@ -93,6 +95,8 @@ class Encoder:
         for name in outputs:
             binding.output(name, tensors[name])
         self._session.run(binding, self._switches[shrink])
+        if shrink and mask.size >= _MANY_TOKENS:
+            give_back_freed_memory()
         return outputs
 
     def cancel(self) -> None:

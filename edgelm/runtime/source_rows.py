@@ -12,13 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.errors import ModelError
-from edgelm.runtime.session import Binding, Session, Switch, Tensor
+from edgelm.runtime.session import Binding, Session, Switch, Tensor, give_back_freed_memory
 
 Ids = Sequence[int] | NDArray[np.int64]
 
 MASK = "encoder_attention_mask"
 _CROSS = "cross_key_values."
 _TYPES = "token_type_ids"
+# What a run of fewer leaves behind is not worth the milliseconds that giving it back takes.
+_MANY_TOKENS = 1024
 
 
 class SourceRows:
@@ -94,6 +96,8 @@ def encode_sources(session: Session, sources: Sequence[Ids], switch: Switch, *, 
             made[name] = Tensor(np.empty(shape, np.float32))
             binding.output(name, made[name])
     session.run(binding, switch)
+    if mask.size >= _MANY_TOKENS:
+        give_back_freed_memory()
     return SourceRows({**{name: tensor.array for name, tensor in made.items()}, MASK: mask.astype(np.int32)})
 
 
