@@ -154,12 +154,12 @@ class _Search:
         return parents[chosen]
 
     def answers(self) -> list[Hypothesis]:
-        """The best finished sequences, best first."""
+        """The best finished sequences, best first; where the settings allow fewer, as in transformers empty ones."""
         found = []
         for ids, score in zip(self._finished, self._finished_scores, strict=True):
-            if ids is not None:
-                reason = FinishReason.STOP if ids[-1] in self._ends else FinishReason.LENGTH
-                found.append(Hypothesis(tuple(ids[self._prompt_length :].tolist()), float(score), reason))
+            tokens = () if ids is None else tuple(ids[self._prompt_length :].tolist())
+            reason = FinishReason.STOP if tokens and tokens[-1] in self._ends else FinishReason.LENGTH
+            found.append(Hypothesis(tokens, float(score), reason))
         return found[: self._config.num_return_sequences]
 
     @property

@@ -175,7 +175,7 @@ def test_a_wrong_generation_config_is_refused(tmp_path: Path, values: Any, reaso
 
 
 def test_fields_of_other_libraries_are_left_aside(tmp_path: Path) -> None:
-    values = {"transformers_version": "4.57", "eos_token_id": [2, 7], "temperature": None, "pad_token_id": 0}
+    values = {"transformers_version": "4.57", "eos_token_id": [2, 7], "temperature": None, "top_h": 0}
     files = {"generation_config.json": json.dumps(values).encode()}
     bundle = open_bundle(write_decoder_bundle(tmp_path / "bundle", files=files))
     assert bundle.generation_defaults() == GenerationConfig(eos_token_id=(2, 7))

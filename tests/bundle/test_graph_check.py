@@ -129,10 +129,14 @@ def test_a_graph_that_the_manifest_does_not_list_is_refused(tmp_path: Path) -> N
 
 
 def test_another_familys_graph_has_its_own_inputs(tmp_path: Path) -> None:
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["B", 4])
-    graph = helper.make_graph([helper.make_node("Tanh", ["x"], ["y"])], "g", [x], [x.__deepcopy__()])
-    graph.output[0].name = "y"
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["B", "S"]) for name in ("input_ids", "attention_mask")
+    ]
+    hidden = helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, ["B", "S", 4])
+    cast = helper.make_node("Cast", ["input_ids"], ["last_hidden_state"], to=TensorProto.FLOAT)
+    graph = helper.make_graph([cast], "g", inputs, [hidden])
     tmp_path.joinpath("encoder.onnx").write_bytes(helper.make_model(graph).SerializeToString())
-    write_manifest(tmp_path, decoder_manifest(), family="encoder", graphs={"encoder": "encoder.onnx"}, kv=None)
+    graphs, tasks = {"encoder": "encoder.onnx"}, ("feature-extraction",)
+    write_manifest(tmp_path, decoder_manifest(), family="encoder", tasks=tasks, graphs=graphs, kv=None)
     info = check_graph(tmp_path, "encoder.onnx", manifest_of(tmp_path))
-    assert [str(info.inputs[0]), info.external_files, info.weight_bytes] == ["float32 (B, 4)", (), 0]
+    assert [str(info.inputs[0]), info.external_files, info.weight_bytes] == ["int64 (B, S)", (), 0]

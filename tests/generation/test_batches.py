@@ -216,3 +216,12 @@ def test_cancelling_ends_it_before_the_next_run():
         with pytest.raises(CancelledError):
             search()
         assert len(decoder.steps) == 2
+
+
+def test_there_are_as_many_answers_as_asked_for_also_where_one_is_possible() -> None:
+    config = GenerationConfig(num_beams=3, num_return_sequences=3, max_new_tokens=1, forced_eos_token_id=0)
+    table = random_table(VOCABULARY, 0, 1.0)
+    (answers,) = beam_search(TableDecoder(table), requests([[1]]), config)
+    assert len(answers) == 3
+    assert answers[0].tokens == (0,)
+    assert answers[0].score > answers[1].score

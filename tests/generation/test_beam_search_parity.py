@@ -107,7 +107,9 @@ def beam_settings(draw):
         )
     )
     values["min_new_tokens"] = draw(st.integers(0, values["max_new_tokens"]))
-    values["num_return_sequences"] = draw(st.integers(1, values["num_beams"]))
+    # Where the first token is forced to be the last, there is one answer: what others are called is arbitrary.
+    several = "forced_eos_token_id" not in values or values["max_new_tokens"] > 1
+    values["num_return_sequences"] = draw(st.integers(1, values["num_beams"] if several else 1))
     return values
 
 

@@ -25,7 +25,7 @@ TRANSLATORS = ("en-pt", "pt-en")
 PULLED = (
     (NAME, "--scheme", "fp32", "--no-report"),
     (NAME,),
-    *((name, "--no-report") for name in TRANSLATORS),
+    *((name, "--no-report") for name in (*TRANSLATORS, "minilm")),
 )
 CONVERSION_SECONDS = 900
 
@@ -51,7 +51,7 @@ def home() -> Path:
         if not made_by.exists() or made_by.read_text() != _converter():
             made_by.unlink(missing_ok=True)
             # With the copies kept for them; there may be none.
-            run_edgelm(folder, "rm", "--yes", NAME, FP32_NAME, *TRANSLATORS)
+            run_edgelm(folder, "rm", "--yes", NAME, FP32_NAME, *TRANSLATORS, "minilm")
             for arguments in PULLED:
                 done = run_edgelm(folder, "pull", "--force", *arguments, timeout=CONVERSION_SECONDS)
                 assert done.returncode == 0, done.stderr

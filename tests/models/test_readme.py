@@ -26,12 +26,23 @@ def test_the_first_command_answers_as_shown(command: Callable) -> None:
     assert "Paris" in done.stdout
 
 
-def test_the_python_example_runs(home: Path) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    run = [sys.executable, "-W", "error", "-c", example]
-    done = subprocess.run(run, env=environment(EDGELM_HOME=str(home)), capture_output=True, encoding="utf-8", cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("The capital of France is Paris. 8 stop\n")
+def test_the_translation_is_as_shown(command: Callable) -> None:
+    shown = re.search(r'^\$ edgelm translate --to (\w+) "(.*?)"\n([^\n]*)\n', README, re.MULTILINE)
+    assert shown
+    assert command("translate", "--to", shown[1], shown[2]).stdout == f"{shown[3]}\n"
+
+
+def test_the_python_examples_run(home: Path) -> None:
+    first, second = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    for example, start in (
+        (first, "The capital of France is Paris. 8 stop\n"),
+        ("import edgelm\n" + second, "Bom dia.\n"),
+    ):
+        run = [sys.executable, "-W", "error", "-c", example]
+        where = environment(EDGELM_HOME=str(home))
+        done = subprocess.run(run, env=where, capture_output=True, encoding="utf-8", cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(start)
 
 
 def test_the_table_shows_the_figures_of_the_report(home: Path) -> None:
