@@ -183,13 +183,18 @@ _RIVALS = (
 )
 
 
+# Tokens of an encoder's batch, padding included. Measured with all-MiniLM-L6-v2 in int8: below, runs are too short for
+# two threads; above, they leave the caches.
+ENCODER_BATCH_TOKENS = 1024
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeConfig:
     """How a model is run on this machine.
 
     Attributes:
         threads: threads of the graph's operators; None: one for each core this process may use.
-        context_length: tokens of prompt and answer together; None: the model's own limit.
+        context_length: tokens of prompt and answer together (as ``Manifest.context_length``); None: the model's limit.
         prefill_chunk: prompt tokens computed in one run; bounds the memory of activations.
         max_memory: bytes of resident memory that the process may reach; None: no limit.
         preload_text: read the tokenizer while the graph is loaded; else when it is first needed.

@@ -22,7 +22,7 @@ from edgelm.bundle.encoder_contract import encoder_outputs
 from edgelm.bundle.home import stamps_folder
 from edgelm.bundle.manifest_parts import POOLING_MODES
 from edgelm.bundle.store import Store
-from edgelm.config import RuntimeConfig, parse_size
+from edgelm.config import ENCODER_BATCH_TOKENS, RuntimeConfig, parse_size
 from edgelm.errors import (
     ConfigError,
     ContextLengthError,
@@ -33,7 +33,6 @@ from edgelm.errors import (
 )
 from edgelm.runtime.batches import pack
 from edgelm.runtime.encoder import Encoder, Outputs
-from edgelm.runtime.encoder_sizes import encoder_sizes
 from edgelm.runtime.memory import Budget, encoder_budget
 from edgelm.runtime.pooling import pool, to_unit_length
 from edgelm.runtime.prepack import try_prepack
@@ -45,8 +44,6 @@ if TYPE_CHECKING:
 
 SPECIAL_TOKENS_NAME = "special_tokens.json"
 HIDDEN = "last_hidden_state"
-# Measured with all-MiniLM-L6-v2 in int8: below, runs are too short for two threads; above, they leave the caches.
-BATCH_TOKENS = 1024
 # Results that wait for those before them, and texts whose ids are held at a time.
 _WAITING_BYTES = 64 << 20
 _TEXTS_AT_A_TIME = 4096
@@ -128,8 +125,7 @@ class EncoderModel:
                 f"context_length must be at most {manifest.context_length} for {self.name}, not {self.context_length}"
             )
         least = min(_LEAST_TOKENS, self.context_length)
-        sizes = encoder_sizes(bundle, output_bytes=0)
-        encoder_budget(manifest, sizes, batch_tokens=least, longest=least).check(self.runtime.max_memory)
+        encoder_budget(manifest, batch_tokens=least, longest=least).check(self.runtime.max_memory)
         preload = self._preload_text() if self.runtime.preload_text else None
         graph, optimize = self._graph()
         self._session = Session(
@@ -185,10 +181,12 @@ class EncoderModel:
         if task not in self.tasks:
             raise UnsupportedModelError(f"{self.name} is for {', '.join(self.tasks)}, not for {task}")
 
-    def memory_budget(self, batch_tokens: int, *, longest: int) -> Budget:
-        """Bytes that batches of ``batch_tokens`` with texts of up to ``longest`` tokens take, itemised."""
-        sizes = encoder_sizes(self.bundle, output_bytes=self._encoder.output_bytes())
-        return encoder_budget(self.bundle.manifest, sizes, batch_tokens=batch_tokens, longest=longest)
+    def memory_budget(self, batch_tokens: int, *, longest: int, waiting: int = 0) -> Budget:
+        """Bytes that batches of ``batch_tokens`` with texts of up to ``longest`` tokens take, itemised.
+
+        ``waiting``: bytes of outputs that wait for those of the last batch.
+        """
+        return encoder_budget(self.bundle.manifest, batch_tokens=batch_tokens, longest=longest, waiting=waiting)
 
     def encode(self, texts: Sequence[TextOrPair], *, truncation: bool = False, offsets: bool = False) -> list[Encoding]:
         """Texts or pairs, ready for ``run``.
@@ -208,7 +206,7 @@ class EncoderModel:
         self._check(encodings)
         return encodings
 
-    def run(self, encodings: Sequence[Encoding], *, batch_tokens: int = BATCH_TOKENS) -> Iterator[Outputs]:
+    def run(self, encodings: Sequence[Encoding], *, batch_tokens: int = ENCODER_BATCH_TOKENS) -> Iterator[Outputs]:
         """Runs encoded texts, in batches of texts of like lengths, and yields their outputs in the order given.
 
         Args:
@@ -226,7 +224,11 @@ class EncoderModel:
         """
         self._session.check_open()
         self._check(encodings)
-        return self._outputs(encodings, self._affordable(batch_tokens, max(map(len, encodings), default=0)))
+        waiting = min(_WAITING_BYTES, sum(map(len, encodings)) * self._encoder.output_bytes())
+        longest = max(map(len, encodings), default=0)
+        if isinstance(batch_tokens, int):  # no more run together than may wait together
+            batch_tokens = min(batch_tokens, max(longest, self._most_waiting_tokens()))
+        return self._outputs(encodings, self._affordable(batch_tokens, longest, waiting=waiting))
 
     def embed(
         self,
@@ -236,7 +238,7 @@ class EncoderModel:
         pooling: str | None = None,
         prompt: str | None = None,
         truncation: bool = False,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int = ENCODER_BATCH_TOKENS,
     ) -> NDArray[np.float32]:
         """One vector for each text.
 
@@ -302,7 +304,7 @@ class EncoderModel:
 
     def _parts(self, encodings: Sequence[Encoding]) -> Iterator[Sequence[Encoding]]:
         """Cuts many texts into parts whose outputs may wait in memory until all of a part are there."""
-        most = max(1, _WAITING_BYTES // max(1, self._encoder.output_bytes(), _WAITING_BYTES >> 20))
+        most = self._most_waiting_tokens()
         start = tokens = 0
         for index, encoding in enumerate(encodings):
             tokens += len(encoding)
@@ -311,6 +313,9 @@ class EncoderModel:
                 start, tokens = index, len(encoding)
         if start < len(encodings):
             yield encodings[start:]
+
+    def _most_waiting_tokens(self) -> int:
+        return max(1, _WAITING_BYTES // max(1, self._encoder.output_bytes(), _WAITING_BYTES >> 20))
 
     def _run(self, encodings: Sequence[Encoding], *, shrink: bool) -> Outputs:
         types = [encoding.type_ids for encoding in encodings] if self._encoder.takes_types else None
@@ -331,16 +336,18 @@ class EncoderModel:
                     "shorten it, or ask for truncation"
                 )
 
-    def _affordable(self, batch_tokens: int, longest: int) -> int:
+    def _affordable(self, batch_tokens: int, longest: int, *, waiting: int = 0) -> int:
         """The largest batch up to ``batch_tokens`` that fits into the memory limit."""
         if isinstance(batch_tokens, bool) or not isinstance(batch_tokens, int) or batch_tokens < 1:
             raise ConfigError(f"batch_tokens must be an integer of at least 1, not {batch_tokens!r:.80}")
         limit = self.runtime.max_memory
         if limit is None:
             return batch_tokens
-        while batch_tokens > longest and self.memory_budget(batch_tokens, longest=longest).total > limit:
+        while (
+            batch_tokens > longest and self.memory_budget(batch_tokens, longest=longest, waiting=waiting).total > limit
+        ):
             batch_tokens //= 2
-        self.memory_budget(batch_tokens, longest=longest).check(limit)
+        self.memory_budget(batch_tokens, longest=longest, waiting=waiting).check(limit)
         return batch_tokens
 
     def _pooling(self, pooling: str | None, normalize: bool | None) -> tuple[str, bool]:

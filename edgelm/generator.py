@@ -178,7 +178,8 @@ class Generator:
         each = _rows_each(config)
         rows = [self._row_tokens(request, config) for request in requests]
         sources = [request.source for request in requests if request.source is not None]
-        padded = len(sources) * max(map(len, sources), default=0)
+        longest = max(map(len, sources), default=0)
+        padded = len(sources) * longest
         needs = Needs(
             tokens=each * sum(rows),
             sequences=1,
@@ -186,6 +187,7 @@ class Generator:
             longest=max(rows),
             cross_tokens=each * padded,
             source_tokens=padded,
+            longest_source=longest,
         )
         return self.pool.lend_rows(self._engine.new_batch(sources or None), needs)
 

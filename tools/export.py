@@ -14,6 +14,7 @@ from edgelm import __version__
 from edgelm.bundle.manifest import MANIFEST_NAME, EmbeddingFile, FileEntry, Manifest, Source
 from edgelm.bundle.progress import NoProgress, Progress
 from edgelm.bundle.publish import publishing
+from edgelm.bundle.tokenizer_kind import tokenizer_kind
 from edgelm_tools.architectures.base import Architecture, Done, ModelFacts
 from edgelm_tools.architectures.registry import understand
 from edgelm_tools.checkpoint import TextAssets, open_checkpoint
@@ -174,6 +175,7 @@ def _manifest(
         source_length=facts.source_length,
         head=facts.head,
         pooling=assets.pooling,
+        footprint=replace(facts.footprint, tokenizer=tokenizer_kind(assets.tokenizer)),
         tool_versions={"edgelm": __version__, "onnx": version("onnx"), "numpy": version("numpy")},
     )
 

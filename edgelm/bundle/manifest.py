@@ -13,11 +13,14 @@ from typing import Any
 
 from edgelm.bundle.fields import Fields, shown
 from edgelm.bundle.manifest_parts import (
+    ATTENTION_KINDS,
     KV_DTYPE_BYTES,
     POOLING_MODES,
     PROBLEM_TYPES,
+    TOKENIZER_KINDS,
     EmbeddingFile,
     FileEntry,
+    Footprint,
     Head,
     KVGeometry,
     Pooling,
@@ -37,6 +40,7 @@ __all__ = [
     "QUANTIZATION_SCHEMES",
     "EmbeddingFile",
     "FileEntry",
+    "Footprint",
     "Head",
     "KVGeometry",
     "Manifest",
@@ -102,6 +106,7 @@ class Manifest:
         quality: summary of the measured report (``kl``, ``perplexity``, …); empty when not measured.
         layout: who made the graphs: ``edgelm``, ``optimum``, or another tool (see ``bundle/layouts``).
         renamed: usual name of an input or output → what the graphs call it, where that differs.
+        footprint: sizes that memory depends on; None in older bundles.
     """
 
     name: str
@@ -128,6 +133,7 @@ class Manifest:
     quality: dict[str, float] = field(default_factory=dict)
     layout: str = NATIVE_LAYOUT
     renamed: dict[str, str] = field(default_factory=dict)
+    footprint: Footprint | None = None
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> bytes:
@@ -189,6 +195,7 @@ def parse_manifest(data: bytes) -> Manifest:
         quality=_quality(fields),
         layout=fields.choice("layout", BUNDLE_LAYOUTS) if fields.has("layout") else NATIVE_LAYOUT,
         renamed=_texts_by_name(fields, "renamed"),
+        footprint=_footprint(fields),
     )
 
 
@@ -272,6 +279,22 @@ def _pooling(fields: Fields) -> Pooling | None:
         return None
     pooling = fields.object("pooling")
     return Pooling(pooling.choice("mode", POOLING_MODES), pooling.flag("normalize"))
+
+
+def _footprint(fields: Fields) -> Footprint | None:
+    if not fields.has("footprint"):
+        return None
+    footprint = fields.object("footprint")
+    return Footprint(
+        hidden_size=footprint.integer("hidden_size", 1, MAX_HIDDEN),
+        intermediate_size=footprint.integer("intermediate_size", 1, MAX_HIDDEN),
+        heads=footprint.integer("heads", 1, MAX_HEADS),
+        head_size=footprint.integer("head_size", 1, MAX_HEAD_SIZE),
+        attention=footprint.choice("attention", ATTENTION_KINDS),
+        gated=footprint.flag("gated"),
+        tied=footprint.flag("tied"),
+        tokenizer=footprint.choice("tokenizer", TOKENIZER_KINDS) if footprint.has("tokenizer") else None,
+    )
 
 
 def _quantization(fields: Fields) -> dict[str, Any]:

@@ -9,6 +9,11 @@ POOLING_MODES = ("mean", "cls", "last", "max")
 # As in transformers' configurations: how many of the labels hold at a time, or one number in place of labels.
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
+# How many values attention holds of each pair of tokens and head at a time: those of a few tokens, all scores, or all
+# scores and a bias beside them.
+ATTENTION_KINDS = ("blocks", "scores", "biased scores")
+TOKENIZER_KINDS = ("BPE", "Unigram", "WordPiece", "WordLevel")
+
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
@@ -77,3 +82,28 @@ class Pooling:
 
     mode: str
     normalize: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """What a model takes memory for, as far as nothing else in a manifest tells; see ``runtime/footprint.py``.
+
+    Attributes:
+        hidden_size: width of the residual stream.
+        intermediate_size: width of the feed-forward layers; of an encoder-decoder, the larger of both halves', here
+            and below.
+        gated: whether those multiply two projections.
+        heads, head_size: of the queries.
+        attention: one of ``ATTENTION_KINDS``.
+        tied: whether a table of embeddings inside the graph is the output head's matrix, too.
+        tokenizer: one of ``TOKENIZER_KINDS``; None: not known.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    heads: int
+    head_size: int
+    attention: str
+    gated: bool = False
+    tied: bool = False
+    tokenizer: str | None = None

@@ -204,7 +204,8 @@ _MACHINE_OPTIONS = (
         type=int,
         metavar="N",
         callback=_checked_machine,
-        help="Tokens of prompt and answer together; default: the model's limit.",
+        help="Tokens of prompt and answer together; of an encoder's text; of an encoder-decoder's answer. "
+        "Default: the model's limit.",
     ),
     _option(
         _MACHINE,

@@ -20,9 +20,9 @@ from edgelm.cli.help_page import PagedCommand, examples
 from edgelm.cli.options import json_option
 from edgelm.cli.summary import catalog_values, manifest_rows, quality_rows
 from edgelm.cli.units import size_text, table
-from edgelm.config import RuntimeConfig
+from edgelm.config import ENCODER_BATCH_TOKENS, RuntimeConfig
 from edgelm.errors import ModelNotFoundError
-from edgelm.runtime.memory import Budget, budget
+from edgelm.runtime.memory import Budget, budget, encoder_budget
 
 _EXAMPLES = """
 edgelm show smollm2
@@ -30,6 +30,7 @@ edgelm show smollm2 --memory
 edgelm show ./my-bundle --json
 """
 _CONTEXTS = (512, 2048, 8192, 32768, 131072)
+_TEXT_LENGTHS = (128, *_CONTEXTS)
 
 
 @click.command(cls=PagedCommand, epilog=examples(_EXAMPLES))
@@ -63,12 +64,16 @@ def _manifest(folder: Path) -> Manifest:
 
 
 def _budgets(manifest: Manifest) -> dict[int, Budget]:
-    """By tokens of prompt and answer."""
-    lengths = [tokens for tokens in _CONTEXTS if tokens < manifest.context_length]
+    """By tokens of prompt and answer; of an encoder's texts, in usual batches; of a source and of its answer."""
+    encodes = manifest.family == "encoder"
+    most = manifest.context_length
+    lengths = [*(tokens for tokens in (_TEXT_LENGTHS if encodes else _CONTEXTS) if tokens < most), most]
+    if encodes:
+        return {
+            tokens: encoder_budget(manifest, batch_tokens=ENCODER_BATCH_TOKENS, longest=tokens) for tokens in lengths
+        }
     chunk = RuntimeConfig().prefill_chunk
-    return {
-        tokens: budget(manifest, tokens=tokens, prefill_chunk=chunk) for tokens in (*lengths, manifest.context_length)
-    }
+    return {tokens: budget(manifest, tokens=tokens, prefill_chunk=chunk) for tokens in lengths}
 
 
 def _print_json(folder: Path, manifest: Manifest, budgets: dict[int, Budget]) -> None:

@@ -7,24 +7,28 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgelm.bundle.manifest import Manifest
+from edgelm.bundle.manifest import NATIVE_LAYOUT, Manifest
 from edgelm.errors import MemoryLimitError
+from edgelm.runtime.footprint import (
+    FLOAT_BYTES,
+    MB,
+    cache_bytes,
+    cross_bytes,
+    decoder_scores,
+    footprint_of,
+    graph_bytes,
+    loading_bytes,
+    output_bytes,
+    run_values,
+    source_scores,
+    tokenizer_bytes,
+    weight_bytes,
+)
 
-MB = 1_000_000
 # Measured with Python 3.11, ONNX Runtime 1.32 and tokenizers 0.23 on Linux x86-64.
 INTERPRETER_AND_LIBRARIES = 72 * MB
-# While a tokenizer is read: for each of its tokens. (It then gives a quarter back.)
-_TOKENIZER_BYTES_PER_TOKEN = 830
-# A loaded graph's nodes and names, for each byte of its file.
-_GRAPH_BYTES_PER_BYTE = 50
-# A prompt's values that live at one time, for each of its tokens in multiples of the hidden size.
-_LIVE_WIDTHS = 16
-# Where the manifest does not tell the hidden size: as many query heads share one head of the cache.
-_USUAL_HEADS_PER_KV_HEAD = 4
-_USUAL_HEAD_SIZE = 32
-_FLOAT_BYTES = 4
-# Ours, and those of other tools: ``model.onnx.data``, ``model.onnx_data``, ``model.onnx_data_1``.
-_WEIGHTS_FILE = re.compile(r"[._]data(_\d+)?$")
+# Of a row's logits: as they are computed, processed and sorted.
+_LOGIT_COPIES = 4
 _STATUS = Path("/proc/self/status")
 
 
@@ -40,6 +44,7 @@ class Budget:
         kv_cache: keys and values of all tokens.
         activations: what a run needs for a moment.
         cross: what the decoder of an encoder-decoder knows of its sources.
+        loading: what loading takes for a moment, as far as it is more than runs take later.
     """
 
     interpreter: int
@@ -49,12 +54,13 @@ class Budget:
     kv_cache: int
     activations: int
     cross: int = 0
+    loading: int = 0
 
     @property
     def total(self) -> int:
         """Bytes in all."""
         once = self.interpreter + self.text + self.graph + self.weights
-        return once + self.kv_cache + self.cross + self.activations
+        return once + self.kv_cache + self.cross + self.activations + self.loading
 
     def check(self, limit: int | None) -> None:
         """Refuses a limit that the budget exceeds.
@@ -69,6 +75,7 @@ class Budget:
                 + (f"sources {megabytes(self.cross)}, " if self.cross else "")
                 + f"activations {megabytes(self.activations)}, graph {megabytes(self.graph)}, "
                 f"tokenizer {megabytes(self.text)}, Python and libraries {megabytes(self.interpreter)}"
+                + (f", loading {megabytes(self.loading)}" if self.loading else "")
             )
 
 
@@ -83,6 +90,7 @@ class Needs:
         longest: tokens of the longest row.
         cross_tokens: tokens of the sources, once for every row that reads them.
         source_tokens: of these, those that an encoder reads in one run, padding included.
+        longest_source: tokens of the longest source.
     """
 
     tokens: int
@@ -91,6 +99,7 @@ class Needs:
     longest: int = 0
     cross_tokens: int = 0
     source_tokens: int = 0
+    longest_source: int = 0
 
     def __add__(self, other: Needs) -> Needs:
         return Needs(
@@ -100,92 +109,79 @@ class Needs:
             longest=self.longest + other.longest,
             cross_tokens=self.cross_tokens + other.cross_tokens,
             source_tokens=self.source_tokens + other.source_tokens,
+            longest_source=self.longest_source + other.longest_source,
         )
 
 
 def budget(manifest: Manifest, *, tokens: int, prefill_chunk: int, sequences: int = 1) -> Budget:
-    """What a decoder needs to hold ``tokens`` of prompt and answer, prefilled in chunks of ``prefill_chunk``.
+    """What it takes to generate with ``tokens`` in all, prefilled in chunks of ``prefill_chunk``.
 
-    ``sequences``: how many are prefilled at a time; ``tokens`` is then the sum of theirs. With SmolLM2-135M in int8 and
-    the default chunk, the total is 1.01 to 1.13 times the measured peak, for 30 to 8,000 tokens.
+    A decoder's tokens are those of prompt and answer; an encoder-decoder is taken to read a source of as many as it
+    writes. ``sequences``: how many run at a time; ``tokens`` is then the sum of theirs.
     """
     needs = Needs(tokens=tokens, sequences=sequences, rows=sequences, longest=tokens)
+    if manifest.family == "encoder-decoder":
+        source = min(tokens, sequences * (manifest.source_length or tokens))
+        needs = replace(needs, cross_tokens=source, source_tokens=source, longest_source=source)
     return budget_of(manifest, needs, prefill_chunk=prefill_chunk)
 
 
 def budget_of(manifest: Manifest, needs: Needs, *, prefill_chunk: int) -> Budget:
     """The same, of any generations."""
-    chunk = min(prefill_chunk, needs.tokens)
-    hidden, heads = _hidden_size_and_heads(manifest)
-    # The rows of a batch share the chunk.
-    hidden_values = (needs.sequences * chunk + needs.source_tokens) * _LIVE_WIDTHS * hidden
-    attention_values = chunk * heads * needs.longest
-    per_token = _cache_bytes(manifest)
-    return Budget(
-        interpreter=INTERPRETER_AND_LIBRARIES,
-        text=_TOKENIZER_BYTES_PER_TOKEN * manifest.vocab_size,
-        graph=sum(_graph_bytes(manifest.files[name].size) for name in set(manifest.graphs.values())),
-        weights=sum(entry.size for name, entry in manifest.files.items() if _WEIGHTS_FILE.search(name)),
+    per_token = cache_bytes(manifest)
+    return _budget(
+        manifest,
         kv_cache=needs.tokens * per_token if manifest.state is None else 2 * needs.rows * per_token,
-        activations=_FLOAT_BYTES * (hidden_values + attention_values + needs.rows * manifest.vocab_size),
-        cross=needs.cross_tokens * _cross_bytes(manifest),
+        activations=FLOAT_BYTES * _values(manifest, needs, prefill_chunk),
+        cross=needs.cross_tokens * cross_bytes(manifest),
     )
 
 
-# As ``_LIVE_WIDTHS``, for an encoder's int8 layers, whose inputs are kept as floats and as integers; measured with
-# all-MiniLM-L6-v2, batches of 256 to 4,096 tokens: the total is 1.04 to 1.5 times the peak.
-_ENCODER_LIVE_WIDTHS = 56
+def encoder_budget(manifest: Manifest, *, batch_tokens: int, longest: int, waiting: int = 0) -> Budget:
+    """What an encoder needs for batches of ``batch_tokens`` in rows of up to ``longest``, padding included.
 
-
-@dataclass(frozen=True, slots=True)
-class EncoderSizes:
-    """What a run of an encoder takes memory for: hidden size, attention heads, bytes of its outputs for each token."""
-
-    hidden: int
-    heads: int
-    output_bytes: int
-
-
-def encoder_budget(manifest: Manifest, sizes: EncoderSizes, *, batch_tokens: int, longest: int) -> Budget:
-    """What an encoder needs for batches of ``batch_tokens`` in rows of up to ``longest``, padding included."""
+    ``waiting``: bytes of earlier batches' outputs that wait for those of the last.
+    """
+    sizes = footprint_of(manifest)
     tokens = max(batch_tokens, longest)
-    fixed = budget(manifest, tokens=0, prefill_chunk=0, sequences=0)
-    values = tokens * (_ENCODER_LIVE_WIDTHS * sizes.hidden + sizes.heads * longest)
-    return replace(fixed, activations=_FLOAT_BYTES * values + tokens * sizes.output_bytes)
+    scores = source_scores(manifest, sizes, tokens=tokens, longest=longest)
+    values = run_values(manifest, sizes, tokens=tokens, scores=scores)
+    outputs = tokens * output_bytes(manifest, sizes)
+    return _budget(manifest, activations=FLOAT_BYTES * values + outputs + waiting)
 
 
-def _cache_bytes(manifest: Manifest) -> int:
-    """Bytes of a token in the cache, or of a row's whole state."""
-    if manifest.state is not None:
-        return _FLOAT_BYTES * manifest.state.layers * manifest.state.size
-    return 0 if manifest.kv is None else manifest.kv.bytes_per_token()
+def _budget(manifest: Manifest, *, kv_cache: int = 0, activations: int = 0, cross: int = 0) -> Budget:
+    """Adds what does not depend on the runs. Loading is over before they begin."""
+    sizes = footprint_of(manifest)
+    return Budget(
+        interpreter=INTERPRETER_AND_LIBRARIES,
+        text=tokenizer_bytes(manifest, sizes),
+        graph=graph_bytes(manifest),
+        weights=weight_bytes(manifest, sizes),
+        kv_cache=kv_cache,
+        activations=activations,
+        cross=cross,
+        loading=max(0, loading_bytes(manifest, sizes) - kv_cache - activations - cross),
+    )
 
 
-def _cross_bytes(manifest: Manifest) -> int:
-    """Bytes of a source's token in cross-attention: keys and values as wide as the decoder's own, or somewhat less."""
-    if manifest.state is not None:
-        return 2 * _FLOAT_BYTES * manifest.state.layers * manifest.state.size
-    kv = manifest.kv
-    return 0 if kv is None else 2 * _FLOAT_BYTES * kv.layers * kv.kv_heads * kv.head_size
-
-
-def _graph_bytes(size: int) -> int:
-    """A loaded graph file: what is beyond a megabyte is not nodes but weights."""
-    return _GRAPH_BYTES_PER_BYTE * min(size, MB) + max(0, size - MB)
-
-
-def _hidden_size_and_heads(manifest: Manifest) -> tuple[int, int]:
-    kv = manifest.kv
-    if manifest.state is not None:
-        return manifest.state.size, manifest.state.size // _USUAL_HEAD_SIZE
-    if kv is None:
-        return 0, 0
-    if manifest.family == "encoder-decoder":
-        return kv.kv_heads * kv.head_size, kv.kv_heads
-    if manifest.embedding is not None:
-        return manifest.embedding.columns, max(kv.kv_heads, manifest.embedding.columns // kv.head_size)
-    heads = _USUAL_HEADS_PER_KV_HEAD * kv.kv_heads
-    return heads * kv.head_size, heads
+def _values(manifest: Manifest, needs: Needs, prefill_chunk: int) -> int:
+    """The largest runs of all generations at a time."""
+    sizes = footprint_of(manifest)
+    reads_sources = manifest.family == "encoder-decoder"
+    # An answer to a source begins with a single token; the rows of a batch share the chunk. ``longest`` is already the
+    # sum of all sequences'.
+    chunk = needs.rows if reads_sources else min(prefill_chunk, needs.tokens)
+    tokens = chunk if reads_sources else needs.sequences * chunk
+    scores = decoder_scores(manifest, sizes, tokens=chunk, longest=needs.longest)
+    values = run_values(manifest, sizes, tokens=tokens, scores=scores)
+    if needs.source_tokens:
+        scores = source_scores(manifest, sizes, tokens=needs.source_tokens, longest=needs.longest_source)
+        values += run_values(manifest, sizes, tokens=needs.source_tokens, scores=scores)
+    values += _LOGIT_COPIES * needs.rows * manifest.vocab_size
+    if manifest.layout != NATIVE_LAYOUT:  # graphs of others give the logits of all tokens
+        values += 2 * tokens * manifest.vocab_size
+    return values
 
 
 def peak_memory() -> int:

@@ -16,6 +16,7 @@ from edgelm.bundle.manifest import (
     QUANTIZATION_SCHEMES,
     EmbeddingFile,
     FileEntry,
+    Footprint,
     Head,
     KVGeometry,
     Manifest,
@@ -24,7 +25,7 @@ from edgelm.bundle.manifest import (
     Source,
     parse_manifest,
 )
-from edgelm.bundle.manifest_parts import POOLING_MODES, PROBLEM_TYPES
+from edgelm.bundle.manifest_parts import ATTENTION_KINDS, POOLING_MODES, PROBLEM_TYPES, TOKENIZER_KINDS
 from edgelm.errors import ManifestError
 
 HASH = "0123456789abcdef" * 4
@@ -33,6 +34,17 @@ FILE_NAMES = st.from_regex(r"f[a-z0-9]{0,8}\.[a-z]{1,5}", fullmatch=True)
 ENTRIES = st.builds(FileEntry, st.integers(0, 1 << 45), st.text("0123456789abcdef", min_size=64, max_size=64))
 GEOMETRIES = st.builds(
     KVGeometry, st.integers(1, 1024), st.integers(1, 1024), st.integers(1, 4096), st.sampled_from(["float32", "int8"])
+)
+FOOTPRINTS = st.builds(
+    Footprint,
+    hidden_size=st.integers(1, 1 << 20),
+    intermediate_size=st.integers(1, 1 << 20),
+    heads=st.integers(1, 1024),
+    head_size=st.integers(1, 4096),
+    attention=st.sampled_from(ATTENTION_KINDS),
+    gated=st.booleans(),
+    tied=st.booleans(),
+    tokenizer=st.none() | st.sampled_from(TOKENIZER_KINDS),
 )
 SETTINGS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 
@@ -84,6 +96,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         quality=draw(st.dictionaries(WORDS, st.floats(-1e200, 1e200), max_size=3)),
         layout=draw(st.sampled_from(BUNDLE_LAYOUTS)),
         renamed=draw(st.dictionaries(WORDS, WORDS, max_size=2)),
+        footprint=draw(st.none() | FOOTPRINTS),
     )
 
 
@@ -116,6 +129,15 @@ def put(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     return document
 
 
+FOOTPRINT = {
+    "hidden_size": 8,
+    "intermediate_size": 32,
+    "heads": 2,
+    "head_size": 4,
+    "attention": "blocks",
+    "gated": False,
+    "tied": True,
+}
 REFUSED: list[tuple[str, Any, str]] = [
     ("name", "", 'name must be a printable string of 1 to 1000 characters, not ""'),
     ("name", "a\x1b[2Jb", "name must be a printable string"),
@@ -154,6 +176,11 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("head", {"labels": [], "problem_type": "ranking"}, "head.problem_type must be one of single_label_classification"),
     ("pooling", {"mode": "sum", "normalize": True}, 'pooling.mode must be one of mean, cls, last, max, not "sum"'),
     ("pooling", {"mode": "mean", "normalize": 1}, "pooling.normalize must be true or false, not 1"),
+    ("footprint", {}, "footprint.hidden_size is missing"),
+    ("footprint", FOOTPRINT | {"heads": 0}, "footprint.heads must be an integer from 1 to 1024, not 0"),
+    ("footprint", FOOTPRINT | {"attention": "all"}, "footprint.attention must be one of blocks, scores, biased scores"),
+    ("footprint", FOOTPRINT | {"tied": 1}, "footprint.tied must be true or false, not 1"),
+    ("footprint", FOOTPRINT | {"tokenizer": "BBPE"}, "footprint.tokenizer must be one of BPE, Unigram"),
     ("kv/layers", "x", 'kv.layers must be an integer from 1 to 1024, not "x"'),
     ("kv/layers", 1025, "kv.layers must be an integer from 1 to 1024, not 1025"),
     ("kv/kv_heads", -1, "kv.kv_heads must be an integer from 1 to 1024, not -1"),
@@ -193,7 +220,7 @@ def test_a_field_that_breaks_its_rule_is_named(path: str, value: Any, message: s
 
 
 OPTIONAL = {"tool_versions", "quality", "bos_token_id", "embedding", "state", "pad_token_id", "head", "pooling"}
-OPTIONAL |= {"decoder_start_token_id", "source_length", "layout", "renamed"}
+OPTIONAL |= {"decoder_start_token_id", "source_length", "layout", "renamed", "footprint"}
 
 
 @pytest.mark.parametrize("name", sorted(set(valid()) - OPTIONAL))

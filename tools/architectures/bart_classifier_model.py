@@ -10,7 +10,7 @@ from edgelm_tools.architectures.bart_model import MEMBERS, bart_prefix, bart_spe
 from edgelm_tools.architectures.base import Done, ModelFacts
 from edgelm_tools.architectures.config_fields import ConfigFields
 from edgelm_tools.architectures.labels import head_of
-from edgelm_tools.architectures.seq2seq_model import Seq2SeqModel
+from edgelm_tools.architectures.seq2seq_model import Seq2SeqModel, footprint_of
 from edgelm_tools.checkpoint.base import Checkpoint
 from edgelm_tools.graph import GraphBuilder
 from edgelm_tools.quantize.scheme import Scheme
@@ -58,6 +58,7 @@ class BartClassifierModel(Seq2SeqModel):
             context_length=spec.context_length,
             vocab_size=spec.vocab_size,
             hidden_size=spec.hidden_size,
+            footprint=footprint_of(spec),
             head=self._head,
         )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from edgelm.bundle.manifest import Head, KVGeometry, RecurrentState
+from edgelm.bundle.manifest import Footprint, Head, KVGeometry, RecurrentState
 from edgelm_tools.checkpoint.base import TextAssets
 from edgelm_tools.graph import GraphBuilder
 from edgelm_tools.quantize.scheme import Scheme
@@ -22,6 +22,7 @@ class ModelFacts:
     Attributes:
         graphs: roles of the graphs, in the order in which they are built.
         hidden_size: width of the embedding table, if that is kept in a file of its own.
+        footprint: without the tokenizer.
         decoder_start_token_id: by the configuration; a ``generation_config.json`` may say otherwise.
         class_defaults: of transformers' configuration class, for fields that ``config.json`` may leave out; those
             about generation are read.
@@ -34,6 +35,7 @@ class ModelFacts:
     context_length: int
     vocab_size: int
     hidden_size: int
+    footprint: Footprint
     kv: KVGeometry | None = None
     state: RecurrentState | None = None
     decoder_start_token_id: int | None = None

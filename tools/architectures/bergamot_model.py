@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from edgelm.bundle.manifest import RecurrentState
+from edgelm.bundle.manifest import Footprint, RecurrentState
 from edgelm_tools.architectures.base import Done, ModelFacts
 from edgelm_tools.architectures.bergamot import BergamotGraph
 from edgelm_tools.architectures.bergamot_spec import bergamot_spec
@@ -37,6 +37,14 @@ class BergamotModel:
             context_length=spec.target_length,
             vocab_size=spec.vocab_size,
             hidden_size=spec.width,
+            footprint=Footprint(
+                hidden_size=spec.width,
+                intermediate_size=spec.inner_width,
+                heads=spec.heads,
+                head_size=spec.head_size,
+                attention="scores",
+                tied=True,
+            ),
             state=RecurrentState(spec.decoder_layers, spec.width),
             decoder_start_token_id=END_OF_SENTENCE_ID,
             source_length=spec.source_length,

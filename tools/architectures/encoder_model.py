@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgelm.bundle.manifest import Footprint
 from edgelm_tools.architectures.base import Done, ModelFacts
 from edgelm_tools.architectures.encoder import LINEAR_LAYERS, build_encoder
 from edgelm_tools.architectures.encoder_spec import EncoderSpec, encoder_spec
@@ -41,6 +42,14 @@ class EncoderModel:
             context_length=spec.context_length,
             vocab_size=spec.vocab_size,
             hidden_size=spec.hidden_size,
+            footprint=Footprint(
+                hidden_size=spec.hidden_size,
+                intermediate_size=spec.intermediate_size,
+                heads=spec.heads,
+                head_size=spec.hidden_size // spec.heads,
+                attention="biased scores" if spec.relative_buckets else "scores",
+                tied=spec.task == "masked" and spec.tied,
+            ),
             head=spec.head,
         )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.bundle.manifest import KVGeometry
+from edgelm.bundle.manifest import Footprint, KVGeometry
 from edgelm_tools.architectures.base import Done, ModelFacts
 from edgelm_tools.architectures.gpt import build_decoder, build_layer
 from edgelm_tools.architectures.gpt_members import MEMBERS
@@ -42,6 +42,14 @@ class GptModel:
             context_length=spec.context_length,
             vocab_size=spec.vocab_size,
             hidden_size=spec.embedding_size,
+            footprint=Footprint(
+                hidden_size=spec.hidden_size,
+                intermediate_size=spec.intermediate_size,
+                heads=spec.heads,
+                head_size=heads_of(spec).padded_size,
+                attention="biased scores" if spec.positions == "alibi" else "blocks",
+                tied=spec.tied_embeddings,
+            ),
             kv=KVGeometry(spec.layers, spec.heads, heads_of(spec).padded_size),
             class_defaults=self._default_tokens(),
         )

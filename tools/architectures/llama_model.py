@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgelm.bundle.manifest import KVGeometry
+from edgelm.bundle.manifest import Footprint, KVGeometry
 from edgelm_tools.architectures.base import Done, ModelFacts
 from edgelm_tools.architectures.llama import build_decoder, build_layer
 from edgelm_tools.architectures.llama_spec import decoder_spec
@@ -40,6 +40,15 @@ class LlamaModel:
             context_length=spec.context_length,
             vocab_size=spec.vocab_size,
             hidden_size=spec.hidden_size,
+            footprint=Footprint(
+                hidden_size=spec.hidden_size,
+                intermediate_size=spec.intermediate_size,
+                heads=spec.heads,
+                head_size=padded_head_size(spec),
+                attention="scores" if spec.attention_softcap else "blocks",
+                gated=True,
+                tied=spec.tied_embeddings,
+            ),
             kv=KVGeometry(spec.layers, spec.kv_heads, padded_head_size(spec)),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgelm.bundle.manifest import KVGeometry
+from edgelm.bundle.manifest import Footprint, KVGeometry
 from edgelm_tools.architectures.base import Done, ModelFacts
 from edgelm_tools.architectures.head_layout import layout_of_heads
 from edgelm_tools.architectures.seq2seq_graph import build_decoder, build_encoder
@@ -38,6 +38,7 @@ class Seq2SeqModel:
             context_length=spec.context_length,
             vocab_size=spec.vocab_size,
             hidden_size=spec.hidden_size,
+            footprint=footprint_of(spec),
             kv=KVGeometry(decoder.layers, decoder.heads, layout_of_heads(decoder.head_size).padded_size),
             decoder_start_token_id=spec.decoder_start_token_id,
             source_length=spec.source_length,
@@ -56,3 +57,17 @@ class Seq2SeqModel:
     def build(self, role: str, g: GraphBuilder, scheme: Scheme, done: Done) -> None:
         build = build_encoder if role == "encoder" else build_decoder
         build(g, self.spec, self._weights, scheme, done)
+
+
+def footprint_of(spec: Seq2SeqSpec) -> Footprint:
+    """The larger of both halves."""
+    stacks = (spec.encoder, spec.decoder)
+    return Footprint(
+        hidden_size=spec.hidden_size,
+        intermediate_size=max(stack.intermediate_size for stack in stacks),
+        heads=max(stack.heads for stack in stacks),
+        head_size=max(layout_of_heads(stack.head_size).padded_size for stack in stacks),
+        attention="biased scores" if spec.relative_bias else "scores",
+        gated=spec.gated,
+        tied=spec.tied,
+    )

@@ -15,6 +15,7 @@ from edgelm.bundle.fields import Fields
 from edgelm.bundle.foreign_contract import CROSS, PAST, check_foreign, check_past_form, usual_names
 from edgelm.bundle.graph_check import FOREIGN_RULES, GraphInfo, inspect_graph
 from edgelm.bundle.layouts.base import Found, Layout
+from edgelm.bundle.layouts.footprint import footprint_of_folder
 from edgelm.bundle.layouts.genai import GenaiLayout
 from edgelm.bundle.layouts.listing import Listing, list_folder
 from edgelm.bundle.layouts.model_config import (
@@ -140,6 +141,7 @@ def _manifest(listing: Listing, layout: str, found: Found, graphs: Mapping[str, 
         pooling=found.pooling,
         layout=layout,
         renamed=renamed,
+        footprint=footprint_of_folder(found.config, listing),
     )
 
 

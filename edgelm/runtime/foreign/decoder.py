@@ -51,8 +51,8 @@ class ForeignDecoder:
         last = np.empty(0, np.float32)
         for chunk in self._chunks(tokens):
             last = self._run(chunk, "prefill" if chunk.size > 1 else "step")
-        if len(tokens) >= self.prefill_chunk:
-            give_back_freed_memory()
+            if chunk.size >= self.prefill_chunk:  # what chunks leave behind would add up
+                give_back_freed_memory()
         return last
 
     def step(self, token: int) -> NDArray[np.float32]:

@@ -1,0 +1,185 @@
+"""What the parts of a model take in memory, estimated from its manifest alone; ``memory.py`` adds them up.
+
+The constants were measured with Python 3.11, ONNX Runtime 1.32 and tokenizers 0.23 on Linux x86-64, on models of random
+weights of every family, int8, int4 and fp32, with prepacked weights and without: each is such that the sum is not below
+the peak.
+"""
+
+from __future__ import annotations
+
+import re
+
+from edgelm.bundle.manifest import NATIVE_LAYOUT, Footprint, Manifest
+
+MB = 1_000_000
+FLOAT_BYTES = 4
+# Ours, and those of other tools: ``model.onnx.data``, ``model.onnx_data``, ``model.onnx_data_1``.
+_WEIGHTS_FILE = re.compile(r"[._]data(_\d+)?$")
+# While a tokenizer is read: for each of its tokens. (BPE then gives a quarter back.)
+_TOKENIZER_BYTES = {"BPE": 830, "Unigram": 1400, "WordPiece": 400, "WordLevel": 400}
+# A loaded graph's nodes and names, for each byte of its file; what is beyond a megabyte is not nodes but weights.
+_GRAPH_BYTES_PER_BYTE = 50
+# Threads and buffers of each graph after the first.
+_FURTHER_GRAPH = 3 * MB
+# The nodes of a graph that has its weights inside.
+_NODES_AMONG_WEIGHTS = 160_000
+# A graph of both branches, with and without a past, may lay out its weights for each.
+_MERGED_SHARE = 1.2
+# Of the file of another tool's graph, what is in memory a second time while it is loaded.
+_FOREIGN_LOADING_SHARE = 0.8
+# While weights are laid out anew or read from a prepacked copy, how often the largest is there besides.
+_LOADING_COPIES = {"fp32": 1.7}
+_USUAL_LOADING_COPIES = 2.7
+# Bytes of a weight in the layers and in the table of embeddings, scales included.
+_LAYER_BYTES = {"int4": 0.625, "fp32": 4.0}
+_TABLE_BYTES = {"fp32": 4.0}
+_USUAL_WEIGHT_BYTES = 1.125
+# An output head beside a table in a file of its own is stored in pieces.
+_HEAD_PIECES = 4
+# A run's values that live at one time, for each of its tokens, in multiples of the width of the stream, of attention
+# and of the feed-forward layers (there of two projections, if it has a gate).
+_LIVE_WIDTHS = {"encoder": (4.0, 4.0, 2.0), "decoder": (4.0, 10.0, 4.5), "encoder-decoder": (4.0, 11.0, 4.5)}
+_GATED_WIDTH = 1.6
+# Matrices of scores, for each pair of tokens and head.
+_SCORE_MATRICES = {"blocks": 0, "scores": 1, "biased scores": 2}
+_FOREIGN_SCORE_MATRICES = 3
+# A growing cache's past and its present, and what is left between them.
+_FOREIGN_CACHE_COPIES = 5.5
+# Where the manifest does not tell: sizes of most models.
+_USUAL_HEADS_PER_KV_HEAD = 4
+_USUAL_HEAD_SIZE = 32
+_USUAL_FEED_FORWARD = 4
+
+
+def footprint_of(manifest: Manifest) -> Footprint:
+    """The manifest's own; for an older one, that of a model of the family with the same cache and weights."""
+    if manifest.footprint is not None:
+        return manifest.footprint
+    hidden, heads, head_size = _usual_sizes(manifest)
+    return Footprint(
+        hidden_size=hidden,
+        intermediate_size=_USUAL_FEED_FORWARD * hidden,
+        heads=heads,
+        head_size=head_size,
+        attention="biased scores" if manifest.family == "encoder-decoder" else "scores",
+        tied=manifest.family != "encoder",
+    )
+
+
+def tokenizer_bytes(manifest: Manifest, sizes: Footprint) -> int:
+    """Of the tokenizer while it is read."""
+    usual = "BPE" if manifest.family == "decoder" else "Unigram"
+    return _TOKENIZER_BYTES[sizes.tokenizer or usual] * manifest.vocab_size
+
+
+def graph_bytes(manifest: Manifest) -> int:
+    """Of all loaded graphs, without what is known to be weights."""
+    sizes = [manifest.files[name].size for name in set(manifest.graphs.values())]
+    nodes = sum(_GRAPH_BYTES_PER_BYTE * (size if size < MB else _NODES_AMONG_WEIGHTS) for size in sizes)
+    return nodes + _FURTHER_GRAPH * (len(sizes) - 1)
+
+
+def weight_bytes(manifest: Manifest, sizes: Footprint) -> int:
+    """Of all weights; what a file of embeddings holds is read row by row and takes none."""
+    beside = sum(entry.size for name, entry in manifest.files.items() if _WEIGHTS_FILE.search(name))
+    inside = {name: manifest.files[name].size for name in set(manifest.graphs.values())}
+    held = sum(size for size in inside.values() if size >= MB)
+    twice = sum(_MERGED_SHARE * size for name, size in inside.items() if "merged" in name and size >= MB)
+    again = _table_bytes(manifest, sizes) if sizes.tied and manifest.embedding is None else 0
+    return int(beside + held + max(twice, min(again, beside + held)))
+
+
+def loading_bytes(manifest: Manifest, sizes: Footprint) -> int:
+    """What is there for a moment while the weights are loaded."""
+    if manifest.layout != NATIVE_LAYOUT:
+        largest = max(entry.size for name, entry in manifest.files.items() if name in manifest.graphs.values())
+        beside = sum(entry.size for name, entry in manifest.files.items() if _WEIGHTS_FILE.search(name))
+        return int(_FOREIGN_LOADING_SHARE * max(largest, beside))
+    scheme = manifest.quantization.get("scheme")
+    layer = sizes.hidden_size * sizes.intermediate_size * (2 if sizes.gated else 1)
+    largest = int(_LAYER_BYTES.get(str(scheme), _USUAL_WEIGHT_BYTES) * layer)
+    if manifest.embedding is not None:
+        largest = max(largest, _table_bytes(manifest, sizes) // _HEAD_PIECES)
+    elif manifest.family != "encoder" or "fill-mask" in manifest.tasks:
+        largest = max(largest, _table_bytes(manifest, sizes))
+    return int(_LOADING_COPIES.get(str(scheme), _USUAL_LOADING_COPIES) * largest)
+
+
+def cache_bytes(manifest: Manifest) -> int:
+    """Of a token in the cache, or of a row's whole state."""
+    if manifest.state is not None:
+        return FLOAT_BYTES * manifest.state.layers * manifest.state.size
+    if manifest.kv is None:
+        return 0
+    copies = 1 if manifest.layout == NATIVE_LAYOUT else _FOREIGN_CACHE_COPIES
+    return int(copies * manifest.kv.bytes_per_token())
+
+
+def cross_bytes(manifest: Manifest) -> int:
+    """Of a source's token in cross-attention: keys and values as wide as the decoder's own, or somewhat less."""
+    if manifest.state is not None:
+        return 2 * FLOAT_BYTES * manifest.state.layers * manifest.state.size
+    kv = manifest.kv
+    return 0 if kv is None else 2 * FLOAT_BYTES * kv.layers * kv.kv_heads * kv.head_size
+
+
+def run_values(manifest: Manifest, sizes: Footprint, *, tokens: int, scores: int) -> int:
+    """Values that a run of ``tokens`` holds at one time, its attention ``scores``; without its outputs."""
+    stream, attention, feed_forward = _LIVE_WIDTHS[manifest.family]
+    inner = sizes.intermediate_size * (_GATED_WIDTH if sizes.gated else 1)
+    outside = stream * sizes.hidden_size + attention * sizes.heads * sizes.head_size
+    if manifest.family == "decoder" and sizes.attention == "biased scores":
+        return int(tokens * outside + max(tokens * feed_forward * inner, scores))
+    return int(tokens * (outside + feed_forward * inner) + scores)
+
+
+def decoder_scores(manifest: Manifest, sizes: Footprint, *, tokens: int, longest: int) -> int:
+    """Values that a decoder's attention holds for new tokens in rows that come to have ``longest``."""
+    matrices = _SCORE_MATRICES[sizes.attention] if manifest.layout == NATIVE_LAYOUT else _FOREIGN_SCORE_MATRICES
+    return matrices * sizes.heads * tokens * longest
+
+
+def source_scores(manifest: Manifest, sizes: Footprint, *, tokens: int, longest: int) -> int:
+    """Values that an encoder's attention holds for ``tokens`` in rows of ``longest``: scores, and one bias for all."""
+    matrices = 1 if manifest.layout == NATIVE_LAYOUT else _FOREIGN_SCORE_MATRICES - 1
+    # The distances of which the bias is made take as much as four heads.
+    bias = (sizes.heads + 4) * longest**2 if sizes.attention == "biased scores" else 0
+    return matrices * sizes.heads * tokens * longest + bias
+
+
+def output_bytes(manifest: Manifest, sizes: Footprint) -> int:
+    """Of an encoder's outputs for each token."""
+    if "fill-mask" in manifest.tasks:
+        return FLOAT_BYTES * manifest.vocab_size
+    if "feature-extraction" in manifest.tasks:
+        return FLOAT_BYTES * sizes.hidden_size
+    return FLOAT_BYTES * max(2, len(manifest.head.labels) if manifest.head is not None else 0)
+
+
+def _table_bytes(manifest: Manifest, sizes: Footprint) -> int:
+    each = _TABLE_BYTES.get(str(manifest.quantization.get("scheme")), _USUAL_WEIGHT_BYTES)
+    if manifest.layout != NATIVE_LAYOUT:
+        each = FLOAT_BYTES
+    return int(each * manifest.vocab_size * sizes.hidden_size)
+
+
+def _usual_sizes(manifest: Manifest) -> tuple[int, int, int]:
+    """(Hidden size, heads, head size)."""
+    kv = manifest.kv
+    if manifest.state is not None:
+        return manifest.state.size, max(1, manifest.state.size // _USUAL_HEAD_SIZE), _USUAL_HEAD_SIZE
+    if kv is None:  # no embedding is wider than all weights together make it, of one byte each
+        held = sum(entry.size for name, entry in manifest.files.items() if _holds_weights(manifest, name))
+        hidden = max(1, held // manifest.vocab_size)
+        return hidden, max(1, hidden // _USUAL_HEAD_SIZE), min(hidden, _USUAL_HEAD_SIZE)
+    if manifest.family == "encoder-decoder":
+        return kv.kv_heads * kv.head_size, kv.kv_heads, kv.head_size
+    if manifest.embedding is not None:
+        columns = manifest.embedding.columns
+        return columns, max(kv.kv_heads, columns // kv.head_size), kv.head_size
+    heads = _USUAL_HEADS_PER_KV_HEAD * kv.kv_heads
+    return heads * kv.head_size, heads, kv.head_size
+
+
+def _holds_weights(manifest: Manifest, name: str) -> bool:
+    return name in manifest.graphs.values() or _WEIGHTS_FILE.search(name) is not None

@@ -1,0 +1,165 @@
+"""What a model takes, by its manifest: laws that hold for every family, also for manifests that tell little."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.bundles import decoder_manifest
+
+from edgelm.bundle.manifest import EmbeddingFile, FileEntry, Footprint, KVGeometry, Manifest, RecurrentState
+from edgelm.bundle.manifest_parts import ATTENTION_KINDS, TOKENIZER_KINDS
+from edgelm.bundle.tokenizer_kind import tokenizer_kind
+from edgelm.runtime.memory import MB, Needs, budget, budget_of, encoder_budget
+
+SIZES = Footprint(hidden_size=512, intermediate_size=2048, heads=8, head_size=64, attention="blocks", tokenizer="BPE")
+FOOTPRINTS = st.builds(
+    Footprint,
+    hidden_size=st.integers(1, 4096),
+    intermediate_size=st.integers(1, 16384),
+    heads=st.integers(1, 64),
+    head_size=st.integers(1, 256),
+    attention=st.sampled_from(ATTENTION_KINDS),
+    gated=st.booleans(),
+    tied=st.booleans(),
+    tokenizer=st.none() | st.sampled_from(TOKENIZER_KINDS),
+)
+
+
+def model(family: str = "decoder", *, footprint: Footprint | None = SIZES, **changes) -> Manifest:
+    roles = {"decoder": ("decoder",), "encoder": ("encoder",), "encoder-decoder": ("encoder", "decoder")}[family]
+    sizes = {f"{role}.onnx": 20_000 for role in roles} | {f"{role}.onnx.data": 30 * MB for role in roles}
+    changes = {"kv": None if family == "encoder" else KVGeometry(4, 8, 64), **changes}
+    return replace(
+        decoder_manifest(),
+        family=family,
+        graphs={role: f"{role}.onnx" for role in roles},
+        files={name: FileEntry(size, "0" * 64) for name, size in sizes.items()},
+        vocab_size=30_000,
+        tasks=("feature-extraction",) if family == "encoder" else ("text-generation",),
+        quantization={"scheme": "int8"},
+        footprint=footprint,
+        **changes,
+    )
+
+
+MANIFESTS = st.one_of(
+    st.builds(model, st.sampled_from(["decoder", "encoder-decoder"]), footprint=st.none() | FOOTPRINTS),
+    st.builds(
+        lambda state, footprint: model("encoder-decoder", kv=None, state=state, footprint=footprint),
+        st.builds(RecurrentState, st.integers(1, 6), st.integers(1, 1024)),
+        st.none() | FOOTPRINTS,
+    ),
+    st.builds(
+        lambda footprint: model(footprint=footprint, layout="optimum"),
+        st.none() | FOOTPRINTS,
+    ),
+)
+COUNTS = st.integers(0, 5000)
+
+
+@given(MANIFESTS, st.integers(1, 20_000), st.integers(0, 20_000), st.integers(1, 1024), st.integers(1, 8))
+def test_more_tokens_never_take_less(manifest, tokens, more, chunk, sequences):
+    few = budget(manifest, tokens=tokens, prefill_chunk=chunk, sequences=sequences)
+    many = budget(manifest, tokens=tokens + more, prefill_chunk=chunk, sequences=sequences)
+    assert few.total <= many.total
+    assert few.total <= budget(manifest, tokens=tokens, prefill_chunk=chunk, sequences=sequences + 1).total
+    assert few.total <= budget(manifest, tokens=tokens, prefill_chunk=chunk + 1, sequences=sequences).total
+
+
+NEEDS = st.builds(
+    Needs,
+    tokens=COUNTS,
+    sequences=st.integers(0, 4),
+    rows=st.integers(0, 32),
+    longest=COUNTS,
+    cross_tokens=COUNTS,
+    source_tokens=COUNTS,
+    longest_source=COUNTS,
+)
+
+
+@given(MANIFESTS, NEEDS, NEEDS)
+def test_a_further_generation_never_takes_less(manifest, one, other):
+    alone = budget_of(manifest, one, prefill_chunk=128).total
+    assert alone <= budget_of(manifest, one + other, prefill_chunk=128).total
+
+
+@given(st.none() | FOOTPRINTS, st.integers(1, 4096), st.integers(0, 4096), st.integers(1, 512), st.integers(0, 512))
+def test_larger_batches_and_longer_texts_never_take_less(footprint, batch, more, longest, longer):
+    manifest = model("encoder", footprint=footprint)
+    few = encoder_budget(manifest, batch_tokens=batch, longest=longest).total
+    assert few <= encoder_budget(manifest, batch_tokens=batch + more, longest=longest + longer).total
+    assert encoder_budget(manifest, batch_tokens=batch, longest=longest, waiting=5 * MB).total <= few + 5 * MB
+
+
+def values(manifest, **needs):
+    return budget_of(manifest, Needs(**{"tokens": 2000, "longest": 2000, "rows": 1, **needs}), prefill_chunk=100)
+
+
+def test_alibi_holds_scores_and_a_bias():
+    plain, biased = (
+        values(model(footprint=replace(SIZES, attention=kind)), sequences=1).activations
+        for kind in ("blocks", "biased scores")
+    )
+    scores = 2 * 8 * 100 * 2000 * 4
+    feed_forward = int(4.5 * 2048) * 100 * 4
+    assert biased - plain == scores - feed_forward, "of bias and feed-forward layers the larger counts"
+
+
+def test_a_relative_bias_of_a_source_is_quadratic():
+    def activations(kind, length):
+        needs = {"source_tokens": length, "longest_source": length}
+        return values(model("encoder-decoder", footprint=replace(SIZES, attention=kind)), **needs).activations
+
+    one, two = (activations("biased scores", n) - activations("scores", n) for n in (500, 1000))
+    rest = 8 * 2000 * 4  # the decoder's own bias, of its one new token
+    assert one == 4 * 12 * 500**2 + rest
+    assert two == 4 * 12 * 1000**2 + rest
+
+
+def test_a_tied_table_in_the_graph_is_there_twice():
+    table = int(1.125 * 30_000 * 512)
+    tied, untied = (budget(model(footprint=replace(SIZES, tied=tied)), tokens=9, prefill_chunk=9) for tied in (1, 0))
+    assert tied.weights - untied.weights == table
+    beside = model(footprint=replace(SIZES, tied=True), embedding=EmbeddingFile("embedding.int8", 30_000, 512))
+    assert budget(beside, tokens=9, prefill_chunk=9).weights == untied.weights
+    assert untied.loading > budget(beside, tokens=9, prefill_chunk=9).loading > 0
+
+
+def test_loading_counts_only_where_it_is_more_than_running():
+    manifest = model()
+    short, long = (budget(manifest, tokens=tokens, prefill_chunk=128) for tokens in (8, 20_000))
+    assert short.loading > 0
+    assert long.loading == 0
+    assert short.loading + short.kv_cache + short.activations == pytest.approx(2.7 * 1.125 * 30_000 * 512, abs=9)
+
+
+@pytest.mark.parametrize(("kind", "each"), [("BPE", 830), ("Unigram", 1400), ("WordPiece", 400), (None, 830)])
+def test_tokenizers_by_their_kind(kind, each):
+    manifest = model(footprint=replace(SIZES, tokenizer=kind))
+    assert budget(manifest, tokens=1, prefill_chunk=1).text == each * 30_000
+
+
+def test_of_an_unknown_tokenizer_the_largest_usual_one_is_assumed():
+    assert encoder_budget(model("encoder", footprint=None), batch_tokens=1, longest=1).text == 1400 * 30_000
+
+
+def test_graphs_of_others_copy_their_cache_and_give_all_logits():
+    ours, theirs = (budget(model(layout=layout), tokens=1000, prefill_chunk=100) for layout in ("edgelm", "optimum"))
+    assert theirs.kv_cache == 5.5 * ours.kv_cache
+    assert theirs.activations - ours.activations == 4 * (2 * 100 * 30_000 + 3 * 8 * 100 * 1000)
+
+
+def test_an_old_encoder_is_taken_to_be_as_wide_as_its_weights_allow():
+    known, old = (encoder_budget(model("encoder", footprint=f), batch_tokens=512, longest=512) for f in (SIZES, None))
+    assert old.activations > known.activations
+
+
+@pytest.mark.parametrize("kind", TOKENIZER_KINDS)
+def test_the_kind_of_a_tokenizer_is_found_without_parsing_it(kind):
+    head = b'{"normalizer": {"type": "Precompiled", "precompiled_charsmap": "' + b"A" * 400_000 + b'"}, '
+    assert tokenizer_kind(head + b'"model": {"type": "%s", "vocab": {' % kind.encode()) == kind
+    assert tokenizer_kind(b'{"pre_tokenizer": {"type": "ByteLevel"}, "model": {"vocab": {}}}') is None
