@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from edgelm.bundle.vocabulary.special_roles import named_special_tokens
 from edgelm.errors import ModelError
 from edgelm_tools.checkpoint.base import TextAssets
 from edgelm_tools.checkpoint.sentence_settings import read_sentence_settings
@@ -13,7 +14,6 @@ from edgelm_tools.checkpoint.vocabulary_files import Vocabulary, read_vocabulary
 
 MAX_TOKENIZER_BYTES = 256 * 2**20
 MAX_TEMPLATE_BYTES = 2**20
-SPECIAL_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token")
 
 
 def read_text_assets(folder: Path) -> TextAssets:
@@ -68,15 +68,4 @@ def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
 
 
 def _special_tokens(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
-    """Role → text. ``special_tokens_map.json`` is the older file: it only fills what the settings leave open."""
-    older = _optional_json(folder / "special_tokens_map.json")
-    tokens: dict[str, str] = {}
-    for role in SPECIAL_ROLES:
-        value = settings.get(role) if settings.get(role) is not None else older.get(role)
-        text = value.get("content") if isinstance(value, dict) else value
-        if text is None:
-            continue
-        if not isinstance(text, str):
-            raise ModelError(f"{folder}: {role} must be a string or an object with content, not {value!r:.80}")
-        tokens[role] = text
-    return tokens
+    return named_special_tokens(settings, _optional_json(folder / "special_tokens_map.json"), what=str(folder))

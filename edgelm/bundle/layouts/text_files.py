@@ -13,6 +13,7 @@ from edgelm.bundle.layouts.listing import Listing
 from edgelm.bundle.layouts.model_config import CONFIG_NAME
 from edgelm.bundle.regular_file import read_file
 from edgelm.bundle.vocabulary.sentencepiece_files import MAX_FILE_BYTES, read_sentencepiece
+from edgelm.bundle.vocabulary.special_roles import named_special_tokens
 from edgelm.errors import ModelError
 
 TOKENIZER_NAME = "tokenizer.json"
@@ -20,7 +21,6 @@ SETTINGS_NAME = "tokenizer_config.json"
 MAP_NAME = "special_tokens_map.json"
 TEMPLATE_NAME = "chat_template.jinja"
 SPECIAL_TOKENS_NAME = "special_tokens.json"
-_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token")
 # transformers writes this for "no limit", as a float of some 1e30.
 _NO_LIMIT = 10**8
 
@@ -69,15 +69,4 @@ def _tokenizer(listing: Listing, settings: dict[str, Any]) -> tuple[bytes, Mappi
 
 
 def _special_tokens(listing: Listing, settings: dict[str, Any]) -> dict[str, str]:
-    """Role → text. The map is the older file: it only fills what the settings leave open."""
-    older = listing.optional_object(MAP_NAME)
-    tokens: dict[str, str] = {}
-    for role in _ROLES:
-        value = settings.get(role) if settings.get(role) is not None else older.get(role)
-        text = value.get("content") if isinstance(value, dict) else value
-        if text is None:
-            continue
-        if not isinstance(text, str):
-            raise ModelError(f"{SETTINGS_NAME}: {role} must be a string or an object with content, not {value!r:.80}")
-        tokens[role] = text
-    return tokens
+    return named_special_tokens(settings, listing.optional_object(MAP_NAME), what=SETTINGS_NAME)
