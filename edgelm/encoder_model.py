@@ -133,6 +133,7 @@ class EncoderModel:
             threads=self.runtime.threads or available_cores(),
             optimize=optimize,
             renamed=manifest.renamed,
+            planning=False,
         )
         self._encoder = Encoder(self._session, encoder_outputs(manifest), pad_token_id=manifest.pad_token_id or 0)
         if preload is not None:
@@ -285,7 +286,7 @@ class EncoderModel:
         lengths = np.array([len(encoding) for encoding in encodings], np.int64)
         batches = pack(lengths.tolist(), self._affordable(batch_tokens, int(lengths.max(initial=0))))
         for number, batch in enumerate(batches, start=1):
-            outputs = self._run([encodings[i] for i in batch], shrink=number == len(batches))
+            outputs = self._run([encodings[i] for i in batch], last=number == len(batches))
             out[batch] = pool(outputs[HIDDEN], lengths[batch], mode)
         if not np.isfinite(out).all():
             raise NumericError(f"{self.name} gave vectors that are not of finite numbers")
@@ -295,7 +296,7 @@ class EncoderModel:
             batches = pack([len(encoding) for encoding in part], batch_tokens)
             done: list[Outputs] = [{} for _ in part]
             for number, batch in enumerate(batches, start=1):
-                outputs = self._run([part[i] for i in batch], shrink=number == len(batches))
+                outputs = self._run([part[i] for i in batch], last=number == len(batches))
                 for name, array in outputs.items():
                     per_token = self._encoder.is_per_token(name)
                     for row, index in zip(array, batch, strict=True):
@@ -317,7 +318,9 @@ class EncoderModel:
     def _most_waiting_tokens(self) -> int:
         return max(1, _WAITING_BYTES // max(1, self._encoder.output_bytes(), _WAITING_BYTES >> 20))
 
-    def _run(self, encodings: Sequence[Encoding], *, shrink: bool) -> Outputs:
+    def _run(self, encodings: Sequence[Encoding], *, last: bool) -> Outputs:
+        # What batches of other lengths leave behind is of little use for the next, and would add up.
+        shrink = last or self.runtime.max_memory is not None
         types = [encoding.type_ids for encoding in encodings] if self._encoder.takes_types else None
         return self._encoder.run([encoding.ids for encoding in encodings], types, shrink=shrink)
 

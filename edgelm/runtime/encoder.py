@@ -21,7 +21,7 @@ _MASK, _TYPES = "attention_mask", "token_type_ids"
 _SPANS = ("start_logits", "end_logits")
 _FLOAT_BYTES = 4
 # What a run of fewer leaves behind is not worth the milliseconds that giving it back takes.
-_MANY_TOKENS = 1024
+_MANY_TOKENS = 512
 # "B": rows of the batch; "S": tokens of the longest; else a fixed size.
 _Shape = tuple[int | str, ...]
 

@@ -85,7 +85,13 @@ class NativeEngine:
         for role in roles:
             graph, optimize = _graph(bundle, role, prepack=runtime.prepack)
             # A recurrent decoder's steps are so short that threads which spin between them cost more than they save.
-            sessions[role] = Session(graph, threads=threads, optimize=optimize, spinning=not self._recurrent)
+            sessions[role] = Session(
+                graph,
+                threads=threads,
+                optimize=optimize,
+                spinning=not self._recurrent,
+                planning=role == "decoder",
+            )
         self._decoder = sessions["decoder"]
         self._encoder = sessions.get("encoder")
         if self._encoder is not None:

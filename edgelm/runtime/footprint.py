@@ -42,6 +42,8 @@ _LIVE_WIDTHS = {"encoder": (4.0, 4.0, 2.0), "decoder": (4.0, 10.0, 4.5), "encode
 _GATED_WIDTH = 1.6
 # Matrices of scores, for each pair of tokens and head.
 _SCORE_MATRICES = {"blocks": 0, "scores": 1, "biased scores": 2}
+# An encoder's, which at times does not fit into the gap that the layer before has left.
+_ENCODER_SCORE_MATRICES = 1.7
 _FOREIGN_SCORE_MATRICES = 3
 # A growing cache's past and its present, and what is left between them.
 _FOREIGN_CACHE_COPIES = 5.5
@@ -85,7 +87,8 @@ def weight_bytes(manifest: Manifest, sizes: Footprint) -> int:
     inside = {name: manifest.files[name].size for name in set(manifest.graphs.values())}
     held = sum(size for size in inside.values() if size >= MB)
     twice = sum(_MERGED_SHARE * size for name, size in inside.items() if "merged" in name and size >= MB)
-    again = _table_bytes(manifest, sizes) if sizes.tied and manifest.embedding is None else 0
+    shares_table = sizes.tied and manifest.embedding is None and _gives_logits(manifest)
+    again = _table_bytes(manifest, sizes) if shares_table else 0
     return int(beside + held + max(twice, min(again, beside + held)))
 
 
@@ -100,7 +103,7 @@ def loading_bytes(manifest: Manifest, sizes: Footprint) -> int:
     largest = int(_LAYER_BYTES.get(str(scheme), _USUAL_WEIGHT_BYTES) * layer)
     if manifest.embedding is not None:
         largest = max(largest, _table_bytes(manifest, sizes) // _HEAD_PIECES)
-    elif manifest.family != "encoder" or "fill-mask" in manifest.tasks:
+    elif _gives_logits(manifest):
         largest = max(largest, _table_bytes(manifest, sizes))
     return int(_LOADING_COPIES.get(str(scheme), _USUAL_LOADING_COPIES) * largest)
 
@@ -141,10 +144,12 @@ def decoder_scores(manifest: Manifest, sizes: Footprint, *, tokens: int, longest
 
 def source_scores(manifest: Manifest, sizes: Footprint, *, tokens: int, longest: int) -> int:
     """Values that an encoder's attention holds for ``tokens`` in rows of ``longest``: scores, and one bias for all."""
-    matrices = 1 if manifest.layout == NATIVE_LAYOUT else _FOREIGN_SCORE_MATRICES - 1
+    matrices: float = 1 if manifest.layout == NATIVE_LAYOUT else _FOREIGN_SCORE_MATRICES - 1
+    if manifest.family == "encoder":
+        matrices = max(matrices, _ENCODER_SCORE_MATRICES)
     # The distances of which the bias is made take as much as four heads.
     bias = (sizes.heads + 4) * longest**2 if sizes.attention == "biased scores" else 0
-    return matrices * sizes.heads * tokens * longest + bias
+    return int(matrices * sizes.heads * tokens * longest) + bias
 
 
 def output_bytes(manifest: Manifest, sizes: Footprint) -> int:
@@ -154,6 +159,11 @@ def output_bytes(manifest: Manifest, sizes: Footprint) -> int:
     if "feature-extraction" in manifest.tasks:
         return FLOAT_BYTES * sizes.hidden_size
     return FLOAT_BYTES * max(2, len(manifest.head.labels) if manifest.head is not None else 0)
+
+
+def _gives_logits(manifest: Manifest) -> bool:
+    """Whether there is an output head as large as the table of embeddings."""
+    return manifest.family != "encoder" or "fill-mask" in manifest.tasks
 
 
 def _table_bytes(manifest: Manifest, sizes: Footprint) -> int:

@@ -145,6 +145,8 @@ class Session:
         optimize: whether the graph is still to be optimized (a graph that ``optimized_to`` wrote is not).
         spinning: let threads spin while they wait: quicker from operator to operator, at the cost of other work.
         renamed: usual name of an input or output → the graph's own, where that differs.
+        planning: lay out the values of a run in one block, as the last run of the same shapes had them. The block comes
+            on top of what that run took: too much where runs are large.
 
     Attributes:
         inputs, outputs: by their usual names.
@@ -163,8 +165,10 @@ class Session:
         optimize: bool = True,
         spinning: bool = True,
         renamed: Mapping[str, str] | None = None,
+        planning: bool = True,
     ) -> None:
         options = _options(threads, optimize, spinning)
+        options.enable_mem_pattern = planning
         if optimized_to is not None:
             _save_optimized(options, optimized_to)
         with _translated_errors(f"the runtime refuses {path.name}"):

@@ -43,7 +43,7 @@ class ForeignEngine:
         self._name = manifest.name
         if "encoder" in manifest.graphs:
             path = bundle.path(manifest.graphs["encoder"])
-            session = Session(path, threads=threads, renamed=manifest.renamed)
+            session = Session(path, threads=threads, renamed=manifest.renamed, planning=False)
             self._encoder = SourceEncoder(session, pad_token_id=manifest.pad_token_id or 0)
 
     def new_decoder(self) -> ForeignDecoder:
