@@ -34,21 +34,21 @@ MODULES = [
 ]
 
 
-def write_checkpoint(folder: Path, config: dict[str, Any], **files: Any) -> Path:
+def write_checkpoint(folder: Path, config: dict[str, Any], spikes: float = 20, **files: Any) -> Path:
     random = np.random.default_rng(0)
     tensors = {
         name: (random.normal(size=shape) * 0.2 + name.endswith("LayerNorm.weight")).astype(np.float32)
         for name, shape in needed_tensors(encoder_spec(config))
     }
-    # A few inputs of the second product of the MLP are far larger than the others.
-    tensors["encoder.layer.0.intermediate.dense.weight"][[3, 150]] *= 20
+    # Two inputs of the second product of the MLP are far larger than the others.
+    tensors["encoder.layer.0.intermediate.dense.weight"][[3, 150]] *= spikes
     tokenizer = word_piece().to_str().encode()
     weights = {"config.json": config, "model.safetensors": safetensors_bytes(tensors), "tokenizer.json": tokenizer}
     return write_folder(folder, weights | files)
 
 
-def exported(tmp_path: Path, config: dict[str, Any], scheme: str) -> Manifest:
-    write_checkpoint(tmp_path / "checkpoint", config)
+def exported(tmp_path: Path, config: dict[str, Any], scheme: str, spikes: float = 20) -> Manifest:
+    write_checkpoint(tmp_path / "checkpoint", config, spikes)
     origin = Source("test:tiny", license="none")
     return export(tmp_path / "checkpoint", tmp_path / "bundle", name="tiny", origin=origin, scheme=scheme)
 
@@ -67,8 +67,9 @@ def test_calibration_makes_int8_better(tmp_path: Path) -> None:
     cosines = []
     for scheme in ("dynamic-int8", "int8"):
         (tmp_path / scheme).mkdir()
-        cosines.append(exported(tmp_path / scheme, CONFIG, scheme).quality["cosine"])
-    assert 1 - cosines[1] < (1 - cosines[0]) / 2
+        # Spikes so large that the difference stands far above what another processor's rounding moves.
+        cosines.append(exported(tmp_path / scheme, CONFIG, scheme, spikes=200).quality["cosine"])
+    assert 1 - cosines[1] < (1 - cosines[0]) / 10
 
 
 @pytest.mark.parametrize("head", ["SequenceClassification", "TokenClassification", "QuestionAnswering", "MaskedLM"])
