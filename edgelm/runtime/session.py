@@ -147,6 +147,7 @@ class Session:
         renamed: usual name of an input or output → the graph's own, where that differs.
         planning: lay out the values of a run in one block, as the last run of the same shapes had them. The block comes
             on top of what that run took: too much where runs are large.
+        graph: load these bytes as the graph in place of the file; its weights still lie beside ``path``.
 
     Attributes:
         inputs, outputs: by their usual names.
@@ -166,14 +167,17 @@ class Session:
         spinning: bool = True,
         renamed: Mapping[str, str] | None = None,
         planning: bool = True,
+        graph: bytes | None = None,
     ) -> None:
         options = _options(threads, optimize, spinning)
         options.enable_mem_pattern = planning
+        if graph is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
         if optimized_to is not None:
             _save_optimized(options, optimized_to)
         with _translated_errors(f"the runtime refuses {path.name}"):
             self._session: ort.InferenceSession | None = ort.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
+                str(path) if graph is None else graph, options, providers=["CPUExecutionProvider"]
             )
         give_back_freed_memory()
         self._process = os.getpid()
