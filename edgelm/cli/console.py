@@ -49,8 +49,12 @@ def answer_json(fields: Mapping[str, Any]) -> None:
 
 def say(text: str) -> None:
     """Writes a line to stderr; that nobody reads it there is no reason to stop."""
-    with contextlib.suppress(OSError):
-        print(text.translate(_CONTROLS), file=sys.stderr, flush=True)
+    _to_stderr(f"{text.translate(_CONTROLS)}\n")
+
+
+def draw(text: str) -> None:
+    """Writes to stderr as it is, control characters too: for what moves the cursor on a terminal."""
+    _to_stderr(text)
 
 
 def error(text: str) -> None:
@@ -92,8 +96,15 @@ def _labelled(label: str, colour: str, text: str) -> None:
     shown = f"{label}:"
     if _has_colour(sys.stderr):
         shown = f"{colour}{shown}{_RESET}"
+    _to_stderr(f"edgelm: {shown} {one_line(text).translate(_CONTROLS)}\n")
+
+
+def _to_stderr(text: str) -> None:
+    if sys.stderr is None:  # closed by whoever started this process; print would take stdout in its place
+        return
     with contextlib.suppress(OSError):
-        print(f"edgelm: {shown} {one_line(text).translate(_CONTROLS)}", file=sys.stderr, flush=True)
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def _has_colour(stream: TextIO | None) -> bool:

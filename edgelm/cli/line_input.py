@@ -56,7 +56,7 @@ class LineInput:
             raise PromptError(f"the line is not UTF-8: invalid byte at offset {error.start}") from error
 
     def _plain_line(self, prompt: str) -> str | None:
-        print(prompt, end="", file=sys.stderr, flush=True)
+        console.draw(prompt)
         line = sys.stdin.readline()
         return line.rstrip("\r\n") if line else None
 

@@ -78,7 +78,7 @@ class ProgressBar:
         """Leaves the line as it is and begins the next one."""
         if self._label is not None:
             self._label = None
-            print(file=sys.stderr, flush=True)
+            console.draw("\n")
 
     def _state(self) -> str:
         if not self._total:
@@ -96,7 +96,7 @@ class ProgressBar:
         self._drawn = time.monotonic()
         width = shutil.get_terminal_size().columns - 1
         label = str(self._label)[: max(0, width - len(state))]
-        print(f"\r{label}{state}\x1b[K"[: width + 4], end="", file=sys.stderr, flush=True)
+        console.draw(f"\r{label}{state}\x1b[K"[: width + 4])
 
 
 def _size(count: int | None) -> str:

@@ -8,12 +8,14 @@ from pathlib import Path
 import click
 
 from edgelm.cli import console
+from edgelm.cli.standard_input import has_unread, is_piped, read_piped
 from edgelm.errors import PromptError
 
 # Far above what any context window holds, and little enough to be read and encoded without harm.
 MAX_PROMPT_BYTES = 4 << 20
 STANDARD_INPUT = "-"
 _WAYS = "as an argument, with --file, or on standard input (-)"
+_WAITING = "reading standard input, which is put before the prompt; to leave it out: < /dev/null"
 
 
 def read_prompt(
@@ -34,19 +36,33 @@ def read_prompt(
         click.UsageError: none is given, or several are.
         PromptError: it cannot be read, is too long, or is not UTF-8.
     """
-    given = [place for place in (argument, option, file) if place is not None]
-    if len(given) > 1:
-        raise click.UsageError(f"the {what} is given more than once; give it {ways}")
-    if file not in (None, STANDARD_INPUT):
-        return _read_file(str(file), limit)
-    text = argument if argument is not None else option
-    if text is not None and text != STANDARD_INPUT:
-        return checked_text(text, f"the {what}")
-    if not given and console.is_terminal(sys.stdin):
-        raise click.UsageError(f"there is no {what}; give it {ways}")
-    if sys.stdin is None:
-        raise click.UsageError(f"there is no {what}, and standard input is closed")
-    return _text(sys.stdin.buffer.read(limit + 1), "standard input", limit)
+    text = _given(argument, option, file, what, ways, limit)
+    if text is None:
+        return _from_standard_input(STANDARD_INPUT in (argument, option, file), what, ways, limit)
+    tell_unread(what)
+    return text
+
+
+def read_prompt_in_context(argument: str | None, option: str | None, file: str | None) -> str:
+    """The prompt as ``read_prompt`` finds it; what is piped in beside it is put before it, as its context.
+
+    Raises:
+        See ``read_prompt``.
+    """
+    prompt = _given(argument, option, file, "prompt", _WAYS, MAX_PROMPT_BYTES)
+    if prompt is None:
+        return read_prompt(argument, option, file)
+    if not is_piped():
+        tell_unread("prompt")
+        return prompt
+    context = _text(read_piped(MAX_PROMPT_BYTES, _WAITING), "standard input", MAX_PROMPT_BYTES)
+    return f"{context}\n\n{prompt}" if context.strip() else prompt
+
+
+def tell_unread(what: str) -> None:
+    """Warns where something waits on standard input, which is not read because ``what`` was given in another way."""
+    if has_unread():
+        console.warning(f"standard input is not read: the {what} is given already")
 
 
 def checked_text(text: str, what: str) -> str:
@@ -58,6 +74,28 @@ def checked_text(text: str, what: str) -> str:
     from edgelm.text.prompt import decode_utf8
 
     return decode_utf8(text.encode("utf-8", "surrogateescape"), what)
+
+
+def _given(argument: str | None, option: str | None, file: str | None, what: str, ways: str, limit: int) -> str | None:
+    """The prompt, if it is not on standard input."""
+    given = [place for place in (argument, option, file) if place is not None]
+    if len(given) > 1:
+        raise click.UsageError(f"the {what} is given more than once; give it {ways}")
+    if not given or given == [STANDARD_INPUT]:
+        return None
+    return _read_file(given[0], limit) if file is not None else checked_text(given[0], f"the {what}")
+
+
+def _from_standard_input(asked: bool, what: str, ways: str, limit: int) -> str:
+    """``asked``: whether it was named, so that it may be a terminal, or empty."""
+    if not asked and console.is_terminal(sys.stdin):
+        raise click.UsageError(f"there is no {what}; give it {ways}")
+    if sys.stdin is None:
+        raise click.UsageError(f"there is no {what}, and standard input is closed; give it {ways}")
+    data = sys.stdin.buffer.read(limit + 1)
+    if not asked and not data:
+        raise click.UsageError(f"there is no {what}, and standard input is empty; give it {ways}")
+    return _text(data, "standard input", limit)
 
 
 def _read_file(name: str, limit: int) -> str:
@@ -73,6 +111,6 @@ def _text(data: bytes, what: str, limit: int) -> str:
     from edgelm.text.prompt import decode_utf8
 
     if len(data) > limit:
-        raise PromptError(f"{what} has more than the {limit >> 20} MiB that are read at once")
+        raise PromptError(f"{what} has more than the {limit >> 20} MiB that are read at once; give it in parts")
     text = decode_utf8(data, what).removeprefix("\ufeff")
     return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text

@@ -13,7 +13,7 @@ from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
 from edgelm.cli.loading import load_folder, system_prompt
 from edgelm.cli.options import MachineOptions, generation_options, json_option, machine_options, verbose_option
-from edgelm.cli.prompt_input import checked_text, read_prompt
+from edgelm.cli.prompt_input import checked_text, read_prompt_in_context
 
 if TYPE_CHECKING:
     from edgelm.language_model import LanguageModel
@@ -25,7 +25,8 @@ edgelm run smollm2 "Why is the sky blue?"
 edgelm run smollm2 --system "Answer in one word." "What is the capital of France?"
 edgelm run smollm2 --temperature 0.7 --top-p 0.9 --seed 1 "Tell me a story."
 edgelm run smollm2 --raw -n 20 "Once upon a time"
-git diff | edgelm run smollm2 --max-memory 400MB --json -
+git diff | edgelm run smollm2 --max-memory 400MB "What changes here?"
+edgelm run smollm2 --json - < question.txt
 """
 
 
@@ -54,12 +55,13 @@ def command(
 ) -> None:
     """Answer one prompt.
 
-    PROMPT may also come from --prompt, from a file, or on standard input (-, or no prompt and a pipe). The answer is
-    written to stdout as it is made, everything else to stderr.
+    PROMPT may also come from --prompt, from a file, or on standard input (-, or no prompt and a pipe). What is piped in
+    beside a prompt is put before it, with an empty line between. The answer is written to stdout as it is made,
+    everything else to stderr.
     """
     if raw and system is not None:
         raise click.UsageError("--system is for the chat template, which --raw leaves out")
-    text = read_prompt(prompt, option, file)
+    text = read_prompt_in_context(prompt, option, file)
     folder = ensure_installed(model, offline=machine.offline)
     with prompt_exit(), load_folder(folder, machine) as lm:
         with _stream(lm, text, None if raw else system_prompt(model, system), raw, generation) as stream:

@@ -45,26 +45,26 @@ def execute(session: ChatSession, line: str) -> None:
         Leave: ``/bye``.
         PromptError, StorageError: a file cannot be read or written.
     """
-    name, _, argument = line.strip().partition(" ")
+    name, *rest = line.split(maxsplit=1)
     handler = _HANDLERS.get(name)
     if handler is None:
         near = difflib.get_close_matches(name, _HANDLERS, n=1)
         hint = f"did you mean {near[0]}?" if near else "/help shows them all"
         raise ConfigError(f"there is no command {name!r:.80}; {hint}")
-    handler(session, argument.strip())
+    handler(session, rest[0].strip() if rest else "")
 
 
 def _set(session: ChatSession, argument: str) -> None:
-    name, _, text = argument.partition(" ")
+    name, text = (*argument.split(maxsplit=1), "", "")[:2]
     name = name.replace("-", "_")
     name = _ALIASES.get(name, name)
     if name not in _SETTINGS:
         raise ConfigError(f"/set NAME VALUE; {name!r:.80} is none of: {', '.join(_SETTINGS)}")
     settings = dict(session.settings)
-    if text.strip() == _DEFAULT:
+    if text == _DEFAULT:
         settings.pop(name, None)
     else:
-        settings[name] = _value(name, text.strip())
+        settings[name] = _value(name, text)
         if name != "do_sample" and implies_sampling({name: settings[name]}):
             settings["do_sample"] = True
     config = session.lm.generation_config.updated(**settings)
@@ -112,7 +112,8 @@ def _system(session: ChatSession, argument: str) -> None:
 
 def _undo(session: ChatSession, argument: str) -> None:
     question = session.conversation.undo()
-    console.say("there is nothing to undo" if question is None else f"taken back: {question.splitlines()[0]:.60}")
+    taken = None if question is None else f"taken back: {console.one_line(question):.60}".rstrip()
+    console.say(taken or "there is nothing to undo")
 
 
 def _clear(session: ChatSession, argument: str) -> None:
@@ -130,7 +131,8 @@ def _save(session: ChatSession, argument: str) -> None:
 
 def _load(session: ChatSession, argument: str) -> None:
     session.conversation = Conversation.load(_file(argument, "/load"))
-    console.say(f"loaded {session.conversation.questions} questions, {session.context_used} tokens of context")
+    questions = session.conversation.questions
+    console.say(f"loaded {questions} question{'s' * (questions != 1)}, {session.context_used} tokens of context")
 
 
 def _is_conversation(file: Path) -> bool:

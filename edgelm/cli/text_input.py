@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from edgelm.cli.prompt_input import STANDARD_INPUT, checked_text, read_prompt
+from edgelm.cli.prompt_input import STANDARD_INPUT, checked_text, read_prompt, tell_unread
 
 # Of all texts together; they and their results are held until the last is done.
 MAX_BYTES = 256 << 20
@@ -24,6 +24,7 @@ def read_texts(arguments: Sequence[str], file: str | None, *, what: str = "text"
     if arguments and file is not None:
         raise click.UsageError(f"the {what}s are given twice; give arguments or --file")
     if arguments and list(arguments) != [STANDARD_INPUT]:
+        tell_unread(what)
         return [checked_text(text, f"the {what}") for text in arguments]
     ways = "as arguments, with --file (one a line), or on standard input (-)"
     whole = read_prompt(None, None, STANDARD_INPUT if arguments else file, what=what, ways=ways, limit=MAX_BYTES)

@@ -77,7 +77,7 @@ def test_save_and_load(invoke: Invoke, tmp_path: Path) -> None:
     ]
     result = invoke("chat", "tiny", *FLAGS, stdin=f"/load {file}\nmore\n")
     assert result.stdout == expected_answers("hello", "more", system="be kind")[1] + "\n"
-    assert "loaded 1 questions" in result.stderr
+    assert "loaded 1 question," in result.stderr
 
 
 def test_save_overwrites_nothing_but_conversations(invoke: Invoke, tmp_path: Path) -> None:
@@ -87,6 +87,14 @@ def test_save_overwrites_nothing_but_conversations(invoke: Invoke, tmp_path: Pat
     assert result.exit_code == 2
     assert "is no saved conversation" in result.stderr
     assert file.read_text() == "years of work"
+
+
+def test_an_empty_question_can_be_undone(invoke: Invoke, tmp_path: Path) -> None:
+    file = tmp_path / "talk.json"
+    file.write_text(json.dumps([user(""), assistant("x")]))
+    result = invoke("chat", "tiny", stdin=f"/load {file}\n/undo\n/set\tseed\t3\n")
+    assert result.exit_code == 0
+    assert result.stderr.splitlines()[-2:] == ["taken back:", "seed = 3 (greedy)"]
 
 
 def test_undo_clear_and_system(invoke: Invoke) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -45,7 +46,7 @@ def test_prompt_from_everywhere(invoke: Invoke, tmp_path: Path, expected: str) -
     file = tmp_path / "prömpt.txt"
     file.write_text("hello\n")
     for arguments, stdin in (
-        (["hello"], b"ignored"),
+        (["hello"], b""),
         (["-p", "hello"], b""),
         (["-f", str(file)], b""),
         (["-f", "-"], b"hello\n"),
@@ -55,6 +56,48 @@ def test_prompt_from_everywhere(invoke: Invoke, tmp_path: Path, expected: str) -
     ):
         result = invoke("run", "tiny", *arguments, *SAME_SETTINGS, stdin=stdin)
         assert (result.exit_code, result.stdout, result.stderr) == (0, f"{expected}\n", ""), arguments
+
+
+def test_what_is_piped_in_beside_a_prompt_is_its_context(home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("some notes\n")
+    raw = ("run", "tiny", "--raw", *SAME_SETTINGS)
+    whole = edgelm(*raw, "some notes\n\nhello").stdout
+    assert whole
+    assert edgelm(*raw, "hello", input=b"some notes\n").stdout == whole
+    assert edgelm(*raw, "-p", "hello", input=b"some notes").stdout == whole
+    with file.open("rb") as stdin:
+        assert edgelm(*raw, "hello", stdin=stdin, input=None).stdout == whole
+    alone = edgelm(*raw, "hello", stdin=subprocess.DEVNULL, input=None).stdout
+    assert alone != whole
+    assert edgelm(*raw, "hello", input=b" \n").stdout == alone
+    refused = edgelm(*raw, "hello", input=b"\xff")
+    assert (refused.returncode, refused.stdout) == (2, b"")
+
+
+def test_a_socket_is_no_context(home: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert edgelm("run", "tiny", "hello", stdin=theirs, input=None).stderr == b""
+        ours.sendall(b"text")
+        done = edgelm("run", "tiny", "hello", stdin=theirs, input=None)
+    assert done.returncode == 0
+    assert done.stderr == b"edgelm: warning: standard input is not read: the prompt is given already\n"
+
+
+def test_a_pipe_that_nobody_writes_into_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with started("run", "tiny", "hello", stdin=subprocess.PIPE) as running:
+        assert running.stderr is not None
+        assert b"reading standard input" in running.stderr.readline()
+        assert running.stdin is not None
+        running.stdin.close()
+        assert running.wait(30) == 0
+
+
+def test_nothing_at_all_is_no_prompt(home: Path) -> None:
+    done = edgelm("run", "tiny", stdin=subprocess.DEVNULL, input=None)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"there is no prompt, and standard input is empty; give it as an argument" in done.stderr
 
 
 def test_json(invoke: Invoke, expected: str) -> None:
@@ -288,6 +331,8 @@ def test_closed_standard_streams(home: Path) -> None:
     assert b"standard input is closed" in call("<&-").stderr
     assert call("hello >&-").returncode == 0
     assert call("hello 2>&-").returncode == 0
+    refused = call("hello --temperature 0 2>&-")  # print() would put it on stdout
+    assert (refused.returncode, refused.stdout) == (2, b"")
 
 
 def test_beams_and_what_goes_with_them(invoke: Invoke, home: Path) -> None:
