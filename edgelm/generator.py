@@ -21,7 +21,7 @@ from edgelm.generation.batch_loop import generate_batch_ids
 from edgelm.generation.beam_search import beam_search, beam_steps
 from edgelm.generation.history import check_prompt
 from edgelm.generation.loop import Step, generate_ids
-from edgelm.generation.requests import Request, check_requests
+from edgelm.generation.requests import ModelSizes, Request, check_requests
 from edgelm.results import GenerationResult
 from edgelm.runtime.batches import pack
 from edgelm.runtime.engine import open_engine
@@ -120,8 +120,7 @@ class Generator:
             ConfigError, PromptError, MemoryLimitError: what is wrong with a request; nothing has run then.
         """
         requests = [self._request(ids, config) for ids in prompts]
-        vocab_size = self._manifest.vocab_size
-        check_requests(requests, config, vocab_size=vocab_size, context_length=self._context_length)
+        check_requests(requests, config, ModelSizes(self._manifest.vocab_size, self._context_length))
         answers: list[list[GenerationResult]] = [[] for _ in requests]
         most = max(1, MOST_ROWS // _rows_each(config))
         for indices in pack([len(given(request)) for request in requests], BATCH_TOKENS):

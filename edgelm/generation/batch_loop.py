@@ -62,13 +62,7 @@ def generate_batch_ids(
         NumericError: while iterating; logits hold NaN or infinity or allow no token.
         CancelledError: while iterating; ``cancelled`` returned true.
     """
-    tasks = check_requests(
-        requests,
-        config,
-        vocab_size=decoder.vocab_size,
-        context_length=decoder.context_length,
-        processors=processors,
-    )
+    tasks = check_requests(requests, config, decoder, processors=processors)
     return _loop(decoder, tasks, config, over or (lambda row, token: False), cancelled or (lambda: False))
 
 
@@ -98,8 +92,7 @@ def _loop(
 
 def _row(task: Task, number: int, copy: int, config: GenerationConfig) -> _Row:
     history = TokenHistory(task.prompt, task.limit - task.prompt.size)
-    seed = None if config.seed is None else config.seed + copy
-    return _Row(number, history, task.process, make_sampler(config.updated(seed=seed)))
+    return _Row(number, history, task.process, make_sampler(config, copy=copy))
 
 
 def _choose(row: _Row, logits: Logits, ends: tuple[int, ...], over: Over) -> Step:

@@ -20,14 +20,16 @@ from edgelm.generation.batch import BatchDecoder
 from edgelm.generation.candidates import top_k_indices
 from edgelm.generation.logits_processors import Ids, Logits, LogitsProcessor
 from edgelm.generation.loop import Step, raise_if_cancelled
-from edgelm.generation.requests import Request, Task, check_requests
+from edgelm.generation.requests import Request, Task, check_request, check_requests
 from edgelm.generation.sampling import likeliest
 from edgelm.generation.stopping import FinishReason
 
 Scores = NDArray[np.float32]
 
-# What takes a sequence out of the running, as transformers has it: low, and still a number.
-_OUT = np.float32(-1e9)
+# Below the score of every sequence: of one that is out of the running, and of none at all.
+_OUT = np.float32(-np.inf)
+# A finished sequence is better than none, also where the length penalty takes its score out of float32's range.
+_LOWEST = np.finfo(np.float32).min
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +63,7 @@ def beam_search(
         NumericError: logits hold NaN or infinity, or no token is allowed.
         CancelledError: ``cancelled`` returned true.
     """
-    tasks = check_requests(
-        requests,
-        config,
-        vocab_size=decoder.vocab_size,
-        context_length=decoder.context_length,
-        processors=processors,
-    )
+    tasks = check_requests(requests, config, decoder, processors=processors)
     searches = [_Search(task, config) for task in tasks]
     asked = cancelled or (lambda: False)
     raise_if_cancelled(asked)
@@ -91,7 +87,7 @@ def beam_steps(decoder: BatchDecoder, request: Request, config: GenerationConfig
     Raises:
         As ``beam_search``; what is wrong with the request at once, the rest while iterating.
     """
-    check_requests([request], config, vocab_size=decoder.vocab_size, context_length=decoder.context_length)
+    check_request(request, config, decoder)
     return _best_steps(decoder, request, config)
 
 
@@ -143,18 +139,18 @@ class _Search:
         beams = len(self._scores)
         scores, parents, tokens = self._continuations(self._log_probabilities(logits))
         ended = np.isin(tokens, self._ends) | (self._length + 1 >= self._limit)
-        self._finish(scores, parents, tokens, np.flatnonzero(ended[:beams]))
-        running: Scores = np.where(ended, scores + _OUT, scores)
+        self._finish(scores, parents, tokens, np.flatnonzero(ended[:beams] & (scores[:beams] > _OUT)))
+        running: Scores = np.where(ended, _OUT, scores)
         chosen = _largest(running, beams)
         self._scores = running[chosen]
         self._ids = np.concatenate((self._ids[parents[chosen]], tokens[chosen, None]), axis=1)
         self._ids.flags.writeable = False
         self._length += 1
-        self.done = bool(ended.all()) or not self._goes_on()
+        self.done = not self._goes_on()
         return parents[chosen]
 
     def answers(self) -> list[Hypothesis]:
-        """The best finished sequences, best first; where the settings allow fewer, as in transformers empty ones."""
+        """The best finished sequences, best first; where the settings allow fewer, empty ones at the end."""
         found = []
         for ids, score in zip(self._finished, self._finished_scores, strict=True):
             tokens = () if ids is None else tuple(ids[self._prompt_length :].tolist())
@@ -167,12 +163,14 @@ class _Search:
         return self._length - self._prompt_length
 
     def _log_probabilities(self, logits: Logits) -> Scores:
-        """(num_beams, V), processed; of one row, which all beams share at first, as often as there are beams."""
-        rows = []
-        for row, ids in zip(logits, self._ids, strict=False):
-            likeliest(row, self._new_tokens + 1)
-            rows.append(self._process(ids, log_softmax(row)))
-        processed = np.stack(rows)
+        """(num_beams, V), processed; of one row, which all beams share at first, as often as there are beams.
+
+        Beams that are out of the running stay out, and are not looked at.
+        """
+        processed = np.full(logits.shape, _OUT, np.float32)
+        for place in np.flatnonzero(self._scores[: len(logits)] > _OUT):
+            likeliest(logits[place], self._new_tokens + 1)
+            processed[place] = self._process(self._ids[place], log_softmax(logits[place]))
         return np.broadcast_to(processed, (len(self._scores), processed.shape[1]))
 
     def _continuations(self, log_probabilities: Scores) -> tuple[Scores, NDArray[np.int64], NDArray[np.int64]]:
@@ -182,7 +180,7 @@ class _Search:
         """
         beams, vocab_size = log_probabilities.shape
         accumulated = (log_probabilities + self._scores[:, None]).ravel()
-        if accumulated.max() == -np.inf:
+        if accumulated.max() == _OUT and all(ids is None for ids in self._finished):
             raise NumericError(f"step {self._new_tokens + 1}: no token is allowed in any beam")
         best = _largest(accumulated, max(2, 1 + self._ends.size) * beams)
         parents, tokens = np.divmod(best, vocab_size)
@@ -193,8 +191,8 @@ class _Search:
     ) -> None:
         """Lets the continuations at ``places``, which end, compete with those that have finished."""
         ended = [np.append(self._ids[parents[place]], tokens[place]) for place in places]
-        penalized = scores[places] / self._divisor(self._new_tokens + 1)
-        merged = np.concatenate((self._finished_scores, penalized))
+        penalized = self._penalized(scores[places], self._new_tokens + 1)
+        merged = np.concatenate((self._finished_scores, np.maximum(penalized, _LOWEST)))
         best = _largest(merged, len(self._scores))
         everyone = [*self._finished, *ended]
         self._finished = [everyone[index] for index in best]
@@ -202,6 +200,8 @@ class _Search:
 
     def _goes_on(self) -> bool:
         """Whether a running sequence may still come to replace a finished one, as far as can be guessed."""
+        if self._scores[0] == _OUT:
+            return False
         if any(ids is None for ids in self._finished):
             return True
         early_stopping, penalty = self._config.early_stopping, self._config.length_penalty
@@ -209,11 +209,13 @@ class _Search:
             return False
         at_most = self._limit - self._prompt_length
         length = at_most if early_stopping == "never" and penalty > 0 else self._new_tokens
-        return bool(self._scores[0] / self._divisor(length) > self._finished_scores.min())
+        return bool(self._penalized(self._scores[:1], length)[0] > self._finished_scores.min())
 
-    def _divisor(self, length: int) -> np.float32:
-        with np.errstate(over="ignore", under="ignore"):
-            return np.float32(np.float64(length) ** self._config.length_penalty)
+    def _penalized(self, scores: Scores, length: int) -> Scores:
+        """Scores by which sequences of a length compete."""
+        with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
+            penalized: Scores = scores / np.float32(np.float64(length) ** self._config.length_penalty)
+        return np.nan_to_num(penalized, nan=0.0, neginf=_LOWEST)
 
 
 def log_softmax(logits: Logits) -> Scores:

@@ -41,7 +41,8 @@ def default_processors(
         processors.append(NoRepeatNGram(config.no_repeat_ngram_size))
     if config.encoder_no_repeat_ngram_size:
         processors.append(NoRepeatSourceNGram(config.encoder_no_repeat_ngram_size, source))
-    words = tuple(word for word in config.bad_words_ids if max(word) < vocab_size and word not in {(e,) for e in eos})
+    ends = {(token,) for token in eos}
+    words = [word for word in config.bad_words_ids if max(word) < vocab_size and word not in ends]
     if words:
         processors.append(NoBadWords(words))
     if config.min_new_tokens and eos:

@@ -42,20 +42,31 @@ def check_prompt(ids: Sequence[int] | NDArray[np.int64], vocab_size: int) -> Ids
     """The prompt as a new (T,) int64 array.
 
     Raises:
-        PromptError: it is empty or not flat, or a value is no token; names its position and value.
+        PromptError: it is no list of token ids, empty or not flat, or a value is no token; names its position and
+            value.
     """
+    if isinstance(ids, (str, bytes, bytearray, memoryview)) or not isinstance(ids, (Sequence, np.ndarray)):
+        raise PromptError(f"the prompt must be a text or a list of token ids, not {type(ids).__name__}")
     if isinstance(ids, np.ndarray) and ids.ndim != 1:
         raise PromptError(f"the prompt's token ids must be one-dimensional, not of shape {ids.shape}")
     if len(ids) == 0:
         raise PromptError("the prompt is empty; it needs at least one token, for example the model's BOS token")
-    for position, token in enumerate(ids):
-        if isinstance(token, (bool, np.bool_)) or not isinstance(token, numbers.Integral):
-            raise PromptError(f"the prompt's token at position {position} is {token!r:.80}; token ids are integers")
-        if not 0 <= int(token) < vocab_size:
-            raise PromptError(
-                f"the prompt's token at position {position} is {token}; token ids are from 0 to {vocab_size - 1}"
-            )
+    if not (isinstance(ids, np.ndarray) and ids.dtype.kind in "iu"):
+        for position, token in enumerate(ids):
+            if isinstance(token, (bool, np.bool_)) or not isinstance(token, numbers.Integral):
+                raise PromptError(f"the prompt's token at position {position} is {token!r:.80}; token ids are integers")
+            _check_range(token, position, vocab_size)
+    elif ids.min() < 0 or ids.max() >= vocab_size:
+        position = int(np.flatnonzero((ids < 0) | (ids >= vocab_size))[0])
+        _check_range(ids[position], position, vocab_size)
     return np.array(ids, dtype=np.int64)
+
+
+def _check_range(token: numbers.Integral, position: int, vocab_size: int) -> None:
+    if not 0 <= int(token) < vocab_size:
+        raise PromptError(
+            f"the prompt's token at position {position} is {token}; token ids are from 0 to {vocab_size - 1}"
+        )
 
 
 def check_length(tokens: int, context: int) -> None:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from edgelm.config import GenerationConfig
 from edgelm.errors import CancelledError, PromptError
-from edgelm.generation.default_processors import default_processors
-from edgelm.generation.history import TokenHistory, check_length, check_prompt
-from edgelm.generation.logits_processors import Ids, LogitsProcessor, compose
+from edgelm.generation.history import TokenHistory
+from edgelm.generation.logits_processors import Ids, LogitsProcessor
+from edgelm.generation.requests import ModelSizes, Request, check_request
 from edgelm.generation.sampling import Sampler, make_sampler
 from edgelm.generation.stopping import FinishReason, StoppingCriterion, any_of, stop_at_tokens
 
@@ -92,28 +92,20 @@ def generate_ids(
 
     Raises:
         ConfigError: the prompt has ``max_length``, or a token that is to be forced is none of the vocabulary.
-        PromptError: the prompt is empty, holds something that is no token, or does not match ``cached``.
+        PromptError: prompt or source is no list of tokens, or an empty one; or the prompt does not match ``cached``.
         ContextLengthError: the prompt leaves no room for an answer.
         NumericError: while iterating; the logits hold NaN or infinity or allow no token.
         CancelledError: while iterating; ``cancelled`` returned true.
     """
     context = decoder.context_length if context_limit is None else min(context_limit, decoder.context_length)
-    check_length(len(prompt_ids), context)
-    prompt = check_prompt(prompt_ids, decoder.vocab_size)
-    _check_cached(cached, prompt.size, decoder.length)
-    most = min(config.new_tokens(prompt.size), context - prompt.size)
-    built_in = default_processors(
-        config,
-        prompt_length=prompt.size,
-        limit=prompt.size + most,
-        source=prompt if source is None else source,
-        vocab_size=decoder.vocab_size,
-    )
+    sizes = ModelSizes(decoder.vocab_size, context)
+    task = check_request(Request(prompt=prompt_ids, source=source), config, sizes, processors=processors)
+    _check_cached(cached, task.prompt.size, decoder.length)
     return _loop(
         decoder,
-        history=TokenHistory(prompt, most),
+        history=TokenHistory(task.prompt, task.limit - task.prompt.size),
         cached=cached,
-        process=compose([*built_in, *processors]),
+        process=task.process,
         sample=make_sampler(config),
         should_stop=any_of([stop_at_tokens(config.eos_token_id), *stopping]),
         cancelled=cancelled or (lambda: False),

@@ -29,13 +29,16 @@ _PRECISE_SIZE = 8192
 _BLOCK = 512
 
 
-def make_sampler(config: GenerationConfig) -> Sampler:
+def make_sampler(config: GenerationConfig, *, copy: int = 0) -> Sampler:
     """The sampler that a configuration asks for: greedy, or a draw after temperature, top-k, top-p and min-p.
 
+    ``copy``: which of several samples of one prompt it is for; where a seed is given, its seed is ``seed + copy``.
     A sampler raises NumericError when the logits hold NaN or infinity or allow no token; the message names the step,
     counted in calls from 1.
     """
-    return StochasticSampler(config) if config.do_sample else GreedySampler()
+    if not config.do_sample:
+        return GreedySampler()
+    return StochasticSampler(make_narrower(config), None if config.seed is None else config.seed + copy)
 
 
 class GreedySampler:
@@ -51,12 +54,12 @@ class GreedySampler:
 
 
 class StochasticSampler:
-    """A draw from what the warpers keep, reproducible by the configuration's seed."""
+    """A draw from what the warpers keep, reproducible by the seed; None: another one each time."""
 
-    def __init__(self, config: GenerationConfig) -> None:
+    def __init__(self, narrow: Narrower, seed: int | None) -> None:
         self._step = 0
-        self._narrow = make_narrower(config)
-        self._random = np.random.PCG64(config.seed)
+        self._narrow = narrow
+        self._random = np.random.PCG64(seed)
 
     def __call__(self, logits: Logits) -> int:
         """Draws the token of the next step."""

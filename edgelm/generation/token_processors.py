@@ -5,6 +5,7 @@ They follow transformers 4.57, as ``logits_processors`` does.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,18 +25,30 @@ class MinLength:
         return logits if len(ids) >= self.min_length else without(logits, self.eos_token_id)
 
 
-@dataclass(frozen=True, slots=True)
 class NoBadWords:
     """Rules out the last token of each word, (a tuple of tokens), where the others stand before it.
 
-    As in transformers, a word needs as many tokens before its end as it has itself.
+    As in transformers, a word needs as many tokens before its end as it has itself. A step looks only at the words
+    whose last token but one is the newest, so there may be many.
     """
 
-    words: tuple[tuple[int, ...], ...]
+    def __init__(self, words: Iterable[tuple[int, ...]]) -> None:
+        self._by_newest: dict[int, list[tuple[int, ...]]] = {}
+        single = set()
+        for word in words:
+            if len(word) == 1:
+                single.add(word[0])
+            else:
+                self._by_newest.setdefault(word[-2], []).append(word)
+        self._single = np.array(sorted(single), np.int64)
 
     def __call__(self, ids: Ids, logits: Logits) -> Logits:
         """Returns a masked copy."""
-        return without(logits, [word[-1] for word in self.words if _begins(word, ids)])
+        masked = logits.copy()
+        masked[self._single] = REMOVED
+        begun = self._by_newest.get(int(ids[-1]), ()) if ids.size else ()
+        masked[[word[-1] for word in begun if _begins(word, ids)]] = REMOVED
+        return masked
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +98,4 @@ def without(logits: Logits, tokens: tuple[int, ...] | list[int]) -> Logits:
 
 
 def _begins(word: tuple[int, ...], ids: Ids) -> bool:
-    if len(word) == 1:
-        return True
     return len(word) <= len(ids) and tuple(ids[len(ids) - len(word) + 1 :].tolist()) == word[:-1]

@@ -203,6 +203,43 @@ def test_no_token_allowed_in_any_beam():
         beam_search(table_decoder(VOCABULARY), requests([[1]]), config)
 
 
+@pytest.mark.parametrize("penalty", [-1000.0, -30.0, 1000.0])
+def test_any_length_penalty_leaves_an_answer(penalty):
+    config = GenerationConfig(num_beams=3, num_return_sequences=3, max_new_tokens=9, length_penalty=penalty)
+    (answers,) = beam_search(table_decoder(VOCABULARY), requests([[1]]), config)
+    assert [len(answer.tokens) for answer in answers] == [9, 9, 9]
+    assert all(np.isfinite(answer.score) for answer in answers)
+
+
+def only_after_one_token(end):
+    """Lets no token but ``end`` follow the first of the answer to a prompt of one token."""
+
+    def process(ids, logits):
+        if len(ids) < 2:
+            return logits
+        assert end not in ids[1:], "a sequence that has ended goes on"
+        return np.where(np.arange(logits.size) == end, logits, np.float32(-np.inf))
+
+    return process
+
+
+def test_a_sequence_that_has_ended_does_not_go_on():
+    config = GenerationConfig(num_beams=2, num_return_sequences=2, max_new_tokens=6, eos_token_id=0, min_new_tokens=1)
+    table = random_table(VOCABULARY, 4, 1.0)
+    (answers,) = beam_search(TableDecoder(table), requests([[1]]), config, processors=[only_after_one_token(0)])
+    assert [(len(answer.tokens), answer.tokens[-1]) for answer in answers] == [(2, 0), (2, 0)]
+
+
+def test_a_search_without_a_token_left_ends_with_what_it_has():
+    def process(ids, logits):
+        allowed = (0, 2) if len(ids) < 2 else ()
+        return np.where(np.isin(np.arange(logits.size), allowed), logits, np.float32(-np.inf))
+
+    config = GenerationConfig(num_beams=2, num_return_sequences=2, max_new_tokens=6, eos_token_id=0)
+    (answers,) = beam_search(table_decoder(VOCABULARY), requests([[1]]), config, processors=[process])
+    assert [answer.tokens for answer in answers] == [(0,), ()]
+
+
 def test_cancelling_ends_it_before_the_next_run():
     calls = []
 
