@@ -59,6 +59,8 @@ SEQ2SEQ_VARIANTS = (
     _t5("t5"),
     _t5("t5.gated_untied", feed_forward_proj="gated-gelu", tie_word_embeddings=False, d_kv=16, num_heads=2),
     _t5("t5.silu", feed_forward_proj="gated-silu", d_kv=9, num_heads=5),
+    # In the words of newer configurations, which come before the older ones.
+    _t5("t5.own_words", feed_forward_proj="gated-gelu", dense_act_fn="silu", is_gated_act=False, num_heads=2),
     _t5("t5.standard_buckets", relative_attention_num_buckets=32, relative_attention_max_distance=128, num_heads=1),
     _t5("mt5", num_heads=4),
     _t5("umt5", num_heads=2, relative_attention_num_buckets=7),

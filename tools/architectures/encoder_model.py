@@ -28,7 +28,7 @@ class EncoderModel:
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        self.spec = encoder_spec(checkpoint.config)
+        self.spec = _as_stored(encoder_spec(checkpoint.config), checkpoint)
         self._weights = EncoderWeights(checkpoint, self.spec)
 
     @property
@@ -81,6 +81,17 @@ class EncoderModel:
                 largest = np.max([found[f"layer{i}.{kind}"] for i in alike], axis=0)
                 found.update({f"layer{i}.{kind}": largest for i in alike})
         return found
+
+
+def _as_stored(spec: EncoderSpec, checkpoint: Checkpoint) -> EncoderSpec:
+    """The bare encoder, if the head that predicts tokens was left out of the checkpoint.
+
+    sentence-transformers' encoders are published so; their configurations still name the class they were trained from.
+    """
+    head = f"{spec.member.masked.dense}."
+    if spec.task == "masked" and not any(name.startswith(head) for name in checkpoint.names()):
+        return replace(spec, task="bare")
+    return spec
 
 
 def _tasks(spec: EncoderSpec) -> tuple[str, ...]:

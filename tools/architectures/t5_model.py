@@ -24,6 +24,8 @@ from edgelm_tools.architectures.seq2seq_tasks import tasks_of
 from edgelm_tools.checkpoint.base import Checkpoint
 
 MAX_WIDTH = 1 << 20
+# Tables of the bias have an entry for each distance; published models tell apart 128.
+MAX_DISTANCE = 1 << 14
 # Nothing in the model limits the answer; this bounds what a request may ask for. Models of this kind were trained on
 # texts of 512 tokens.
 CONTEXT_LENGTH = 2048
@@ -79,7 +81,7 @@ def t5_spec(config: Mapping[str, Any]) -> Seq2SeqSpec:
     model_type = str(config["model_type"])
     c = ConfigFields(config, DEFAULTS[model_type], what="config.json")
     hidden, tied = c.integer("d_model", most=MAX_WIDTH), c.flag("tie_word_embeddings")
-    gate, _, activation = c.choice("feed_forward_proj", _FEED_FORWARDS).rpartition("-")
+    gated, activation = _feed_forward(c)
     layers = c.integer("num_layers", most=MAX_LAYERS)
     decoder_layers = c.integer("num_decoder_layers", most=MAX_LAYERS) if c.has("num_decoder_layers") else layers
     starts = "decoder_start_token_id" if c.has("decoder_start_token_id") else "pad_token_id"
@@ -89,8 +91,8 @@ def t5_spec(config: Mapping[str, Any]) -> Seq2SeqSpec:
         tasks=tasks_of(c),
         hidden_size=hidden,
         vocab_size=vocab_size,
-        encoder=_stack(c, "encoder", layers, gated=bool(gate)),
-        decoder=_stack(c, "decoder", decoder_layers, gated=bool(gate)),
+        encoder=_stack(c, "encoder", layers, gated=gated),
+        decoder=_stack(c, "decoder", decoder_layers, gated=gated),
         context_length=CONTEXT_LENGTH,
         source_length=None,
         decoder_start_token_id=c.integer(starts, least=0, most=vocab_size - 1),
@@ -98,9 +100,8 @@ def t5_spec(config: Mapping[str, Any]) -> Seq2SeqSpec:
         norm_epsilon=c.real("layer_norm_epsilon"),
         residual="pre",
         biased=False,
-        # The gated GELU of these models is the one with tanh.
-        activation="gelu_tanh" if gate and activation == "gelu" else ACTIVATIONS[activation],
-        gated=bool(gate),
+        activation=ACTIVATIONS[activation],
+        gated=gated,
         head_scale=1 / math.sqrt(hidden) if tied else 1.0,
         tied=tied,
         relative_bias=_relative_bias(c, every_layer=model_type == "umt5"),
@@ -113,11 +114,23 @@ def t5_spec(config: Mapping[str, Any]) -> Seq2SeqSpec:
 _FEED_FORWARDS = [*ACTIVATIONS, *(f"gated-{name}" for name in ACTIVATIONS)]
 
 
+def _feed_forward(c: ConfigFields) -> tuple[bool, str]:
+    """(Whether two projections are multiplied, transformers' name of the activation).
+
+    Newer configurations also say each in a field of its own, which then holds.
+    """
+    gate, _, activation = c.choice("feed_forward_proj", _FEED_FORWARDS).rpartition("-")
+    # The gated GELU of these models is the one with tanh.
+    activation = "gelu_new" if gate and activation == "gelu" else activation
+    gated = c.flag("is_gated_act", default=bool(gate))
+    return gated, c.choice("dense_act_fn", ACTIVATIONS) if c.has("dense_act_fn") else activation
+
+
 def _relative_bias(c: ConfigFields, *, every_layer: bool) -> RelativeBias:
-    buckets = c.integer("relative_attention_num_buckets", least=4, most=MAX_WIDTH)
+    buckets = c.integer("relative_attention_num_buckets", least=4, most=MAX_DISTANCE)
     return RelativeBias(
         buckets=buckets,
-        max_distance=c.integer("relative_attention_max_distance", least=buckets // 2 + 1, most=MAX_WIDTH),
+        max_distance=c.integer("relative_attention_max_distance", least=buckets // 2 + 1, most=MAX_DISTANCE),
         every_layer=every_layer,
         tensor=lambda role, i: f"{role}.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight",
     )
