@@ -9,8 +9,17 @@ import sys
 import numpy as np
 import onnx
 import pytest
+import tokenizers
 from onnx import helper
-from support.bundles import GRAPH_NAME, VOCABULARY, WEIGHTS_NAME, TinyDecoder, seal, write_decoder_bundle
+from support.bundles import (
+    GRAPH_NAME,
+    VOCABULARY,
+    WEIGHTS_NAME,
+    TinyDecoder,
+    seal,
+    tokenizer_json,
+    write_decoder_bundle,
+)
 from support.encoder_bundle import write_encoder_bundle
 from support.scripted_bundle import byte_tokenizer
 
@@ -58,6 +67,29 @@ def test_a_tokenizer_with_more_tokens_than_logits_is_refused(tmp_path, load):
         with pytest.raises(ModelError, match=message):
             lm.generate(prompt)
     assert lm._pool.demand() == (0, 0), "no decoder is left behind"
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_special_tokens_that_the_model_does_not_know_are_left_alone(tmp_path, load, special):
+    """As the mask of BART's models of summaries is: no text becomes one, as long as it is special."""
+    tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json().decode())
+    (tokenizer.add_special_tokens if special else tokenizer.add_tokens)(["<mask>"])
+    folder = write_decoder_bundle(tmp_path / "b", files={"tokenizer.json": tokenizer.to_str().encode()})
+    lm = load(folder, preload_text=False)
+    if special:
+        assert lm.generate("mask me <mask>", max_new_tokens=3).token_ids
+        return
+    with pytest.raises(ModelError, match="the tokenizer has ids up to 32, but the model knows 32 tokens"):
+        lm.generate("abc")
+
+
+def test_a_special_token_that_the_tokenizer_puts_before_every_text_must_be_known(tmp_path, load):
+    tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json().decode())
+    tokenizer.add_special_tokens(["[CLS]"])
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing("[CLS] $A", special_tokens=[("[CLS]", 32)])
+    folder = write_decoder_bundle(tmp_path / "b", files={"tokenizer.json": tokenizer.to_str().encode()})
+    with pytest.raises(ModelError, match="the tokenizer has ids up to 32, but the model knows 32 tokens"):
+        load(folder, preload_text=False).generate("abc")
 
 
 def test_a_tokenizer_with_fewer_tokens_than_logits_is_usual(tmp_path, load):
