@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+from edgelm.checks import check_bool, check_float, check_int, is_finite
 from edgelm.errors import ConfigError
 
 MAX_STOP_STRINGS = 64
@@ -21,8 +22,8 @@ class GenerationConfig:
     """How the next tokens are chosen and when to stop; field names are transformers'.
 
     Disabled values: ``top_k=0``, ``top_p=1``, ``min_p=0``, ``repetition_penalty=1``, ``num_beams=1``; sizes, lengths
-    and minima 0; lists empty; single tokens None. ``eos_token_id`` empty means "the model's own". ``seed=None`` draws
-    a fresh seed.
+    and minima 0; lists empty; single tokens None. With ``eos_token_id`` empty no token ends an answer; a model's file
+    that names none leaves it to the model's own. ``seed=None`` draws a fresh seed.
 
     Lengths: ``max_new_tokens`` and ``min_new_tokens`` count the answer, ``max_length`` and ``min_length`` the whole
     sequence: prompt and answer of a decoder, all of the decoder's tokens (its start token too) of an encoder-decoder.
@@ -70,20 +71,20 @@ class GenerationConfig:
         for name in (*_TOKEN_LISTS, "stop_strings"):
             object.__setattr__(self, name, _as_tuple(name, getattr(self, name)))
         object.__setattr__(self, "bad_words_ids", _as_words(self.bad_words_ids))
-        _check_bool("do_sample", self.do_sample)
+        check_bool("do_sample", self.do_sample)
         for name, least in _INTEGERS.items():
-            _check_int(name, getattr(self, name), least)
+            check_int(name, getattr(self, name), least)
         for name, least in _OPTIONAL_INTEGERS.items():
             if getattr(self, name) is not None:
-                _check_int(name, getattr(self, name), least)
+                check_int(name, getattr(self, name), least)
         for name in _TOKEN_LISTS:
             for token in getattr(self, name):
-                _check_int(name, token, 0)
-        _check_float("temperature", self.temperature, above=0.0)
-        _check_float("top_p", self.top_p, above=0.0, most=1.0)
-        _check_float("min_p", self.min_p, least=0.0, most=1.0)
-        _check_float("repetition_penalty", self.repetition_penalty, above=0.0)
-        _check_float("length_penalty", self.length_penalty)
+                check_int(name, token, 0)
+        check_float("temperature", self.temperature, above=0.0)
+        check_float("top_p", self.top_p, above=0.0, most=1.0)
+        check_float("min_p", self.min_p, least=0.0, most=1.0)
+        check_float("repetition_penalty", self.repetition_penalty, above=0.0)
+        check_float("length_penalty", self.length_penalty)
         if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
             raise ConfigError(f"early_stopping must be true, false or 'never', not {self.early_stopping!r:.80}")
         _check_stops(self.stop_strings)
@@ -124,7 +125,10 @@ class GenerationConfig:
         return cls(**known)
 
     def updated(self, **changes: Any) -> Self:
-        """A copy with some settings changed; a new maximum or minimum of one kind takes the place of the other's.
+        """A copy with some settings changed.
+
+        A new maximum or minimum of one kind takes the place of the other's; likewise who asks for beams alone does
+        not sample, and who asks for samples alone does not search.
 
         Raises:
             ConfigError: a name is not a setting, or a value is out of range.
@@ -136,6 +140,10 @@ class GenerationConfig:
         for name, other, off in _RIVALS:
             if name in changes and other not in changes:
                 replaced[other] = off
+        if changes.get("do_sample") is True and "num_beams" not in changes:
+            replaced["num_beams"] = 1
+        elif changes.get("num_beams", 1) != 1 and "do_sample" not in changes:
+            replaced["do_sample"] = False
         return dataclasses.replace(self, **{**replaced, **changes})
 
     def new_tokens(self, prompt_length: int) -> int:
@@ -208,16 +216,26 @@ class RuntimeConfig:
     prepack: bool = True
     preload_text: bool = True
 
+    @classmethod
+    def given(cls, *, max_memory: str | int | None = None, **settings: Any) -> Self:
+        """What callers give: None stands for the default, and ``max_memory`` may be a size such as ``"400MB"``.
+
+        Raises:
+            ConfigError: a value is out of range.
+        """
+        known = {name: value for name, value in settings.items() if value is not None}
+        return cls(max_memory=None if max_memory is None else parse_size(max_memory), **known)
+
     def __post_init__(self) -> None:
         if self.threads is not None:
-            _check_int("threads", self.threads, 1, 1024)
+            check_int("threads", self.threads, 1, 1024)
         if self.context_length is not None:
-            _check_int("context_length", self.context_length, 1)
-        _check_int("prefill_chunk", self.prefill_chunk, 1)
+            check_int("context_length", self.context_length, 1)
+        check_int("prefill_chunk", self.prefill_chunk, 1)
         if self.max_memory is not None:
-            _check_int("max_memory", self.max_memory, 1)
-        _check_bool("prepack", self.prepack)
-        _check_bool("preload_text", self.preload_text)
+            check_int("max_memory", self.max_memory, 1)
+        check_bool("prepack", self.prepack)
+        check_bool("preload_text", self.preload_text)
 
 
 _UNITS = {"": 1, "B": 1}
@@ -242,9 +260,10 @@ def parse_size(text: str | int) -> int:
             number = int(digits) if digits.isdecimal() else float(digits)  # a whole number keeps all its digits
         except ValueError:
             number = math.nan
-    if unit not in _UNITS or not _is_finite(number) or number * _UNITS[unit] < 1:
-        raise ConfigError(f"{text!r} is not a size; write for example 400MB, 1.5GiB or a number of bytes")
-    return int(number * _UNITS[unit])
+    size = number * _UNITS.get(unit, 0)
+    if not is_finite(size) or size < 1:
+        raise ConfigError(f"{text!r:.80} is not a size; write for example 400MB, 1.5GiB or a number of bytes")
+    return int(size)
 
 
 def _as_tuple(name: str, value: object) -> tuple[object, ...]:
@@ -264,46 +283,8 @@ def _as_words(value: object) -> tuple[tuple[int, ...], ...]:
         if not isinstance(word, Sequence) or isinstance(word, str) or not word:
             raise ConfigError(f"bad_words_ids must be lists of token ids, not {word!r:.80}")
         for token in word:
-            _check_int("bad_words_ids", token, 0)
+            check_int("bad_words_ids", token, 0)
     return tuple(tuple(word) for word in words if isinstance(word, Sequence))
-
-
-def _check_bool(name: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise ConfigError(f"{name} must be true or false, not {value!r}")
-
-
-def _check_int(name: str, value: object, least: int, most: int | None = None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{name} must be an integer, not {value!r}")
-    if value < least or (most is not None and value > most):
-        limit = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise ConfigError(f"{name} must be {limit}, not {value}")
-
-
-def _check_float(
-    name: str,
-    value: object,
-    *,
-    above: float | None = None,
-    least: float | None = None,
-    most: float | None = None,
-) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is_finite(value):
-        raise ConfigError(f"{name} must be a finite number, not {value!r}")
-    too_low = (above is not None and value <= above) or (least is not None and value < least)
-    if too_low or (most is not None and value > most):
-        bounds = [f"above {above:g}"] if above is not None else []
-        bounds += [f"at least {least:g}"] if least is not None else []
-        bounds += [f"at most {most:g}"] if most is not None else []
-        raise ConfigError(f"{name} must be {' and '.join(bounds)}, not {value}")
-
-
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer that no float holds
-        return False
 
 
 def _check_stops(stops: tuple[str, ...]) -> None:

@@ -126,6 +126,22 @@ def test_a_new_limit_takes_the_place_of_the_other_kinds():
     )
 
 
+def test_who_asks_for_beams_or_for_samples_gets_them_whatever_the_model_does_by_itself():
+    sampling, searching = GenerationConfig(do_sample=True), GenerationConfig(num_beams=4)
+    assert sampling.updated(num_beams=3) == GenerationConfig(num_beams=3)
+    assert sampling.updated(num_beams=1).do_sample
+    assert searching.updated(do_sample=True) == GenerationConfig(do_sample=True)
+    assert searching.updated(do_sample=False).num_beams == 4
+    with pytest.raises(ConfigError, match="ask for one of them"):
+        sampling.updated(num_beams=3, do_sample=True)
+
+
+def test_settings_as_they_are_given():
+    assert RuntimeConfig.given(threads=None, max_memory=None, prefill_chunk=None) == RuntimeConfig()
+    assert RuntimeConfig.given(threads=2, max_memory="1MB") == RuntimeConfig(threads=2, max_memory=10**6)
+    refused("threads must be from 1 to 1024, not 0", RuntimeConfig.given, threads=0)
+
+
 def test_contradictions_are_named():
     refused("min_length (56) is above max_length (20)", GenerationConfig, min_length=56, max_length=20)
     message = "do_sample draws tokens, num_beams (4) searches for the likeliest: ask for one of them"
@@ -169,7 +185,7 @@ def test_numbers_out_of_bounds_are_refused_with_their_bounds(name, value):
 @pytest.mark.parametrize("name", [*NUMBERS, "length_penalty"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), "0.5", None, True, 10**400])
 def test_numbers_are_finite_numbers(name, value):
-    refused(f"{name} must be a finite number, not {value!r}", GenerationConfig, **{name: value})
+    refused(f"{name} must be a finite number, not {value!r:.80}", GenerationConfig, **{name: value})
 
 
 @pytest.mark.parametrize(
@@ -310,12 +326,12 @@ def test_sizes_as_people_write_them(text, size):
     "text",
     [
         *("", " ", "MB", "B", "x", "4X", "4MBB", "4 M B", "4PB", "--4", "4iB", "400,5MB"),
-        *("0", "0MB", "0.4", "-1", "-400MB", "nan", "nanMB", "inf", "infGB", "1e400", "9" * 400),
+        *("0", "0MB", "0.4", "-1", "-400MB", "nan", "nanMB", "inf", "infGB", "1e400", "1e308TB", "9" * 400),
         *(0, -1, 10**400, True, False, None),
     ],
 )
 def test_what_is_no_size(text):
-    refused(f"{text!r} is not a size; write for example 400MB, 1.5GiB or a number of bytes", parse_size, text=text)
+    refused(f"{text!r:.80} is not a size; write for example 400MB, 1.5GiB or a number of bytes", parse_size, text=text)
 
 
 @given(st.integers(1, 2**60))

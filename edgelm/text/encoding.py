@@ -14,6 +14,7 @@ from typing import Literal, get_args
 
 import tokenizers
 
+from edgelm.checks import check_int
 from edgelm.errors import ConfigError, PromptError
 from edgelm.text.tokenizer import Tokenizer, checked_text, library_errors, sibling
 
@@ -44,10 +45,8 @@ class Truncation:
     def __post_init__(self) -> None:
         if self.strategy not in get_args(Strategy):
             raise ConfigError(f"strategy must be one of {', '.join(get_args(Strategy))}, not {self.strategy!r:.80}")
-        for name, least in (("max_length", 1), ("stride", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigError(f"{name} must be an integer of at least {least}, not {value!r:.80}")
+        check_int("max_length", self.max_length, 1)
+        check_int("stride", self.stride, 0)
 
 
 class Encoding:

@@ -10,6 +10,7 @@ from support.source_tree import imports, is_of, modules
 # From the ground up; what shares a floor does not know of each other.
 FLOORS = (
     {"edgelm.errors", "edgelm.results"},
+    {"edgelm.checks"},
     {"edgelm.config"},
     {"edgelm.bundle", "edgelm.text"},
     {"edgelm.runtime"},

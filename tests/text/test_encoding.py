@@ -190,7 +190,7 @@ def test_bad_texts_are_named(bad: Any) -> None:
 @pytest.mark.parametrize(
     ("truncation", "message"),
     [
-        ({"max_length": 0}, "max_length must be an integer of at least 1, not 0"),
+        ({"max_length": 0}, "max_length must be at least 1, not 0"),
         ({"max_length": 8, "stride": -1}, "stride must be"),
         ({"max_length": True}, "max_length must be"),
         ({"max_length": 8, "strategy": "only_third"}, "strategy must be one of longest_first, only_first, only_second"),

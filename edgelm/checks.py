@@ -1,0 +1,61 @@
+"""Checks of what callers give: numbers and truth values of the right kind, within their range."""
+
+from __future__ import annotations
+
+import math
+
+from edgelm.errors import ConfigError
+
+
+def check_bool(name: str, value: object) -> None:
+    """Refuses what is no truth value.
+
+    Raises:
+        ConfigError: it is none; names ``name`` and the value.
+    """
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be true or false, not {value!r:.80}")
+
+
+def check_int(name: str, value: object, least: int, most: int | None = None) -> None:
+    """Refuses what is no integer from ``least`` to ``most``; None: no upper limit.
+
+    Raises:
+        ConfigError: it is none; names ``name``, the value and the range.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"{name} must be an integer, not {value!r:.80}")
+    if value < least or (most is not None and value > most):
+        limit = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise ConfigError(f"{name} must be {limit}, not {value}")
+
+
+def check_float(
+    name: str,
+    value: object,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    most: float | None = None,
+) -> None:
+    """Refuses what is no finite number ``above`` one, at ``least`` another and at ``most`` a third.
+
+    Raises:
+        ConfigError: it is none; names ``name``, the value and the range.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not is_finite(value):
+        raise ConfigError(f"{name} must be a finite number, not {value!r:.80}")
+    too_low = (above is not None and value <= above) or (least is not None and value < least)
+    if too_low or (most is not None and value > most):
+        bounds = [f"above {above:g}"] if above is not None else []
+        bounds += [f"at least {least:g}"] if least is not None else []
+        bounds += [f"at most {most:g}"] if most is not None else []
+        raise ConfigError(f"{name} must be {' and '.join(bounds)}, not {value}")
+
+
+def is_finite(value: float) -> bool:
+    """Whether a number, perhaps an integer that no float holds, is neither NaN nor infinite as a float."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
