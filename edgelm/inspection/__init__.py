@@ -1,1 +1,1 @@
-"""Looking into a model at work: what its layers attend to."""
+"""Looking into a model at work."""

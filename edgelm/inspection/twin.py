@@ -20,7 +20,7 @@ from edgelm.bundle.protobuf import BYTES, VARINT, WireReader, key
 AttentionKind = Literal["self", "cross"]
 
 _MODEL_GRAPH = key(7, BYTES)
-_GRAPH_NODE, _GRAPH_OUTPUT = key(1, BYTES), key(12, BYTES)
+_GRAPH_NODE, _GRAPH_OUTPUT, _GRAPH_VALUE = (key(n, BYTES) for n in (1, 12, 13))
 _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OP_TYPE, _NODE_ATTRIBUTE = (key(n, BYTES) for n in (1, 2, 3, 4, 5))
 _ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_TYPE = key(1, BYTES), key(3, VARINT), key(20, VARINT)
 _VALUE_NAME, _VALUE_TYPE = key(1, BYTES), key(2, BYTES)
@@ -93,6 +93,7 @@ class _Maker(WireReader):
         self._wanted = layers
         self.outputs: dict[AttentionKind, dict[int, AttentionOutput]] = {}
         self.layers: dict[AttentionKind, list[int]] = {}
+        self._scores: list[str] = []
 
     def model(self) -> bytes:
         for number, start, end in self.fields(0, len(self._bytes)):
@@ -110,8 +111,9 @@ class _Maker(WireReader):
                 parts += (self._bytes[copied : self._begin(number, a, b)], made)
                 copied = b
         parts.append(self._bytes[copied:end])
-        names = [output.name for outputs in self.outputs.values() for output in outputs.values()]
-        return b"".join([*parts, *map(_declared, names)])
+        parts += [_declared(_GRAPH_VALUE, name) for name in self._scores]
+        parts += [_declared(_GRAPH_OUTPUT, output.name) for found in self.outputs.values() for output in found.values()]
+        return b"".join(parts)
 
     def _nodes(self, start: int, end: int) -> bytes:
         """What stands in place of a node, with keys and lengths; empty where it stays."""
@@ -128,6 +130,7 @@ class _Maker(WireReader):
         if node.op_type == "GroupQueryAttention":
             return _message(_GRAPH_NODE, self._with_weights(start, end, node, output.name))
         scores = f"{output.name}.scores"
+        self._scores.append(scores)  # their type is said, because the library does not infer it
         return _message(_GRAPH_NODE, self._with_output(start, end, node, scores)) + _softmax(scores, output.name)
 
     def _node(self, start: int, end: int) -> _Node:
@@ -185,10 +188,10 @@ def _softmax(scores: str, output: str) -> bytes:
     return _message(_GRAPH_NODE, b"".join(_message(number, text.encode()) for number, text in fields))
 
 
-def _declared(name: str) -> bytes:
-    """A graph output: a float32 tensor."""
+def _declared(number: int, name: str) -> bytes:
+    """A value that is a float32 tensor."""
     tensor = _message(_TYPE_TENSOR, _varint(_TENSOR_TYPE_DTYPE) + _varint(_FLOAT))
-    return _message(_GRAPH_OUTPUT, _message(_VALUE_NAME, name.encode()) + _message(_VALUE_TYPE, tensor))
+    return _message(number, _message(_VALUE_NAME, name.encode()) + _message(_VALUE_TYPE, tensor))
 
 
 def _integer(name: str, value: int) -> bytes:

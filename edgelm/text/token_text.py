@@ -11,6 +11,8 @@ from edgelm.text.tokenizer import Tokenizer, library_errors, sibling
 _STRAY_SPACES = tuple(
     (f" {mark}", mark.strip()) for mark in (".", "?", "!", ",", "' ", "n't", "'m", "'s", "'ve", "'re")
 )
+_UNDECODED = "\ufffd"
+_SPACE = "\u2581"
 
 
 def join_tokens(tokenizer: Tokenizer, tokens: Sequence[str]) -> str:
@@ -48,6 +50,22 @@ def reading_token(tokenizer: Tokenizer, token: str) -> Tokenizer:
         if value is not None:
             setattr(made, part, value)
     return Tokenizer(made)
+
+
+def token_label(tokenizer: Tokenizer, token_id: int) -> str:
+    """A token for people to read: the text that it stands for by itself, else as it stands in the vocabulary.
+
+    The vocabulary's own form is shown of special tokens, of pieces of a character, and of what goes on with a word
+    (``##ing``); an id that is not in use is shown as a number.
+    """
+    token = tokenizer.id_to_token(token_id)
+    if token is None:
+        return f"#{token_id}"
+    text = tokenizer.decode([token_id], skip_special_tokens=False)
+    if _UNDECODED in text or not text:
+        return token
+    # Decoders that join words with spaces leave out the one before the first.
+    return f" {text}" if token.startswith(_SPACE) and not text.startswith(" ") else text
 
 
 def without_stray_spaces(text: str) -> str:

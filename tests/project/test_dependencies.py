@@ -18,7 +18,7 @@ FLOORS = (
     {"edgelm.text_stream", "edgelm.text_side"},
     {"edgelm.generator"},
     {"edgelm.language_model", "edgelm.encoder_model"},
-    {"edgelm.tasks"},
+    {"edgelm.tasks", "edgelm.inspection"},
     {"edgelm.benchmark"},
     {"edgelm_tools"},
     {"edgelm.cli"},
