@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.bundle.vocabulary.sentencepiece import SentencePieceModel, tokenizer_json
+from edgelm.bundle.vocabulary.sentencepiece import Frame, SentencePieceModel, tokenizer_json
 from edgelm.errors import ModelError, UnsupportedModelError
 from edgelm_tools.checkpoint.base import BlockQuantized, TextAssets
 from edgelm_tools.checkpoint.mapped_file import MappedFile
@@ -115,7 +115,7 @@ class BergamotCheckpoint:
         if pieces != [END_OF_SENTENCE, UNKNOWN]:
             raise ModelError(f"{self._vocabulary}: begins with {pieces!r:.80}, not with </s> and <unk>")
         return TextAssets(
-            tokenizer=tokenizer_json(model, suffix=(END_OF_SENTENCE,)),
+            tokenizer=tokenizer_json(model, Frame(suffix=(END_OF_SENTENCE,))),
             generation_config={"eos_token_id": 0, "pad_token_id": 0, "decoder_start_token_id": 0},
             special_tokens={"eos_token": END_OF_SENTENCE, "unk_token": UNKNOWN, "pad_token": END_OF_SENTENCE},
         )

@@ -42,8 +42,7 @@ def _vocabulary(folder: Path, settings: dict[str, Any], special: dict[str, str])
     path = folder / "tokenizer.json"
     if path.is_file():
         return Vocabulary(read_small_file(path, MAX_TOKENIZER_BYTES), special)
-    model_type = str(_optional_json(folder / "config.json").get("model_type"))
-    return read_vocabulary(folder, model_type, settings, special)
+    return read_vocabulary(folder, _optional_json(folder / "config.json"), settings, special)
 
 
 def _optional_json(path: Path) -> dict[str, Any]:

@@ -16,8 +16,10 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
+from edgelm.bundle.vocabulary.added_tokens import listed_tokens
 from edgelm.bundle.vocabulary.sentencepiece_files import read_sentencepiece
 from edgelm.bundle.vocabulary.special_roles import ANGLES, BRACKETS
+from edgelm.bundle.vocabulary.tokenizer_class import tokenizer_class
 from edgelm.errors import ModelError, UnsupportedModelError
 from edgelm_tools.checkpoint.strict_json import read_json_object, read_small_file
 
@@ -29,17 +31,15 @@ _MPNET = {**ANGLES, "unk_token": "[UNK]"}
 _GPT2 = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
 _OPT = {"bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>", "pad_token": "<pad>"}
 
-# model_type → the special tokens that its tokenizer has unless its files say otherwise
-_WORDPIECE = {"bert": BRACKETS, "distilbert": BRACKETS, "electra": BRACKETS, "mpnet": _MPNET}
-_BYTE_LEVEL = {
-    "gpt2": _GPT2,
-    "gpt_neo": _GPT2,
-    "gptj": _GPT2,
-    "opt": _OPT,
-    "roberta": ANGLES,
-    "bart": ANGLES,
+# Class of the tokenizer → the special tokens that it has unless its files say otherwise.
+_WORDPIECE = {
+    "BertTokenizer": BRACKETS,
+    "DistilBertTokenizer": BRACKETS,
+    "ElectraTokenizer": BRACKETS,
+    "MPNetTokenizer": _MPNET,
 }
-_WRAPPED = ("roberta", "bart")
+_BYTE_LEVEL = {"GPT2Tokenizer": _GPT2, "RobertaTokenizer": ANGLES, "BartTokenizer": ANGLES}
+_WRAPPED = ("RobertaTokenizer", "BartTokenizer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,44 +51,43 @@ class Vocabulary:
 
 
 def read_vocabulary(
-    folder: Path, model_type: str, settings: Mapping[str, Any], special: Mapping[str, str]
+    folder: Path, config: Mapping[str, Any], settings: Mapping[str, Any], special: Mapping[str, str]
 ) -> Vocabulary:
     """Makes a tokenizer of a folder's older files.
 
     Args:
         folder: the checkpoint's.
-        model_type: as in its ``config.json``.
+        config: its ``config.json``.
         settings: its ``tokenizer_config.json``.
         special: role → text of the special tokens that its files name.
 
     Raises:
-        UnsupportedModelError: it has no such files, or this model's are of another kind; says how to get a
+        UnsupportedModelError: it has no such files, or its tokenizer is of another kind; says how to get a
             ``tokenizer.json``.
         ModelError: a file is not what it should be.
     """
-    if model_type in _WORDPIECE and (folder / "vocab.txt").is_file():
-        roles = {**_WORDPIECE[model_type], **special}
-        tokenizer = _wordpiece(folder / "vocab.txt", roles, settings, two_separators=model_type == "mpnet")
-    elif model_type in _BYTE_LEVEL and (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        roles = {**_BYTE_LEVEL[model_type], **special}
-        tokenizer = _byte_level(folder, roles, settings, model_type)
+    kind = tokenizer_class(config, settings)
+    if kind in _WORDPIECE and (folder / "vocab.txt").is_file():
+        roles = {**_WORDPIECE[kind], **special}
+        tokenizer = _wordpiece(folder / "vocab.txt", roles, settings, two_separators=kind == "MPNetTokenizer")
+    elif kind in _BYTE_LEVEL and (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        roles = {**(_OPT if config.get("model_type") == "opt" else _BYTE_LEVEL[kind]), **special}
+        tokenizer = _byte_level(folder, roles, settings, wrapped=kind in _WRAPPED)
     else:
-        return _sentencepiece(folder, model_type, settings, special)
-    _add_tokens(tokenizer, folder, roles, settings, lstripped_mask=model_type in _WRAPPED)
+        return _sentencepiece(folder, kind, settings, special)
+    _add_tokens(tokenizer, folder, roles, settings, lstripped_mask=kind in _WRAPPED)
     return Vocabulary(tokenizer.to_str().encode(), roles)
 
 
-def _sentencepiece(
-    folder: Path, model_type: str, settings: Mapping[str, Any], special: Mapping[str, str]
-) -> Vocabulary:
+def _sentencepiece(folder: Path, kind: str, settings: Mapping[str, Any], special: Mapping[str, str]) -> Vocabulary:
     def read(name: str) -> bytes | None:
         return read_small_file(folder / name, MAX_VOCABULARY_BYTES) if (folder / name).is_file() else None
 
-    made = read_sentencepiece(read, model_type, settings, what=str(folder))
+    made = read_sentencepiece(read, kind, settings, what=str(folder))
     if made is None:
         raise UnsupportedModelError(
-            f"{folder}: no tokenizer.json; a fast tokenizer is needed "
-            f"(in transformers: AutoTokenizer.from_pretrained(model).save_pretrained(folder))"
+            f"{folder}: no tokenizer.json, nor files that one can be made of for a tokenizer of the class {kind!r:.80}; "
+            f"a fast one is needed (in transformers: AutoTokenizer.from_pretrained(model).save_pretrained(folder))"
         )
     data, roles = made
     return Vocabulary(data, {**roles, **special})
@@ -97,6 +96,10 @@ def _sentencepiece(
 def _wordpiece(
     path: Path, roles: Mapping[str, str], settings: Mapping[str, Any], *, two_separators: bool
 ) -> tokenizers.Tokenizer:
+    if not _flag(settings, "do_basic_tokenize", default=True):
+        raise UnsupportedModelError(
+            f"{path.parent}: a tokenizer that keeps punctuation (do_basic_tokenize)"
+        )
     words = _text(path).split("\n")
     vocabulary = {word.rstrip("\r"): place for place, word in enumerate(words[:-1] if words[-1] == "" else words)}
     tokenizer = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=roles["unk_token"]))
@@ -119,7 +122,7 @@ def _wordpiece(
 
 
 def _byte_level(
-    folder: Path, roles: Mapping[str, str], settings: Mapping[str, Any], model_type: str
+    folder: Path, roles: Mapping[str, str], settings: Mapping[str, Any], *, wrapped: bool
 ) -> tokenizers.Tokenizer:
     path = folder / "vocab.json"
     vocabulary = read_json_object(path)
@@ -129,7 +132,7 @@ def _byte_level(
     spaced = _flag(settings, "add_prefix_space")
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=spaced)
     tokenizer.decoder = decoders.ByteLevel()
-    if model_type in _WRAPPED:
+    if wrapped:
         sep, cls = ((roles[role], _id_of(roles[role], vocabulary, path)) for role in ("sep_token", "cls_token"))
         tokenizer.post_processor = processors.RobertaProcessing(sep, cls, trim_offsets=True, add_prefix_space=spaced)
     elif _flag(settings, "add_bos_token"):
@@ -164,29 +167,21 @@ def _add_tokens(
     lstripped_mask: bool,
 ) -> None:
     """Adds tokens that the files list beyond the vocabulary, each at its own id, and marks the special ones."""
-    listed = read_json_object(folder / "added_tokens.json") if (folder / "added_tokens.json").is_file() else {}
-    described = settings.get("added_tokens_decoder") or {}
-    if not isinstance(described, dict) or not all(_is_token(token) for token in described.values()):
-        raise ModelError(f"{folder}: added_tokens_decoder must map ids to tokens")
-    for token_id, token in described.items():
-        listed[token["content"]] = int(token_id) if str(token_id).isdecimal() else -1
-    flags = {token["content"]: token for token in described.values()}
+    older = read_json_object(folder / "added_tokens.json") if (folder / "added_tokens.json").is_file() else {}
+    tokens = listed_tokens(older, settings, what=str(folder))
     special = set(roles.values())
-    for content, token_id in sorted(listed.items(), key=lambda item: str(item[1]).zfill(12)):
-        if tokenizer.token_to_id(content) is None:
-            tokenizer.add_tokens([_token(content, flags.get(content, {}))])
-        if tokenizer.token_to_id(content) != token_id:
-            raise ModelError(f"{folder}: the added token {content!r:.80} cannot have the id {token_id!r:.40}")
-        if flags.get(content, {}).get("special"):
-            special.add(content)
+    for token in tokens:
+        if tokenizer.token_to_id(token.content) is None:
+            tokenizer.add_tokens([_token(token.content, token.flags)])
+        if tokenizer.token_to_id(token.content) != token.token_id:
+            raise ModelError(f"{folder}: the added token {token.content!r:.80} cannot have the id {token.token_id}")
+        if token.flags.get("special"):
+            special.add(token.content)
+    flags = {token.content: token.flags for token in tokens}
     stripping = {"lstrip": True} if lstripped_mask else {}
     for content in sorted(special, key=lambda content: str(tokenizer.token_to_id(content)).zfill(12)):
         own = flags.get(content) or (stripping if content == roles.get("mask_token") else {})
         tokenizer.add_special_tokens([_token(content, own)])
-
-
-def _is_token(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("content"), str)
 
 
 def _token(content: str, flags: Mapping[str, Any]) -> AddedToken:

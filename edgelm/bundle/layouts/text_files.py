@@ -14,6 +14,7 @@ from edgelm.bundle.layouts.model_config import CONFIG_NAME
 from edgelm.bundle.regular_file import read_file
 from edgelm.bundle.vocabulary.sentencepiece_files import MAX_FILE_BYTES, read_sentencepiece
 from edgelm.bundle.vocabulary.special_roles import named_special_tokens
+from edgelm.bundle.vocabulary.tokenizer_class import tokenizer_class
 from edgelm.errors import ModelError
 
 TOKENIZER_NAME = "tokenizer.json"
@@ -60,12 +61,12 @@ def longest_text(listing: Listing) -> int | None:
 
 def _tokenizer(listing: Listing, settings: dict[str, Any]) -> tuple[bytes, Mapping[str, str]] | None:
     """A ``tokenizer.json`` made of the folder's SentencePiece model, and the usual special tokens of its kind."""
-    model_type = str(listing.optional_object(CONFIG_NAME).get("model_type"))
+    kind = tokenizer_class(listing.optional_object(CONFIG_NAME), settings)
 
     def read(name: str) -> bytes | None:
         return read_file(listing.folder, name, limit=MAX_FILE_BYTES) if name in listing.files else None
 
-    return read_sentencepiece(read, model_type, settings, what=str(listing.folder))
+    return read_sentencepiece(read, kind, settings, what=str(listing.folder))
 
 
 def _special_tokens(listing: Listing, settings: dict[str, Any]) -> dict[str, str]:

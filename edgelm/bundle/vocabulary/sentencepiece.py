@@ -31,11 +31,12 @@ _CHARSMAP, _DUMMY_PREFIX, _EXTRA_SPACES, _ESCAPE = key(2, BYTES), key(3, VARINT)
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One entry of the vocabulary; ``kind`` is NORMAL, CONTROL, …"""
+    """One entry of the vocabulary; ``kind`` is NORMAL, CONTROL, …; ``strips``: in a text it takes the spaces before."""
 
     text: str
     score: float
     kind: int = NORMAL
+    strips: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,11 +95,24 @@ class SentencePieceModel:
         return next(index for index, piece in enumerate(self.pieces) if piece.kind == UNKNOWN)
 
 
-def tokenizer_json(model: SentencePieceModel, *, prefix: Sequence[str] = (), suffix: Sequence[str] = ()) -> bytes:
-    """The bytes of a ``tokenizer.json``; ``prefix`` and ``suffix`` are pieces that are put around every text.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """Pieces that are put around a text, and ``between`` two; ``second``: type of a second text's tokens."""
+
+    prefix: tuple[str, ...] = ()
+    between: tuple[str, ...] = ()
+    suffix: tuple[str, ...] = ()
+    second: int = 0
+
+
+_NO_FRAME = Frame()
+
+
+def tokenizer_json(model: SentencePieceModel, frame: Frame = _NO_FRAME) -> bytes:
+    """The bytes of a ``tokenizer.json``.
 
     Raises:
-        ModelError: one of those is no piece.
+        ModelError: a piece of the frame is none of the model's.
     """
     scheme = "always" if model.dummy_prefix else "never"
     # Pieces that go on behind a space are found only in text that has not been cut at its spaces.
@@ -111,7 +125,7 @@ def tokenizer_json(model: SentencePieceModel, *, prefix: Sequence[str] = (), suf
         "added_tokens": _added_tokens(model),
         "normalizer": _normalizer(model),
         "pre_tokenizer": metaspace,
-        "post_processor": _post_processor(model, prefix, suffix),
+        "post_processor": _post_processor(model, frame),
         "decoder": _decoder(model, metaspace),
         "model": {
             "type": "Unigram",
@@ -171,7 +185,7 @@ def _added_tokens(model: SentencePieceModel) -> list[dict[str, Any]]:
             "id": index,
             "content": piece.text,
             "single_word": False,
-            "lstrip": False,
+            "lstrip": piece.strips,
             "rstrip": False,
             "normalized": False,
             "special": piece.kind != USER_DEFINED,
@@ -199,23 +213,23 @@ def _decoder(model: SentencePieceModel, metaspace: dict[str, Any]) -> dict[str, 
     return {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, metaspace]}
 
 
-def _post_processor(model: SentencePieceModel, prefix: Sequence[str], suffix: Sequence[str]) -> dict[str, Any] | None:
-    if not prefix and not suffix:
+def _post_processor(model: SentencePieceModel, frame: Frame) -> dict[str, Any] | None:
+    tokens = (*frame.prefix, *frame.between, *frame.suffix)
+    if not tokens:
         return None
     ids = {piece.text: index for index, piece in enumerate(model.pieces)}
-    for token in (*prefix, *suffix):
+    for token in tokens:
         if token not in ids:
             raise ModelError(f"the vocabulary has no piece {token!r:.80}")
 
-    def around(sequence: str, type_id: int) -> Iterator[dict[str, Any]]:
-        yield from ({"SpecialToken": {"id": token, "type_id": type_id}} for token in prefix)
-        yield {"Sequence": {"id": sequence, "type_id": type_id}}
-        yield from ({"SpecialToken": {"id": token, "type_id": type_id}} for token in suffix)
+    def special(tokens: Sequence[str], type_id: int = 0) -> Iterator[dict[str, Any]]:
+        yield from ({"SpecialToken": {"id": token, "type_id": type_id}} for token in tokens)
 
-    used = {token: {"id": token, "ids": [ids[token]], "tokens": [token]} for token in (*prefix, *suffix)}
+    first = [*special(frame.prefix), {"Sequence": {"id": "A", "type_id": 0}}]
+    second = {"Sequence": {"id": "B", "type_id": frame.second}}
     return {
         "type": "TemplateProcessing",
-        "single": list(around("A", 0)),
-        "pair": [*around("A", 0), *around("B", 1)],
-        "special_tokens": used,
+        "single": [*first, *special(frame.suffix)],
+        "pair": [*first, *special(frame.between), second, *special(frame.suffix, frame.second)],
+        "special_tokens": {token: {"id": token, "ids": [ids[token]], "tokens": [token]} for token in tokens},
     }

@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgelm.bundle.strict_json import load_json
+from edgelm.bundle.vocabulary.added_tokens import AddedToken, listed_tokens, with_added_tokens
 from edgelm.bundle.vocabulary.sentencepiece import (
     CONTROL,
     NORMAL,
     UNKNOWN,
     USER_DEFINED,
+    Frame,
     Piece,
     SentencePieceModel,
     check_pieces,
@@ -27,6 +29,8 @@ MAX_FILE_BYTES = 64 * 2**20
 _MOST_TOKENS = 10_000
 # Names under which checkpoints have their model.
 _FILE_NAMES = ("spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "spm.model", "source.spm")
+_MASK = Piece("<mask>", 0.0, CONTROL, strips=True)
+_ROBERTA_FRAME = Frame(prefix=("<s>",), between=("</s>", "</s>"), suffix=("</s>",))
 # Below any sum of scores of a word: such a piece is never found in a text that others can spell.
 _NEVER_FOUND = -1000.0
 _T5 = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
@@ -48,8 +52,7 @@ class Numbered:
 
     model: SentencePieceModel
     roles: Mapping[str, str]
-    prefix: tuple[str, ...] = ()
-    suffix: tuple[str, ...] = ()
+    frame: Frame
 
 
 ReadFile = Callable[[str], bytes | None]
@@ -57,30 +60,32 @@ ReadFile = Callable[[str], bytes | None]
 
 
 def read_sentencepiece(
-    read: ReadFile, model_type: str, settings: Mapping[str, Any], *, what: str
+    read: ReadFile, kind: str, settings: Mapping[str, Any], *, what: str
 ) -> tuple[bytes, Mapping[str, str]] | None:
     """A ``tokenizer.json`` and the special tokens by role, made of a folder's SentencePiece model.
 
     Args:
         read: the folder.
-        model_type: as in ``config.json``.
+        kind: of the tokenizer, see ``tokenizer_class``.
         settings: of ``tokenizer_config.json``.
         what: names the folder in errors.
 
     Returns:
-        None where there is no such model, or where it is not known how this type numbers its pieces.
+        None where there is no such model, or where it is not known how this kind numbers its pieces.
 
     Raises:
         ModelError: a file breaks its format. UnsupportedModelError: the model is no unigram model.
     """
     found = ((name, data) for name in _FILE_NAMES if (data := read(name)) is not None)
-    name, data = next(found, ("", b"")) if model_type in NUMBERINGS else ("", b"")
+    name, data = next(found, ("", b"")) if kind in NUMBERINGS else ("", b"")
     if not name:
         return None
     model = SentencePieceModel.parse(data, what=f"{what}/{name}")
-    numbered = NUMBERINGS[model_type](model, _Folder(read, settings, what))
-    check_pieces(numbered.model.pieces, f"{what}/{name} as a {model_type} numbers it")
-    return tokenizer_json(numbered.model, prefix=numbered.prefix, suffix=numbered.suffix), numbered.roles
+    folder = _Folder(read, settings, what)
+    numbered = NUMBERINGS[kind](model, folder)
+    whole = _with(numbered.model, with_added_tokens(numbered.model.pieces, folder.added_tokens(), what))
+    check_pieces(whole.pieces, f"{what}/{name} as a {kind} numbers it")
+    return tokenizer_json(whole, numbered.frame), numbered.roles
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +102,27 @@ class _Folder:
             )
         return value
 
+    def language(self, default: str) -> str:
+        """The source's, which the tokenizer puts before or behind a text until it is told another."""
+        return str(self.settings.get("src_lang") or default)
+
+    def document(self, name: str) -> Mapping[str, Any]:
+        """A JSON object in a file; empty where there is none of that name."""
+        data, what = self.read(name), f"{self.what}/{name}"
+        value = {} if data is None else load_json(data, what=what, limit=MAX_FILE_BYTES)
+        if not isinstance(value, dict):
+            raise ModelError(f"{what}: must be a JSON object, not {type(value).__name__}")
+        return value
+
+    def added_tokens(self) -> list[AddedToken]:
+        return listed_tokens(self.document("added_tokens.json"), self.settings, what=self.what)
+
 
 def _t5(model: SentencePieceModel, folder: _Folder) -> Numbered:
     count = folder.whole_number("extra_ids", 100, 0)
     extra = [Piece(f"<extra_id_{index}>", 0.0, CONTROL) for index in reversed(range(count))]
-    return Numbered(model=_with(model, [*model.pieces, *extra]), roles=_T5, suffix=("</s>",))
+    frame = Frame(between=("</s>",), suffix=("</s>",))
+    return Numbered(model=_with(model, [*model.pieces, *extra]), roles=_T5, frame=frame)
 
 
 def _marian(model: SentencePieceModel, folder: _Folder) -> Numbered:
@@ -109,9 +130,7 @@ def _marian(model: SentencePieceModel, folder: _Folder) -> Numbered:
     what = f"{folder.what}/vocab.json"
     if folder.settings.get("separate_vocabs"):
         raise UnsupportedModelError(f"{what}: source and target have vocabularies of their own")
-    ids = load_json(folder.read("vocab.json") or b"", what=what, limit=MAX_FILE_BYTES)
-    if not isinstance(ids, dict):
-        raise ModelError(f"{what}: must map tokens to their ids")
+    ids = folder.document("vocab.json")
     tokens = sorted(ids, key=lambda token: ids[token] if isinstance(ids[token], int) else -1)
     if [ids[token] for token in tokens] != list(range(len(tokens))):
         raise ModelError(f"{what}: must number its tokens from 0 without gaps")
@@ -122,30 +141,37 @@ def _marian(model: SentencePieceModel, folder: _Folder) -> Numbered:
         return USER_DEFINED if token.startswith(">>") and token.endswith("<<") else kinds.get(token, NORMAL)
 
     pieces = [Piece(token, own.get(token, _NEVER_FOUND), kind(token)) for token in tokens]
-    return Numbered(model=_with(model, pieces), roles=_T5, suffix=("</s>",))
+    return Numbered(model=_with(model, pieces), roles=_T5, frame=Frame(suffix=("</s>",)))
 
 
 def _fairseq(model: SentencePieceModel, more: Iterable[str]) -> SentencePieceModel:
     """Ids as in fairseq's dictionaries: four special tokens, the pieces behind their own first three, then ``more``."""
     first = [Piece("<s>", 0.0, CONTROL), Piece("<pad>", 0.0, CONTROL), Piece("</s>", 0.0, CONTROL)]
-    last = [Piece(token, 0.0, CONTROL) for token in (*more, "<mask>")]
-    return _with(model, [*first, Piece("<unk>", 0.0, UNKNOWN), *model.pieces[3:], *last])
+    last = [Piece(token, 0.0, CONTROL) for token in more]
+    return _with(model, [*first, Piece("<unk>", 0.0, UNKNOWN), *model.pieces[3:], *last, _MASK])
 
 
 def _xlm_roberta(model: SentencePieceModel, folder: _Folder) -> Numbered:
-    return Numbered(model=_fairseq(model, ()), roles=ANGLES, prefix=("<s>",), suffix=("</s>",))
+    return Numbered(model=_fairseq(model, ()), roles=ANGLES, frame=_ROBERTA_FRAME)
+
+
+def _camembert(model: SentencePieceModel, folder: _Folder) -> Numbered:
+    """Its own special tokens stand before the pieces, which repeat some of them; those are the ones in use."""
+    first = [Piece(token, 0.0, CONTROL) for token in ("<s>NOTUSED", "<pad>", "</s>NOTUSED")]
+    unknown = [Piece("<unk>", 0.0, UNKNOWN), Piece("<unk>NOTUSED", 0.0, CONTROL)]
+    pieces = [*first, *unknown, *model.pieces[1:], _MASK]
+    return Numbered(model=_with(model, pieces), roles=ANGLES, frame=_ROBERTA_FRAME)
 
 
 def _mbart(model: SentencePieceModel, folder: _Folder) -> Numbered:
-    before = str(folder.settings.get("tokenizer_class", "")).startswith("MBart50")
-    languages = [*_MBART_LANGUAGES, *(_MBART50_LANGUAGES if before else ())]
-    source = str(folder.settings.get("src_lang") or "en_XX")
-    return Numbered(
-        model=_fairseq(model, languages),
-        roles=ANGLES,
-        prefix=(source,) if before else (),
-        suffix=("</s>",) if before else ("</s>", source),
-    )
+    frame = Frame(suffix=("</s>", folder.language("en_XX")))
+    return Numbered(model=_fairseq(model, _MBART_LANGUAGES), roles=ANGLES, frame=frame)
+
+
+def _mbart50(model: SentencePieceModel, folder: _Folder) -> Numbered:
+    languages = (*_MBART_LANGUAGES, *_MBART50_LANGUAGES)
+    frame = Frame(prefix=(folder.language("en_XX"),), suffix=("</s>",))
+    return Numbered(model=_fairseq(model, languages), roles=ANGLES, frame=frame)
 
 
 def _pegasus(model: SentencePieceModel, folder: _Folder) -> Numbered:
@@ -153,7 +179,7 @@ def _pegasus(model: SentencePieceModel, folder: _Folder) -> Numbered:
     offset = folder.whole_number("offset", 103, 4)
     masks = ["<mask_1>", "<mask_2>", *(f"<unk_{index}>" for index in range(2, offset))]
     first = [Piece(token, 0.0, CONTROL) for token in ("<pad>", "</s>", *masks)]
-    return Numbered(model=_with(model, [*first, *model.pieces[2:]]), roles=_T5, suffix=("</s>",))
+    return Numbered(model=_with(model, [*first, *model.pieces[2:]]), roles=_T5, frame=Frame(suffix=("</s>",)))
 
 
 def _deberta(model: SentencePieceModel, folder: _Folder) -> Numbered:
@@ -161,7 +187,8 @@ def _deberta(model: SentencePieceModel, folder: _Folder) -> Numbered:
         if folder.settings.get(name):
             raise UnsupportedModelError(f"{folder.what}: a tokenizer with {name} is not read from SentencePiece files")
     pieces = [*model.pieces, Piece("[MASK]", 0.0, CONTROL)]
-    return Numbered(model=_with(model, pieces), roles=BRACKETS, prefix=("[CLS]",), suffix=("[SEP]",))
+    frame = Frame(prefix=("[CLS]",), between=("[SEP]",), suffix=("[SEP]",), second=1)
+    return Numbered(model=_with(model, pieces), roles=BRACKETS, frame=frame)
 
 
 def _with(model: SentencePieceModel, pieces: Iterable[Piece]) -> SentencePieceModel:
@@ -169,12 +196,14 @@ def _with(model: SentencePieceModel, pieces: Iterable[Piece]) -> SentencePieceMo
 
 
 Numbering = Callable[[SentencePieceModel, _Folder], Numbered]
+# By the class of the tokenizer.
 NUMBERINGS: dict[str, Numbering] = {
-    "t5": _t5,
-    "mt5": _t5,
-    "marian": _marian,
-    "mbart": _mbart,
-    "xlm-roberta": _xlm_roberta,
-    "pegasus": _pegasus,
-    "deberta-v2": _deberta,
+    "CamembertTokenizer": _camembert,
+    "DebertaV2Tokenizer": _deberta,
+    "MBart50Tokenizer": _mbart50,
+    "MBartTokenizer": _mbart,
+    "MarianTokenizer": _marian,
+    "PegasusTokenizer": _pegasus,
+    "T5Tokenizer": _t5,
+    "XLMRobertaTokenizer": _xlm_roberta,
 }

@@ -11,6 +11,7 @@ from edgelm.bundle.vocabulary.sentencepiece import (
     NORMAL,
     UNKNOWN,
     USER_DEFINED,
+    Frame,
     SentencePieceModel,
     tokenizer_json,
 )
@@ -35,7 +36,7 @@ def flag(number: int, value: int) -> bytes:
 
 def tokenizer(data: bytes, **around: tuple[str, ...]) -> Tokenizer:
     model = SentencePieceModel.parse(data, what="x.spm")
-    return Tokenizer(tokenizers.Tokenizer.from_buffer(tokenizer_json(model, **around)))
+    return Tokenizer(tokenizers.Tokenizer.from_buffer(tokenizer_json(model, Frame(**around))))
 
 
 # Ids as the package sentencepiece gives them for the same model.

@@ -55,9 +55,11 @@ def model(**settings: Any) -> bytes:
     return out.getvalue()
 
 
-def write(folder: Path, model_type: str, name: str, data: bytes, **config: Any) -> Path:
-    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+def write(
+    folder: Path, model_type: str, name: str, data: bytes, config: dict[str, Any] | None = None, **settings: Any
+) -> Path:
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type, **(config or {})}))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     (folder / name).write_bytes(data)
     return folder
 
@@ -95,6 +97,24 @@ CASES: dict[str, tuple[str, Callable[[Path], Path]]] = {
         ),
     ),
     "pegasus": ("PegasusTokenizer", lambda f: write(f, "pegasus", "spiece.model", model(**T5_IDS))),
+    # Its tokenizer_config.json is older than the class, config.json is not.
+    "mbart50.config": (
+        "MBart50Tokenizer",
+        lambda f: write(
+            f, "mbart", "sentencepiece.bpe.model", model(**FAIRSEQ_IDS), config={"tokenizer_class": "MBart50Tokenizer"}
+        ),
+    ),
+    "umt5": ("T5Tokenizer", lambda f: write(f, "umt5", "spiece.model", model(**T5_IDS), extra_ids=300)),
+    "camembert": (
+        "CamembertTokenizer", lambda f: write(f, "camembert", "sentencepiece.bpe.model", model(**FAIRSEQ_IDS))
+    ),
+    # As multilingual-e5-small.
+    "bert.xlmr": (
+        "XLMRobertaTokenizer",
+        lambda f: write(
+            f, "bert", "sentencepiece.bpe.model", model(**FAIRSEQ_IDS), tokenizer_class="XLMRobertaTokenizer"
+        ),
+    ),
     "deberta": ("DebertaV2Tokenizer", lambda f: write(f, "deberta-v2", "spm.model", model(**DEBERTA_IDS))),
     "marian": ("MarianTokenizer", write_marian),
 }  # fmt: skip
@@ -113,7 +133,14 @@ def test_texts_are_encoded_as_in_transformers(name: str, tmp_path: Path) -> None
         expected = reference(text)["input_ids"]
         assert ours.encode(text).ids == expected, text
         assert ours.decode(expected) == reference.decode(expected, skip_special_tokens=True), text
+        pair, wanted = ours.encode(text, "a garden"), reference(text, "a garden", return_token_type_ids=True)
+        assert pair.ids == wanted["input_ids"], text
+        # The others' models have no types.
+        assert name != "deberta" or pair.type_ids == wanted["token_type_ids"], text
     assert ours.get_vocab_size() == len(reference)
+    if reference.mask_token and name != "pegasus":
+        masked = f"the {reference.mask_token} garden"
+        assert ours.encode(masked).ids == reference(masked)["input_ids"]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -122,6 +149,39 @@ def test_folders_with_graphs_get_the_same_tokenizer(name: str, tmp_path: Path) -
     documents, assets = text_documents(list_folder(folder)), read_text_assets(folder)
     assert documents["tokenizer.json"] == assets.tokenizer
     assert json.loads(documents["special_tokens.json"]) == assets.special_tokens
+
+
+@pytest.mark.parametrize("listed", ["added_tokens.json", "tokenizer_config.json"])
+def test_added_tokens_have_the_ids_that_the_files_say(listed: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    data = model(**T5_IDS)
+    size = spm.SentencePieceProcessor(model_proto=data).get_piece_size()
+    folder = write(tmp_path, "t5", "spiece.model", data, extra_ids=3)
+    tokens = {"<b>": size + 3, "<sep>": size + 4}
+    if listed == "added_tokens.json":
+        (folder / listed).write_text(json.dumps(tokens))
+    else:
+        flags = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
+        described = {i: {"content": token, "special": token == "<sep>", **flags} for token, i in tokens.items()}
+        (folder / listed).write_text(json.dumps({"extra_ids": 3, "added_tokens_decoder": described}))
+    ours = tokenizers.Tokenizer.from_buffer(read_text_assets(folder).tokenizer)
+    assert [ours.token_to_id(token) for token in tokens] == list(tokens.values())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reference = transformers.T5Tokenizer.from_pretrained(folder)
+    assert ours.encode("the<b>garden<sep>").ids == reference("the<b>garden<sep>")["input_ids"]
+    for wrong in (size + 9, 4, -1, "7"):
+        (folder / "added_tokens.json").write_text(json.dumps({"<c>": wrong}))
+        with pytest.raises(ModelError, match="the added token '<c>' cannot have the id"):
+            read_text_assets(folder)
+
+
+@pytest.mark.parametrize("kind", ["BarthezTokenizer", "AlbertTokenizer"])
+def test_a_model_of_another_class_of_tokenizer_is_refused(kind: str, tmp_path: Path) -> None:
+    """Its pieces are numbered otherwise than those of other models of the type."""
+    folder = write(tmp_path, "mbart", "sentencepiece.bpe.model", model(**FAIRSEQ_IDS), tokenizer_class=kind)
+    with pytest.raises(UnsupportedModelError, match=f"a tokenizer of the class '{kind}'"):
+        read_text_assets(folder)
 
 
 def test_a_language_code_before_a_marian_text_is_one_token(tmp_path: Path) -> None:
@@ -156,7 +216,7 @@ def test_marian_vocabularies_without_gaps_only(tmp_path: Path) -> None:
 def test_every_piece_is_there_once_whatever_is_added(tmp_path: Path) -> None:
     """Otherwise a piece would have two ids, or an unknown character none."""
     folder = write(tmp_path, "t5", "spiece.model", model(**T5_IDS, user_defined_symbols="<extra_id_7>"))
-    with pytest.raises(ModelError, match=r"as a t5 numbers it: piece [0-9]+ is '<extra_id_7>' again"):
+    with pytest.raises(ModelError, match=r"as a T5Tokenizer numbers it: piece [0-9]+ is '<extra_id_7>' again"):
         read_text_assets(folder)
     marian = tmp_path / "marian"
     marian.mkdir()

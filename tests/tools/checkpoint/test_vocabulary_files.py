@@ -58,6 +58,8 @@ CASES: dict[str, Any] = {
     "opt": lambda folder: write_byte_level(folder, "opt", ANGLES, **OPT),
     "roberta": lambda folder: write_byte_level(folder, "roberta", ANGLES),
     "bart": lambda folder: write_byte_level(folder, "bart", ANGLES),
+    # As CodeT5.
+    "t5.roberta": lambda folder: write_byte_level(folder, "t5", ANGLES, tokenizer_class="RobertaTokenizer"),
 }
 
 
@@ -153,7 +155,21 @@ def test_a_special_token_that_a_template_would_misread_is_refused(token: str, tm
         read_text_assets(folder)
 
 
+@pytest.mark.parametrize("document", ["config.json", "tokenizer_config.json"])
+def test_a_tokenizer_of_another_class_is_refused(document: str, tmp_path: Path) -> None:
+    """Japanese BERT's has a ``vocab.txt``, too, but finds words by a dictionary."""
+    folder = write_wordpiece(tmp_path, "bert")
+    (folder / document).write_text(json.dumps({"model_type": "bert", "tokenizer_class": "BertJapaneseTokenizer"}))
+    with pytest.raises(UnsupportedModelError, match="a tokenizer of the class 'BertJapaneseTokenizer'"):
+        read_text_assets(folder)
+
+
+def test_a_tokenizer_that_keeps_punctuation_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="do_basic_tokenize"):
+        read_text_assets(write_wordpiece(tmp_path, "bert", do_basic_tokenize=False))
+
+
 def test_vocabularies_of_other_kinds_are_refused(tmp_path: Path) -> None:
     folder = write_configs(tmp_path, "bert", {})
-    with pytest.raises(UnsupportedModelError, match=r"no tokenizer.json; a fast tokenizer is needed"):
+    with pytest.raises(UnsupportedModelError, match=r"no tokenizer.json, .*a fast one is needed"):
         read_text_assets(folder)
