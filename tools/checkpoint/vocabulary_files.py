@@ -86,7 +86,7 @@ def _sentencepiece(folder: Path, kind: str, settings: Mapping[str, Any], special
     made = read_sentencepiece(read, kind, settings, what=str(folder))
     if made is None:
         raise UnsupportedModelError(
-            f"{folder}: no tokenizer.json, nor files that one can be made of for a tokenizer of the class {kind!r:.80}; "
+            f"{folder}: no tokenizer.json, nor files to make one of for a tokenizer of the class {kind!r:.80}; "
             f"a fast one is needed (in transformers: AutoTokenizer.from_pretrained(model).save_pretrained(folder))"
         )
     data, roles = made
