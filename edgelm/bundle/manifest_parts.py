@@ -9,9 +9,9 @@ POOLING_MODES = ("mean", "cls", "last", "max")
 # As in transformers' configurations: how many of the labels hold at a time, or one number in place of labels.
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
-# How many values attention holds of each pair of tokens and head at a time: those of a few tokens, all scores, or all
-# scores and a bias beside them.
-ATTENTION_KINDS = ("blocks", "scores", "biased scores")
+# How many values attention holds of each pair of tokens and head at a time: those of a few tokens, all scores, all
+# scores and a bias beside them, or all scores and a bias for each row that is made of products with all distances.
+ATTENTION_KINDS = ("blocks", "scores", "biased scores", "disentangled scores")
 TOKENIZER_KINDS = ("BPE", "Unigram", "WordPiece", "WordLevel")
 
 

@@ -41,9 +41,11 @@ _HEAD_PIECES = 4
 _LIVE_WIDTHS = {"encoder": (4.0, 4.0, 2.0), "decoder": (4.0, 10.0, 4.5), "encoder-decoder": (4.0, 11.0, 4.5)}
 _GATED_WIDTH = 1.6
 # Matrices of scores, for each pair of tokens and head.
-_SCORE_MATRICES = {"blocks": 0, "scores": 1, "biased scores": 2}
+_SCORE_MATRICES = {"blocks": 0, "scores": 1, "biased scores": 2, "disentangled scores": 2}
 # An encoder's, which at times does not fit into the gap that the layer before has left.
 _ENCODER_SCORE_MATRICES = 1.7
+# The same with disentangled attention: the scores, products with twice as many distances, and their copies.
+_DISENTANGLED_SCORE_MATRICES = 7
 _FOREIGN_SCORE_MATRICES = 3
 # A growing cache's past and its present, and what is left between them.
 _FOREIGN_CACHE_COPIES = 5.5
@@ -147,6 +149,8 @@ def source_scores(manifest: Manifest, sizes: Footprint, *, tokens: int, longest:
     matrices: float = 1 if manifest.layout == NATIVE_LAYOUT else _FOREIGN_SCORE_MATRICES - 1
     if manifest.family == "encoder":
         matrices = max(matrices, _ENCODER_SCORE_MATRICES)
+    if sizes.attention == "disentangled scores":
+        matrices = max(matrices, _DISENTANGLED_SCORE_MATRICES)
     # The distances of which the bias is made take as much as four heads.
     bias = (sizes.heads + 4) * longest**2 if sizes.attention == "biased scores" else 0
     return int(matrices * sizes.heads * tokens * longest) + bias

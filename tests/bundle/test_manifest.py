@@ -178,7 +178,11 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("pooling", {"mode": "mean", "normalize": 1}, "pooling.normalize must be true or false, not 1"),
     ("footprint", {}, "footprint.hidden_size is missing"),
     ("footprint", FOOTPRINT | {"heads": 0}, "footprint.heads must be an integer from 1 to 1024, not 0"),
-    ("footprint", FOOTPRINT | {"attention": "all"}, "footprint.attention must be one of blocks, scores, biased scores"),
+    (
+        "footprint",
+        FOOTPRINT | {"attention": "all"},
+        "footprint.attention must be one of blocks, scores, biased scores, disentangled scores",
+    ),
     ("footprint", FOOTPRINT | {"tied": 1}, "footprint.tied must be true or false, not 1"),
     ("footprint", FOOTPRINT | {"tokenizer": "BBPE"}, "footprint.tokenizer must be one of BPE, Unigram"),
     ("kv/layers", "x", 'kv.layers must be an integer from 1 to 1024, not "x"'),

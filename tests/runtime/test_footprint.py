@@ -109,6 +109,15 @@ def test_alibi_holds_scores_and_a_bias():
     assert biased - plain == scores - feed_forward, "of bias and feed-forward layers the larger counts"
 
 
+def test_disentangled_scores_of_an_encoder_take_seven_matrices():
+    def activations(kind):
+        made = model("encoder", footprint=replace(SIZES, attention=kind))
+        return encoder_budget(made, batch_tokens=900, longest=300, waiting=0).activations
+
+    rest = activations("scores") - int(1.7 * 8 * 900 * 300) * 4
+    assert activations("disentangled scores") - rest == 7 * 8 * 900 * 300 * 4
+
+
 def test_a_relative_bias_of_a_source_is_quadratic():
     def activations(kind, length):
         needs = {"source_tokens": length, "longest_source": length}

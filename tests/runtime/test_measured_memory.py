@@ -25,6 +25,7 @@ _DECODER = {"num_hidden_layers": 4, "num_attention_heads": 8, "hidden_size": 256
 _BART = {"decoder_start_token_id": 1, "max_position_embeddings": 1024, "d_model": 256, "encoder_ffn_dim": 1024}
 _T5 = {"decoder_start_token_id": 2, "d_model": 256, "d_ff": 1024, "num_heads": 8, "num_layers": 4}
 _BERT = {"num_hidden_layers": 4, "hidden_size": 256, "num_attention_heads": 8, "intermediate_size": 1024}
+_DEBERTA = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 256, "share_att_key": True}
 # Model type, transformers' class, settings, and what is run: answers to a prompt, a batch, beams, or a batch of texts.
 CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("llama", "AutoModelForCausalLM", _DECODER | {"intermediate_size": 704, "num_key_value_heads": 4}, "prompt"),
@@ -36,6 +37,7 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("bart", "AutoModelForSeq2SeqLM", _BART | {"encoder_layers": 4, "decoder_layers": 4}, "beams"),
     ("bert", "AutoModel", _BERT, "texts"),
     ("mpnet", "AutoModel", _BERT | {"max_position_embeddings": 514}, "texts"),
+    ("deberta-v2", "AutoModel", _BERT | _DEBERTA, "texts"),
 ]
 
 _GENERATE = """

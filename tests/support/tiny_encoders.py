@@ -65,6 +65,25 @@ _QUESTION, _MASKED = "ForQuestionAnswering", "ForMaskedLM"
 _FIVE = {"num_labels": 5}
 _WIDE = {"hidden_size": 40, "num_attention_heads": 5}
 
+# As in v3: 16 distances each way of their own, the rest of 150 in runs; the test's texts are longer than all of them.
+_V3: dict[str, Any] = {
+    "relative_attention": True,
+    "position_biased_input": False,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_buckets": 32,
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+}
+# As in v2's largest, with projections of positions of its own, positions' vectors and two types of tokens.
+_V2: dict[str, Any] = {
+    "relative_attention": True,
+    "pos_att_type": "c2p|p2c",
+    "max_relative_positions": 70,
+    "type_vocab_size": 2,
+    "conv_kernel_size": 3,
+    "conv_act": "gelu",
+}
+
 ENCODER_VARIANTS = (
     Encoder("bert"),
     Encoder("bert.wide", settings=_WIDE | {"hidden_act": "gelu_new", "type_vocab_size": 3}),
@@ -112,6 +131,25 @@ ENCODER_VARIANTS = (
     Encoder("mpnet.token", _TOKEN, _FIVE),
     Encoder("mpnet.question", _QUESTION),
     Encoder("mpnet.masked", _MASKED),
+    Encoder("deberta-v2", settings=_V3),
+    Encoder("deberta-v2.wide", settings=_V3 | _WIDE | {"max_relative_positions": 64, "position_buckets": 7}),
+    Encoder("deberta-v2.own", settings=_V3 | {"share_att_key": False, "norm_rel_ebd": "none", "type_vocab_size": 1}),
+    Encoder("deberta-v2.c2p", settings=_V3 | {"pos_att_type": ["c2p"], "max_position_embeddings": 260}),
+    Encoder(
+        "deberta-v2.p2c", settings=_V3 | {"pos_att_type": ["p2c"], "share_att_key": False, "num_attention_heads": 1}
+    ),
+    Encoder("deberta-v2.no_terms", settings=_V3 | {"pos_att_type": None, "position_biased_input": True}),
+    Encoder("deberta-v2.absolute", settings=_V3 | {"relative_attention": False, "position_biased_input": True}),
+    Encoder("deberta-v2.convolution", settings=_V2),
+    Encoder("deberta-v2.wide_kernel", settings=_V2 | {"conv_kernel_size": 5, "conv_act": "tanh", "type_vocab_size": 1}),
+    Encoder("deberta-v2.sequence", _SEQUENCE, _V3 | _FIVE),
+    Encoder("deberta-v2.one_label", _SEQUENCE, _V3 | {"num_labels": 1, "pooler_hidden_act": "tanh"}),
+    Encoder("deberta-v2.token", _TOKEN, _V2 | _FIVE),
+    Encoder("deberta-v2.question", _QUESTION, _V3),
+    Encoder("deberta-v2.masked", _MASKED, _V3),
+    Encoder("deberta-v2.untied", _MASKED, _V2 | {"tie_word_embeddings": False}),
+    # transformers can tie this head only in code: where the configuration says so, it ties another matrix.
+    Encoder("deberta-v2.newer", _MASKED, _V3 | {"legacy": False, "tie_word_embeddings": False}),
 )
 
 

@@ -15,8 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm_tools.architectures.base import Done
-from edgelm_tools.architectures.encoder_spec import EncoderSpec
+from edgelm_tools.architectures.encoder_bias import ScoreBias, score_bias
+from edgelm_tools.architectures.encoder_spec import Convolution, EncoderSpec
 from edgelm_tools.architectures.encoder_weights import (
+    CONVOLUTION,
+    CONVOLUTION_NORM,
     EMBEDDING_NORM,
     POSITIONS,
     SPANS,
@@ -25,6 +28,7 @@ from edgelm_tools.architectures.encoder_weights import (
     WORDS,
     EncoderWeights,
 )
+from edgelm_tools.architectures.neighbours import with_neighbours
 from edgelm_tools.graph import MICROSOFT, GraphBuilder
 from edgelm_tools.matrix import Matrix
 from edgelm_tools.quantize.schemes import Float32, Rows, Scheme
@@ -53,9 +57,11 @@ class _Encoder:
         mask = g.node("Cast", [g.input("attention_mask", np.int64, _ROWS)], name="mask", to=6)
         length = g.node("Shape", [ids], name="length", start=1, end=2)
         x, table = self._embeddings(ids, length)
-        bias = self._relative_bias(length) if spec.relative_buckets else ""
+        bias, embedded = score_bias(g, spec, self.weights, self.scheme, length), x
         for i in range(len(spec.layer_paths)):
             x = self._layer(i, x, mask, bias)
+            if i == 0 and spec.convolution:
+                x = self._convolved(embedded, x, mask, spec.convolution)
             done()
         self._head(x, table)
 
@@ -63,33 +69,29 @@ class _Encoder:
         """(normed embeddings (B, S, hidden), what ``Scheme.lookup`` calls the table of words)."""
         g, spec, weights = self.g, self.spec, self.weights
         x, table = self.scheme.lookup(g, "embed", weights.matrix(WORDS), ids)
-        positions = weights.positions()
-        if spec.token_types == 1:
-            positions = positions + weights.types()
-        elif spec.token_types:
+        if spec.token_types > 1:
             types = g.constant(TYPES, weights.types(), np.float32)
             given = g.input("token_type_ids", np.int64, _ROWS)
             x = g.node("Add", [x, g.node("Gather", [types, given], name="types", axis=0)], name="typed")
-        bounds = [g.constant("first", [0], np.int64), length]
-        rows = g.node("Slice", [g.constant(POSITIONS, positions, np.float32), *bounds], name="positions")
-        x = self._add_and_norm(x, rows, EMBEDDING_NORM, "embed.norm")
+        rows = self._same_in_all_texts(length)
+        if rows:
+            x = g.node("Add", [x, rows], name="embed.norm.sum")
+        x = self._norm(x, EMBEDDING_NORM, "embed.norm")
         if spec.projects:
             x = self._biased_linear(x, "embed.projection", spec.projects, rows="normed")
         return x, table
 
-    def _relative_bias(self, length: str) -> str:
-        """What each layer adds to the scores: (1, heads, S, S)."""
-        g = self.g
-        scalar = g.node("Squeeze", [length], name="length.scalar")
-        zero, one = (g.constant(f"int64_{value}", value, np.int64) for value in (0, 1))
-        places = g.node("Range", [zero, scalar, one], name="places")
-        keys = g.node("Add", [places, g.constant("middle", self.spec.context_length - 1, np.int64)], name="places.keys")
-        queries = g.node("Unsqueeze", [places, g.constant("last_axis", [-1], np.int64)], name="places.queries")
-        distances = g.node("Sub", [keys, queries], name="distances")
-        table = g.constant("relative_bias", self.weights.relative_bias(), np.float32)
-        return g.node("Gather", [table, distances], name="attention_bias", axis=2)
+    def _same_in_all_texts(self, length: str) -> str:
+        """What the embeddings have beside words and their types: (S, width) or (1, width); "": nothing."""
+        g, weights = self.g, self.weights
+        only_type = weights.types() if self.spec.token_types == 1 else None
+        if not self.spec.position_table:
+            return "" if only_type is None else g.constant(TYPES, only_type, np.float32)
+        positions = weights.positions() if only_type is None else weights.positions() + only_type
+        bounds = [g.constant("first", [0], np.int64), length]
+        return g.node("Slice", [g.constant(POSITIONS, positions, np.float32), *bounds], name="positions")
 
-    def _layer(self, i: int, x: str, mask: str, bias: str) -> str:
+    def _layer(self, i: int, x: str, mask: str, bias: ScoreBias) -> str:
         """x (B, S, hidden) → the same; the last layer below a head over first tokens computes (B, 1, hidden)."""
         name, path, names = f"layer{i}", self.spec.layer_paths[i], self.spec.member.layer
         attended = self._attention(i, x, mask, bias)
@@ -122,24 +124,33 @@ class _Encoder:
         apart = Float32().linear(g, apart, f"{name}.down_spikes", weights.columns(down, spikes))
         return g.node("Add", [main, apart], name=f"{name}.mlp")
 
-    def _attention(self, i: int, x: str, mask: str, bias: str) -> str:
+    def _attention(self, i: int, x: str, mask: str, bias: ScoreBias) -> str:
         g, name, path, names = self.g, f"layer{i}", self.spec.layer_paths[i], self.spec.member.layer
         sources = [f"{path}.{source}" for source in (names.query, names.key, names.value)]
         biases: list[str] = []
-        if isinstance(self.scheme, SmoothedRows):
+        if isinstance(self.scheme, SmoothedRows) or self.spec.disentangled:
             packed = self._biased_linear(x, f"{name}.qkv", *sources, rows="normed")
         else:
             packed = self._linear(x, f"{name}.qkv", *sources, rows="normed")
             biases.append(self._bias(f"{name}.qkv.bias", *sources))
         parts = [f"{name}.{kind}" for kind in ("q", "k", "v")]
         g.node("Split", [packed], name=f"{name}.split", outputs=parts, axis=-1, num_outputs=3)
+        added = bias(i, parts[0], parts[1])
         return g.node(
             "MultiHeadAttention",
-            [*parts, *(biases or [""]), mask, *([bias] if bias else [])],
+            [*parts, *(biases or [""]), mask, *([added] if added else [])],
             name=f"{name}.attention",
             domain=MICROSOFT,
             num_heads=self.spec.heads,
+            scale=self.spec.score_scale,
         )
+
+    def _convolved(self, embedded: str, x: str, mask: str, convolution: Convolution) -> str:
+        """The first layer's output x with what a convolution of the embeddings adds to it."""
+        joined = with_neighbours(self.g, embedded, mask, convolution.size)
+        update = self.scheme.linear(self.g, joined, "convolution", self.weights.convolution(), rows="normed")
+        update = self._activated(update, CONVOLUTION, "convolution.activation", activation=convolution.activation)
+        return self._add_and_norm(x, update, CONVOLUTION_NORM, "convolution.norm")
 
     def _head(self, x: str, table: str) -> None:
         spec = self.spec
@@ -167,7 +178,7 @@ class _Encoder:
         x = self._norm(
             self._activated(x, names.dense, "head.activation", activation=names.activation), names.norm, "head.norm"
         )
-        matrix = self.weights.matrix(WORDS if spec.tied else names.decoder)
+        matrix = self.weights.matrix(WORDS if spec.tied or names.decoder is None else names.decoder)
         logits = self.scheme.head(self.g, x, "head", matrix, table if spec.tied else None)
         bias_name = self.g.constant("head.bias", self.weights.vocabulary_bias(), np.float32)
         self._output("Add", [logits, bias_name], "logits", (*_ROWS, spec.vocab_size))

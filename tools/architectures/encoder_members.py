@@ -8,7 +8,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class LayerNames:
-    """Tensors of a layer, without ``.weight`` and ``.bias``; ``path`` has a place for each number that it takes."""
+    """Tensors of a layer, without ``.weight`` and ``.bias``; ``path`` has a place for each number that it takes.
+
+    ``position_key`` and ``position_query`` are what disentangled attention looks at relative positions with.
+    """
 
     path: str
     query: str
@@ -19,6 +22,8 @@ class LayerNames:
     up: str
     down: str
     norm: str
+    position_key: str = ""
+    position_query: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +37,14 @@ class SequenceHead:
 
 @dataclass(frozen=True, slots=True)
 class MaskedHead:
-    """The head that predicts tokens: decoder(norm(activation(dense(x)))) + bias; ``activation`` None: the layers'."""
+    """The head that predicts tokens: decoder(norm(activation(dense(x)))) + bias; ``activation`` None: the layers'.
+
+    ``decoder`` None: always the table of words.
+    """
 
     dense: str
     norm: str
-    decoder: str
+    decoder: str | None
     bias: str
     activation: str | None = None
 
@@ -52,6 +60,8 @@ class Member:
         projection: between embeddings and layers, if they differ in width.
         first_position: row of the position table that a text's first token has; None: that behind the padding token's
             id, as in fairseq.
+        newer_masked: the head that predicts tokens where the configuration says that it is not the ``legacy`` one.
+        spare: beginnings of tensors that are in checkpoints also where the configuration has switched them off.
     """
 
     prefix: str
@@ -62,6 +72,8 @@ class Member:
     names: dict[str, str] = field(default_factory=dict)
     projection: str | None = None
     first_position: int | None = 0
+    newer_masked: MaskedHead | None = None
+    spare: tuple[str, ...] = ()
 
 
 _BERT_LAYER = LayerNames(
@@ -109,8 +121,25 @@ _MPNET_LAYER = LayerNames(
     "output.LayerNorm",
 )
 
+_DEBERTA_LAYER = LayerNames(
+    "encoder.layer.{}",
+    "attention.self.query_proj",
+    "attention.self.key_proj",
+    "attention.self.value_proj",
+    "attention.output.dense",
+    "attention.output.LayerNorm",
+    "intermediate.dense",
+    "output.dense",
+    "output.LayerNorm",
+    position_key="attention.self.pos_key_proj",
+    position_query="attention.self.pos_query_proj",
+)
+
 _CLS = "cls.predictions"
 _BERT_MASKED = MaskedHead(f"{_CLS}.transform.dense", f"{_CLS}.transform.LayerNorm", f"{_CLS}.decoder", f"{_CLS}.bias")
+_LM_PREDICTIONS = MaskedHead(
+    "lm_predictions.lm_head.dense", "lm_predictions.lm_head.LayerNorm", None, "lm_predictions.lm_head.bias"
+)
 _LM_HEAD = MaskedHead("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias", "gelu")
 _BERT_SEQUENCE = SequenceHead("pooler.dense", "tanh", "classifier")
 _TANH_SEQUENCE = SequenceHead("classifier.dense", "tanh", "classifier.out_proj")
@@ -221,5 +250,31 @@ ENCODERS: dict[str, Member] = {
             "relative_attention_num_buckets": 32,
         },
         first_position=2,
+    ),
+    "deberta-v2": Member(
+        prefix="deberta",
+        layer=_DEBERTA_LAYER,
+        sequence=SequenceHead("pooler.dense", "gelu", "classifier"),
+        masked=_BERT_MASKED,
+        newer_masked=_LM_PREDICTIONS,
+        defaults={
+            **_BERT_DEFAULTS,
+            "vocab_size": 128100,
+            "hidden_size": 1536,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 24,
+            "intermediate_size": 6144,
+            "layer_norm_eps": 1e-7,
+            "type_vocab_size": 0,
+            "pooler_hidden_act": "gelu",
+            "position_biased_input": True,
+            "relative_attention": False,
+            "max_relative_positions": -1,
+            "position_buckets": -1,
+            "norm_rel_ebd": "none",
+            "conv_kernel_size": 0,
+            "conv_act": "tanh",
+        },
+        spare=("embeddings.position_embeddings.", "encoder.rel_embeddings.", "encoder.LayerNorm."),
     ),
 }

@@ -47,7 +47,7 @@ class EncoderModel:
                 intermediate_size=spec.intermediate_size,
                 heads=spec.heads,
                 head_size=spec.hidden_size // spec.heads,
-                attention="biased scores" if spec.relative_buckets else "scores",
+                attention=_attention(spec),
                 tied=spec.task == "masked" and spec.tied,
             ),
             head=spec.head,
@@ -92,6 +92,13 @@ def _as_stored(spec: EncoderSpec, checkpoint: Checkpoint) -> EncoderSpec:
     if spec.task == "masked" and not any(name.startswith(head) for name in checkpoint.names()):
         return replace(spec, task="bare")
     return spec
+
+
+def _attention(spec: EncoderSpec) -> str:
+    """One of ``ATTENTION_KINDS``."""
+    if spec.disentangled:
+        return "disentangled scores"
+    return "biased scores" if spec.relative_buckets else "scores"
 
 
 def _tasks(spec: EncoderSpec) -> tuple[str, ...]:

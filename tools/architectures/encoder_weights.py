@@ -21,6 +21,8 @@ POSITIONS = "embeddings.position_embeddings"
 TYPES = "embeddings.token_type_embeddings"
 EMBEDDING_NORM = "embeddings.LayerNorm"
 RELATIVE = "encoder.relative_attention_bias"
+DISTANCES, DISTANCE_NORM = "encoder.rel_embeddings", "encoder.LayerNorm"
+CONVOLUTION, CONVOLUTION_NORM = "encoder.conv.conv", "encoder.conv.LayerNorm"
 TOKEN_CLASSIFIER, SPANS = "classifier", "qa_outputs"
 # MPNet's relative positions: transformers has it in code.
 _MOST_DISTANCE = 128
@@ -33,6 +35,8 @@ _LEFT_OUT = (
     "generator_lm_head.",
     "generator_predictions.",
     "lm_head.",
+    "lm_predictions.",
+    "mask_predictions.",
     "pooler.",
     "pre_classifier.",
     "predictions.",
@@ -113,6 +117,33 @@ class EncoderWeights:
         distances = np.arange(1 - self.spec.context_length, self.spec.context_length)
         return self._read(f"{RELATIVE}.weight")[_buckets(distances)].T[None]
 
+    def distances(self, path: str, term: str) -> Matrix:
+        """What a layer's queries (c2p) or keys (p2c) meet for each row of the table of distances, scaled as scores."""
+        settings, names = self.spec.disentangled, self.spec.member.layer
+        if settings is None:
+            raise ValueError("the model's scores know no distances")
+        shared, own = {"c2p": (names.key, names.position_key), "p2c": (names.query, names.position_query)}[term]
+        projection = f"{path}.{shared if settings.shared else own}"
+
+        def read() -> Iterator[Vector]:
+            table = self._read(f"{DISTANCES}.weight")
+            if settings.normed:
+                table = _normed(table, *self.norm(DISTANCE_NORM), self.spec.norm_epsilon)
+            weight = self._read(f"{projection}.weight") * np.float32(self.spec.score_scale)
+            yield table @ weight.T + self.bias(projection) * np.float32(self.spec.score_scale)
+
+        return Matrix(2 * settings.half, self.spec.hidden_size, read)
+
+    def convolution(self) -> Matrix:
+        """The convolution as a linear layer over a token and its neighbours, from left to right."""
+        stored, hidden = self._stored[f"{CONVOLUTION}.weight"], self.spec.hidden_size
+        columns = math.prod(self._checkpoint.shape(stored)[1:])
+
+        def flat(weight: Vector) -> Vector:
+            return weight.transpose(0, 2, 1).reshape(hidden, columns)
+
+        return Matrix.of(self._checkpoint, stored, flat, shape=(hidden, columns))
+
     def _read(self, name: str) -> Vector:
         return read_tensor(self._checkpoint, self._stored[name])
 
@@ -125,7 +156,7 @@ class EncoderWeights:
             if found != shape:
                 raise ModelError(f"tensor {self._stored[name]!r} has shape {found}; by config.json it is {shape}")
         for name in sorted(self._stored.keys() - needed.keys()):
-            if not name.startswith(_LEFT_OUT) and name not in _BUFFERS:
+            if not name.startswith((*_LEFT_OUT, *self.spec.member.spare)) and name not in _BUFFERS:
                 raise UnsupportedModelError(
                     f"tensor {self._stored[name]!r:.120} is not one that this {self.spec.model_type} has"
                 )
@@ -135,7 +166,8 @@ def needed_tensors(spec: EncoderSpec) -> Iterator[tuple[str, Shape]]:
     """Name and shape of each tensor of the model, by the names of the bare model; shared ones once."""
     width = spec.embedding_size
     yield f"{WORDS}.weight", (spec.vocab_size, width)
-    yield f"{POSITIONS}.weight", (spec.positions, width)
+    if spec.position_table:
+        yield f"{POSITIONS}.weight", (spec.positions, width)
     if spec.token_types:
         yield f"{TYPES}.weight", (spec.token_types, width)
     yield from _norm(EMBEDDING_NORM, width)
@@ -143,6 +175,14 @@ def needed_tensors(spec: EncoderSpec) -> Iterator[tuple[str, Shape]]:
         yield from _linear(spec.projects, spec.hidden_size, width)
     if spec.relative_buckets:
         yield f"{RELATIVE}.weight", (spec.relative_buckets, spec.heads)
+    if spec.disentangled:
+        yield f"{DISTANCES}.weight", (2 * spec.disentangled.half, spec.hidden_size)
+        if spec.disentangled.normed:
+            yield from _norm(DISTANCE_NORM, spec.hidden_size)
+    if spec.convolution:
+        yield f"{CONVOLUTION}.weight", (spec.hidden_size, spec.hidden_size, spec.convolution.size)
+        yield f"{CONVOLUTION}.bias", (spec.hidden_size,)
+        yield from _norm(CONVOLUTION_NORM, spec.hidden_size)
     for path in dict.fromkeys(spec.layer_paths):
         yield from _layer(spec, path)
     yield from _head(spec)
@@ -150,12 +190,20 @@ def needed_tensors(spec: EncoderSpec) -> Iterator[tuple[str, Shape]]:
 
 def _layer(spec: EncoderSpec, path: str) -> Iterator[tuple[str, Shape]]:
     names, hidden, inner = spec.member.layer, spec.hidden_size, spec.intermediate_size
-    for name in (names.query, names.key, names.value, names.output):
+    for name in (names.query, names.key, names.value, names.output, *_position_layers(spec)):
         yield from _linear(f"{path}.{name}", hidden, hidden)
     yield from _linear(f"{path}.{names.up}", inner, hidden)
     yield from _linear(f"{path}.{names.down}", hidden, inner)
     for name in (names.attention_norm, names.norm):
         yield from _norm(f"{path}.{name}", hidden)
+
+
+def _position_layers(spec: EncoderSpec) -> list[str]:
+    """The projections of positions in a layer that are its own."""
+    if spec.disentangled is None or spec.disentangled.shared:
+        return []
+    names = {"c2p": spec.member.layer.position_key, "p2c": spec.member.layer.position_query}
+    return [names[term] for term in spec.disentangled.terms]
 
 
 def _head(spec: EncoderSpec) -> Iterator[tuple[str, Shape]]:
@@ -190,6 +238,13 @@ def _linear(name: str, rows: int, columns: int) -> Iterator[tuple[str, Shape]]:
 def _norm(name: str, size: int) -> Iterator[tuple[str, Shape]]:
     yield f"{name}.weight", (size,)
     yield f"{name}.bias", (size,)
+
+
+def _normed(rows: Vector, weight: Vector, bias: Vector, epsilon: float) -> Vector:
+    centred = rows - rows.mean(axis=1, keepdims=True)
+    variance = np.square(centred).mean(axis=1, keepdims=True)
+    normed: Vector = centred / np.sqrt(variance + np.float32(epsilon)) * weight + bias
+    return normed
 
 
 def _buckets(distances: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -43,6 +43,7 @@ ARCHITECTURES: dict[str, str] = {
     "electra": _ENCODER,
     "albert": _ENCODER,
     "mpnet": _ENCODER,
+    "deberta-v2": _ENCODER,
     "t5": _T5,
     "mt5": _T5,
     "umt5": _T5,
