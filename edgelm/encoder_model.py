@@ -5,49 +5,31 @@ What a head's outputs mean is for the tasks to say.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.bundle.bundle import Bundle, open_bundle
+from edgelm.batched_encoder import HIDDEN as HIDDEN  # others look for it here
+from edgelm.batched_encoder import BatchedEncoder
+from edgelm.bundle.bundle import Bundle
 from edgelm.bundle.encoder_contract import encoder_outputs
-from edgelm.bundle.home import stamps_folder
 from edgelm.bundle.manifest_parts import POOLING_MODES
-from edgelm.bundle.store import Store
-from edgelm.config import ENCODER_BATCH_TOKENS, RuntimeConfig, parse_size
-from edgelm.errors import (
-    ConfigError,
-    ContextLengthError,
-    EdgeLMError,
-    NumericError,
-    PromptError,
-    UnsupportedModelError,
-)
-from edgelm.runtime.batches import pack
-from edgelm.runtime.encoder import Encoder, Outputs
+from edgelm.config import ENCODER_BATCH_TOKENS, RuntimeConfig
+from edgelm.errors import ConfigError, ContextLengthError, PromptError, UnsupportedModelError
+from edgelm.loaded_model import LEAST_TOKENS, LoadedModel, find_bundle
+from edgelm.runtime.encoder import Outputs
 from edgelm.runtime.memory import Budget, encoder_budget
-from edgelm.runtime.pooling import pool, to_unit_length
-from edgelm.runtime.prepack import try_prepack
-from edgelm.runtime.session import Session, available_cores
+from edgelm.runtime.pooling import to_unit_length
 
 if TYPE_CHECKING:
     from edgelm.text.encoding import Encoding, TextEncoder, TextOrPair
-    from edgelm.text.tokenizer import Tokenizer
 
-SPECIAL_TOKENS_NAME = "special_tokens.json"
-HIDDEN = "last_hidden_state"
-# Results that wait for those before them, and texts whose ids are held at a time.
-_WAITING_BYTES = 64 << 20
+# Texts whose ids are held at a time.
 _TEXTS_AT_A_TIME = 4096
-_LEAST_TOKENS = 256
 
 
 def load_encoder(
@@ -77,18 +59,17 @@ def load_encoder(
         MemoryLimitError: it does not fit into ``max_memory``.
         ConfigError: a setting is out of range.
     """
-    runtime = RuntimeConfig(
+    runtime = RuntimeConfig.given(
         threads=threads,
         context_length=context_length,
-        max_memory=None if max_memory is None else parse_size(max_memory),
+        max_memory=max_memory,
         prepack=prepack,
         preload_text=preload_text,
     )
-    folder = Path(model) if isinstance(model, os.PathLike) else Store().resolve(model)
-    return EncoderModel(open_bundle(folder, stamps=stamps_folder(), variant=variant), runtime)
+    return EncoderModel(find_bundle(model, variant), runtime)
 
 
-class EncoderModel:
+class EncoderModel(LoadedModel):
     """A loaded encoder; a context manager. One instance may be used by many threads.
 
     Args:
@@ -96,11 +77,9 @@ class EncoderModel:
         runtime: how to run it.
 
     Attributes:
-        bundle: what was loaded.
-        name: the model's.
-        tasks: what it is for.
         labels: the classes of its head, in the order of the logits; empty where it has no labels.
         context_length: tokens that a text may have.
+        Others: see ``LoadedModel``.
 
     Raises:
         UnsupportedModelError: the bundle is no encoder.
@@ -109,53 +88,17 @@ class EncoderModel:
     """
 
     def __init__(self, bundle: Bundle, runtime: RuntimeConfig | None = None) -> None:
-        self.bundle = bundle
-        self.runtime = runtime or RuntimeConfig()
+        super().__init__(bundle, runtime)
         manifest = bundle.manifest
-        self.name = manifest.name
-        self.tasks = manifest.tasks
         if manifest.family != "encoder":
             raise UnsupportedModelError(
                 f"{self.name} is of the family {manifest.family!r}, no encoder; it is for {', '.join(self.tasks)}"
             )
         self.labels: tuple[str, ...] = manifest.head.labels if manifest.head is not None else ()
-        self.context_length = self.runtime.context_length or manifest.context_length
-        if self.context_length > manifest.context_length:
-            raise ConfigError(
-                f"context_length must be at most {manifest.context_length} for {self.name}, not {self.context_length}"
-            )
-        least = min(_LEAST_TOKENS, self.context_length)
-        encoder_budget(manifest, batch_tokens=least, longest=least).check(self.runtime.max_memory)
-        preload = self._preload_text() if self.runtime.preload_text else None
-        graph, optimize = self._graph()
-        self._session = Session(
-            graph,
-            threads=self.runtime.threads or available_cores(),
-            optimize=optimize,
-            renamed=manifest.renamed,
-            planning=False,
-        )
-        self._encoder = Encoder(self._session, encoder_outputs(manifest), pad_token_id=manifest.pad_token_id or 0)
-        if preload is not None:
-            preload.join()
-            _ = self.tokenizer
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """Text to ids and back; read when first needed.
-
-        Raises:
-            ModelError: it is broken, or has more tokens than the model has embeddings.
-        """
-        from edgelm.text_side import read_tokenizer
-
-        return read_tokenizer(self.bundle)
+        least = min(LEAST_TOKENS, self.context_length)
+        self.memory_budget(least, longest=least).check(self.runtime.max_memory)
+        with self._reading_text():
+            self._encoder = BatchedEncoder(bundle, self.runtime)
 
     @cached_property
     def text_encoder(self) -> TextEncoder:
@@ -163,15 +106,6 @@ class EncoderModel:
         from edgelm.text.encoding import TextEncoder
 
         return TextEncoder(self.tokenizer)
-
-    def special_token(self, role: str) -> str | None:
-        """The text of a special token by transformers' name (``mask_token``); None where the model has none."""
-        return self._special_tokens.get(role)
-
-    def special_token_id(self, role: str) -> int | None:
-        """Its id."""
-        token = self.special_token(role)
-        return None if token is None else self.tokenizer.token_to_id(token)
 
     def require_task(self, task: str) -> None:
         """Refuses a model that was made for something else.
@@ -198,14 +132,10 @@ class EncoderModel:
             offsets: keep where in the text each token came from.
 
         Raises:
-            PromptError: a text cannot be encoded, or gives no token at all; ContextLengthError: it is too long.
+            PromptError: this is no list of texts, or one cannot be encoded, or gives no token at all;
+                ContextLengthError: it is too long.
         """
-        from edgelm.text.encoding import Truncation
-
-        cut = Truncation(self.context_length) if truncation else None
-        encodings = self.text_encoder.encode_batch(texts, truncation=cut, offsets=offsets)
-        self._check(encodings)
-        return encodings
+        return self._encode(texts, truncation=truncation, offsets=offsets)
 
     def run(self, encodings: Sequence[Encoding], *, batch_tokens: int = ENCODER_BATCH_TOKENS) -> Iterator[Outputs]:
         """Runs encoded texts, in batches of texts of like lengths, and yields their outputs in the order given.
@@ -223,13 +153,9 @@ class EncoderModel:
             NumericError: the model gave NaN or infinity.
             ClosedError: the model is closed, also while the outputs are read.
         """
-        self._session.check_open()
+        self._encoder.check_open()
         self._check(encodings)
-        waiting = min(_WAITING_BYTES, sum(map(len, encodings)) * self._encoder.output_bytes())
-        longest = max(map(len, encodings), default=0)
-        if isinstance(batch_tokens, int):  # no more run together than may wait together
-            batch_tokens = min(batch_tokens, max(longest, self._most_waiting_tokens()))
-        return self._outputs(encodings, self._affordable(batch_tokens, longest, waiting=waiting))
+        return self._encoder.outputs(encodings, batch_tokens)
 
     def embed(
         self,
@@ -256,81 +182,40 @@ class EncoderModel:
 
         Raises:
             UnsupportedModelError: the model has a head, and no hidden states to pool.
-            ConfigError: an unknown pooling.
+            ConfigError: an unknown pooling, or a ``prompt`` that is no text.
             Others: see ``encode`` and ``run``.
         """
         mode, unit = self._pooling(pooling, normalize)
-        self._session.check_open()
-        single = isinstance(texts, str)
+        self._encoder.check_open()
+        if not isinstance(texts, (str, Sequence, np.ndarray)):
+            raise PromptError(f"texts must be a text or a list of texts, not {type(texts).__name__}")
         given = [texts] if isinstance(texts, str) else texts
-        vectors = np.empty((len(given), self._encoder.width(HIDDEN)), np.float32)
+        vectors = np.empty((len(given), self._encoder.hidden_size), np.float32)
         for start in range(0, len(given), _TEXTS_AT_A_TIME):
             some = given[start : start + _TEXTS_AT_A_TIME]
-            encodings = self.encode([_prompted(prompt, text) for text in some], truncation=truncation)
-            self._embed(encodings, mode, batch_tokens, vectors[start : start + len(some)])
+            encodings = self._encode(_prompted(prompt, some, start), truncation=truncation, start=start)
+            vectors[start : start + len(some)] = self._encoder.vectors(encodings, mode, batch_tokens)
         if unit:
             vectors = to_unit_length(vectors)
-        return vectors[0] if single else vectors
+        return vectors[0] if isinstance(texts, str) else vectors
 
     def close(self) -> None:
         """Gives memory back; runs in progress end with ClosedError. May be called twice."""
-        self._session.close()
-        self._encoder.cancel()
+        self._encoder.close()
 
-    @cached_property
-    def _special_tokens(self) -> dict[str, str]:
-        found = self.bundle.read_json(SPECIAL_TOKENS_NAME) if self.bundle.has(SPECIAL_TOKENS_NAME) else {}
-        return {role: text for role, text in found.items() if isinstance(text, str)} if isinstance(found, dict) else {}
+    def _encode(
+        self, texts: Sequence[TextOrPair], *, truncation: bool, offsets: bool = False, start: int = 0
+    ) -> list[Encoding]:
+        """``start``: the number of the first text, for messages."""
+        from edgelm.text.encoding import Truncation
 
-    def _embed(self, encodings: list[Encoding], mode: str, batch_tokens: int, out: NDArray[np.float32]) -> None:
-        lengths = np.array([len(encoding) for encoding in encodings], np.int64)
-        batches = pack(lengths.tolist(), self._affordable(batch_tokens, int(lengths.max(initial=0))))
-        for number, batch in enumerate(batches, start=1):
-            outputs = self._run([encodings[i] for i in batch], last=number == len(batches))
-            out[batch] = pool(outputs[HIDDEN], lengths[batch], mode)
-        if not np.isfinite(out).all():
-            raise NumericError(f"{self.name} gave vectors that are not of finite numbers")
+        cut = Truncation(self.context_length) if truncation else None
+        encodings = self.text_encoder.encode_batch(texts, truncation=cut, offsets=offsets, start=start)
+        self._check(encodings, start)
+        return encodings
 
-    def _outputs(self, encodings: Sequence[Encoding], batch_tokens: int) -> Iterator[Outputs]:
-        for part in self._parts(encodings):
-            batches = pack([len(encoding) for encoding in part], batch_tokens)
-            done: list[Outputs] = [{} for _ in part]
-            for number, batch in enumerate(batches, start=1):
-                outputs = self._run([part[i] for i in batch], last=number == len(batches))
-                for name, array in outputs.items():
-                    per_token = self._encoder.is_per_token(name)
-                    for row, index in zip(array, batch, strict=True):
-                        done[index][name] = self._finite(row[: len(part[index])] if per_token else row)
-            yield from done
-
-    def _parts(self, encodings: Sequence[Encoding]) -> Iterator[Sequence[Encoding]]:
-        """Cuts many texts into parts whose outputs may wait in memory until all of a part are there."""
-        most = self._most_waiting_tokens()
-        start = tokens = 0
-        for index, encoding in enumerate(encodings):
-            tokens += len(encoding)
-            if tokens > most and index > start:
-                yield encodings[start:index]
-                start, tokens = index, len(encoding)
-        if start < len(encodings):
-            yield encodings[start:]
-
-    def _most_waiting_tokens(self) -> int:
-        return max(1, _WAITING_BYTES // max(1, self._encoder.output_bytes(), _WAITING_BYTES >> 20))
-
-    def _run(self, encodings: Sequence[Encoding], *, last: bool) -> Outputs:
-        # What batches of other lengths leave behind is of little use for the next, and would add up.
-        shrink = last or self.runtime.max_memory is not None
-        types = [encoding.type_ids for encoding in encodings] if self._encoder.takes_types else None
-        return self._encoder.run([encoding.ids for encoding in encodings], types, shrink=shrink)
-
-    def _finite(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        if not np.isfinite(values).all():
-            raise NumericError(f"{self.name} gave values that are not finite numbers")
-        return values
-
-    def _check(self, encodings: Sequence[Encoding]) -> None:
-        for index, encoding in enumerate(encodings):
+    def _check(self, encodings: Sequence[Encoding], start: int = 0) -> None:
+        for index, encoding in enumerate(encodings, start):
             if not len(encoding):
                 raise PromptError(f"text {index} is empty, and this model puts no token around a text")
             if len(encoding) > self.context_length:
@@ -338,20 +223,6 @@ class EncoderModel:
                     f"text {index} has {len(encoding)} tokens; {self.name} takes {self.context_length}: "
                     "shorten it, or ask for truncation"
                 )
-
-    def _affordable(self, batch_tokens: int, longest: int, *, waiting: int = 0) -> int:
-        """The largest batch up to ``batch_tokens`` that fits into the memory limit."""
-        if isinstance(batch_tokens, bool) or not isinstance(batch_tokens, int) or batch_tokens < 1:
-            raise ConfigError(f"batch_tokens must be an integer of at least 1, not {batch_tokens!r:.80}")
-        limit = self.runtime.max_memory
-        if limit is None:
-            return batch_tokens
-        while (
-            batch_tokens > longest and self.memory_budget(batch_tokens, longest=longest, waiting=waiting).total > limit
-        ):
-            batch_tokens //= 2
-        self.memory_budget(batch_tokens, longest=longest, waiting=waiting).check(limit)
-        return batch_tokens
 
     def _pooling(self, pooling: str | None, normalize: bool | None) -> tuple[str, bool]:
         if HIDDEN not in encoder_outputs(self.bundle.manifest):
@@ -363,22 +234,13 @@ class EncoderModel:
             raise ConfigError(f"pooling must be one of {', '.join(POOLING_MODES)}, not {mode!r:.80}")
         return mode, bool(own is not None and own.normalize) if normalize is None else normalize
 
-    def _preload_text(self) -> threading.Thread:
-        """Reads the tokenizer while the graph is loaded. What fails there fails again, and is told."""
 
-        def read() -> None:
-            with contextlib.suppress(EdgeLMError):
-                _ = self.tokenizer
-
-        thread = threading.Thread(target=read, name="edgelm-text", daemon=True)
-        thread.start()
-        return thread
-
-    def _graph(self) -> tuple[Path, bool]:
-        """The graph to load, and whether it is still to be optimized."""
-        copy = try_prepack(self.bundle, "encoder") if self.runtime.prepack else None
-        return (self.bundle.path(self.bundle.manifest.graphs["encoder"]), True) if copy is None else (copy, False)
-
-
-def _prompted(prompt: str | None, text: Any) -> Any:
-    return prompt + text if prompt and isinstance(text, str) else text
+def _prompted(prompt: str | None, texts: Sequence[str], start: int) -> Sequence[str]:
+    if not prompt:
+        return texts
+    if not isinstance(prompt, str):
+        raise ConfigError(f"prompt must be a text, not {type(prompt).__name__}")
+    for index, text in enumerate(texts, start):
+        if not isinstance(text, str):
+            raise PromptError(f"text {index}: a prompt stands before a text, not before a {type(text).__name__}")
+    return [prompt + text for text in texts]

@@ -5,7 +5,6 @@ It is given token ids; texts come out, so the text side is imported when the fir
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator as Steps
 from collections.abc import Sequence
 from itertools import chain
@@ -17,21 +16,20 @@ from numpy.typing import NDArray
 from edgelm.bundle.bundle import Bundle
 from edgelm.config import GenerationConfig, RuntimeConfig
 from edgelm.errors import ConfigError, ContextLengthError, EdgeLMError, MemoryLimitError
-from edgelm.generation.batch_loop import generate_batch_ids
-from edgelm.generation.beam_search import beam_search, beam_steps
+from edgelm.generation.beam_search import beam_steps
 from edgelm.generation.history import check_prompt
 from edgelm.generation.loop import Step, generate_ids
-from edgelm.generation.requests import ModelSizes, Request, check_requests
-from edgelm.results import GenerationResult
+from edgelm.generation.requests import ModelSizes, Request, check_requests, given
+from edgelm.results import GenerationResult, Stopwatch
 from edgelm.runtime.batches import pack
 from edgelm.runtime.engine import open_engine
 from edgelm.runtime.memory import Needs, budget_of
 from edgelm.runtime.sequences import LentDecoder, LentRows, Loan, SequenceDecoder, SequencePool
-from edgelm.runtime.single_row import Rows, SingleRow
+from edgelm.runtime.single_row import SingleRow
 
 if TYPE_CHECKING:
     from edgelm.text.tokenizer import Tokenizer
-    from edgelm.text_stream import RowAnswer, TextStream
+    from edgelm.text_stream import TextStream
 
 Ids = Sequence[int] | NDArray[np.int64]
 
@@ -92,22 +90,24 @@ class Generator:
             loan: Loan = self.pool.borrow(np.asarray(request.prompt, np.int64), tokens)
         else:
             loan = self._lend_rows([request], config)
+        watch = Stopwatch()
         try:
             self._check_memory()
-            steps = _steps(loan, request, config)
+            steps = _steps(loan, request, config, watch)
+            if isinstance(loan, LentDecoder):
+                loan.decoder.reserve(tokens)
+            else:
+                loan.decoder.reserve(_rows_each(config), tokens)
         except EdgeLMError:  # nothing has run: what the cache holds stays right
             self.pool.end(loan, request.prompt)
             raise
-        if isinstance(loan, LentDecoder):
-            loan.decoder.reserve(tokens)
-        else:
-            loan.decoder.reserve(_rows_each(config), tokens)
         return TextStream(
             steps,
             text,
             prompt_tokens=len(given(request)),
             cached_tokens=loan.cached,
             close=lambda answer, healthy: self.pool.end(loan, [*request.prompt, *answer] if healthy else None),
+            watch=watch,
         )
 
     def batch(self, prompts: Sequence[Ids], config: GenerationConfig, tokenizer: Tokenizer) -> list[GenerationResult]:
@@ -135,12 +135,13 @@ class Generator:
         self, requests: list[Request], config: GenerationConfig, tokenizer: Tokenizer
     ) -> list[list[GenerationResult]]:
         """The answers to each request; in two halves where all at once would not fit into memory."""
+        from edgelm.batch_answers import batch_answers
+
         loan = self._lend_rows(requests, config)
         try:
             self._check_memory()
             loan.decoder.reserve(loan.needs.rows, loan.needs.longest)
-            run = _beam_answers if config.num_beams > 1 else _row_answers
-            return run(loan.decoder, requests, config, tokenizer)
+            return batch_answers(loan.decoder, requests, config, tokenizer)
         except _DoesNotFitError as error:
             if len(requests) == 1:
                 raise MemoryLimitError(str(error)) from None
@@ -195,6 +196,8 @@ class Generator:
         try:
             needed.check(self._runtime.max_memory)
         except MemoryLimitError as error:
+            if self.pool.forget():  # what is kept for another prompt must not stand in this one's way
+                return self._check_memory()
             raise _DoesNotFitError(f"{error}; ask for fewer tokens (max_new_tokens) or raise the limit") from None
 
 
@@ -202,59 +205,15 @@ class _DoesNotFitError(MemoryLimitError):
     """Said beforehand: nothing has run."""
 
 
-def given(request: Request) -> Ids:
-    """What was asked: the source where there is one."""
-    return request.prompt if request.source is None else request.source
-
-
 def _rows_each(config: GenerationConfig) -> int:
     """Rows that a request takes."""
     return config.num_beams if config.num_beams > 1 else config.num_return_sequences
 
 
-def _steps(loan: Loan, request: Request, config: GenerationConfig) -> Steps[Step, None, None]:
+def _steps(loan: Loan, request: Request, config: GenerationConfig, watch: Stopwatch) -> Steps[Step, None, None]:
     if isinstance(loan, LentDecoder):
         return generate_ids(loan.decoder, request.prompt, config, cached=loan.cached)
     if config.num_beams > 1:
-        return beam_steps(loan.decoder, request, config)
+        return beam_steps(loan.decoder, request, config, prefill_ended=watch.prefill_ended)
     source = None if request.source is None else np.asarray(request.source, np.int64)
     return generate_ids(SingleRow(loan.decoder), request.prompt, config, source=source)
-
-
-def _row_answers(
-    decoder: Rows, requests: list[Request], config: GenerationConfig, tokenizer: Tokenizer
-) -> list[list[GenerationResult]]:
-    """Greedy or sampled answers."""
-    each = _rows_each(config)
-    rows = _new_answers(len(requests) * each, config, tokenizer)
-    answers: list[list[GenerationResult]] = [[] for _ in requests]
-    ended: dict[int, GenerationResult] = {}
-    for row, step in generate_batch_ids(decoder, requests, config, over=lambda row, token: rows[row].push(token)):
-        if step.finish_reason is not None:
-            ended[row] = rows[row].result(step.finish_reason, len(given(requests[row // each])))
-    for row in sorted(ended):
-        answers[row // each].append(ended[row])
-    return answers
-
-
-def _beam_answers(
-    decoder: Rows, requests: list[Request], config: GenerationConfig, tokenizer: Tokenizer
-) -> list[list[GenerationResult]]:
-    """The best answers of a beam search each."""
-    blanks = iter(_new_answers(len(requests) * config.num_return_sequences, config, tokenizer))
-    answers: list[list[GenerationResult]] = []
-    for request, found in zip(requests, beam_search(decoder, requests, config), strict=True):
-        answers.append([])
-        for hypothesis, answer in zip(found, blanks, strict=False):
-            for token in hypothesis.tokens:
-                if answer.push(token):
-                    break
-            answers[-1].append(answer.result(hypothesis.finish_reason, len(given(request))))
-    return answers
-
-
-def _new_answers(count: int, config: GenerationConfig, tokenizer: Tokenizer) -> list[RowAnswer]:
-    from edgelm.text_stream import IncrementalText, RowAnswer
-
-    started = time.perf_counter()
-    return [RowAnswer(IncrementalText(tokenizer, config.stop_strings), started) for _ in range(count)]

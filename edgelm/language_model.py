@@ -5,46 +5,35 @@ The text side is imported when it is first needed: work on token ids alone pays 
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from edgelm.bundle.bundle import Bundle, open_bundle
-from edgelm.bundle.home import stamps_folder
-from edgelm.bundle.store import Store
-from edgelm.config import GenerationConfig, RuntimeConfig, parse_size
-from edgelm.errors import (
-    ConfigError,
-    EdgeLMError,
-    PromptError,
-    TemplateError,
-    UnsupportedModelError,
-)
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelm.bundle.bundle import Bundle
+from edgelm.config import GenerationConfig, RuntimeConfig
+from edgelm.errors import ConfigError, PromptError, TemplateError, UnsupportedModelError
 from edgelm.generator import Generator
+from edgelm.loaded_model import LEAST_TOKENS, LoadedModel, find_bundle
 from edgelm.results import GenerationResult
 from edgelm.runtime.memory import Budget, budget
 from edgelm.runtime.sequences import SequenceDecoder
 from edgelm.runtime.session import available_cores as available_cores  # others look for it here
 
 TEMPLATE_NAME = "chat_template.jinja"
-SPECIAL_TOKENS_NAME = "special_tokens.json"
-MAX_TEMPLATE_BYTES = 64 << 10
-# A model must at least be able to hold a short prompt and answer.
-_LEAST_TOKENS = 256
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 _BEAMS = ("length_penalty", "early_stopping")
 
 Message = Mapping[str, Any]
+Prompt = str | Sequence[int] | NDArray[np.int64]
+"""A text, or token ids, taken as they are."""
 
 if TYPE_CHECKING:
     from edgelm.text.chat_template import ChatTemplate
-    from edgelm.text.tokenizer import Tokenizer
     from edgelm.text_stream import TextStream
 
 
@@ -77,22 +66,18 @@ def load(
         MemoryLimitError: it does not fit into ``max_memory``.
         ConfigError: a setting is out of range.
     """
-    settings: dict[str, Any] = {
-        "threads": threads,
-        "context_length": context_length,
-        "prepack": prepack,
-        "preload_text": preload_text,
-    }
-    if prefill_chunk is not None:
-        settings["prefill_chunk"] = prefill_chunk
-    if max_memory is not None:
-        settings["max_memory"] = parse_size(max_memory)
-    runtime = RuntimeConfig(**settings)
-    folder = Path(model) if isinstance(model, os.PathLike) else Store().resolve(model)
-    return LanguageModel(open_bundle(folder, stamps=stamps_folder(), variant=variant), runtime)
+    runtime = RuntimeConfig.given(
+        threads=threads,
+        context_length=context_length,
+        prefill_chunk=prefill_chunk,
+        max_memory=max_memory,
+        prepack=prepack,
+        preload_text=preload_text,
+    )
+    return LanguageModel(find_bundle(model, variant), runtime)
 
 
-class LanguageModel:
+class LanguageModel(LoadedModel):
     """A loaded model that generates; a context manager. One instance may be used by many threads.
 
     A decoder-only model continues a text; an encoder-decoder reads it as the source of its answer, and has
@@ -103,8 +88,9 @@ class LanguageModel:
         runtime: how to run it.
 
     Attributes:
-        bundle: what was loaded.
         generation_config: the model's own defaults, which the settings of a call change.
+        context_length: tokens of prompt and answer together.
+        Others: see ``LoadedModel``.
 
     Raises:
         UnsupportedModelError: the bundle has no decoder.
@@ -113,46 +99,17 @@ class LanguageModel:
     """
 
     def __init__(self, bundle: Bundle, runtime: RuntimeConfig | None = None) -> None:
-        self.bundle = bundle
-        self.runtime = runtime or RuntimeConfig()
+        super().__init__(bundle, runtime)
         manifest = bundle.manifest
         if manifest.family not in ("decoder", "encoder-decoder"):
-            tasks = ", ".join(manifest.tasks)
             raise UnsupportedModelError(
-                f"{manifest.name} is an {manifest.family}, which generates no text; it is for {tasks}"
+                f"{self.name} is an {manifest.family}, which generates no text; it is for {', '.join(self.tasks)}"
             )
-        self.context_length = self.runtime.context_length or manifest.context_length
-        if self.context_length > manifest.context_length:
-            raise ConfigError(
-                f"context_length must be at most {manifest.context_length} for {manifest.name}, "
-                f"not {self.context_length}"
-            )
-        self.memory_budget(min(_LEAST_TOKENS, self.context_length)).check(self.runtime.max_memory)
+        self.memory_budget(min(LEAST_TOKENS, self.context_length)).check(self.runtime.max_memory)
         defaults = bundle.generation_defaults()
         self.generation_config = defaults.updated(eos_token_id=defaults.eos_token_id or manifest.eos_token_id)
-        preload = self._preload_text() if self.runtime.preload_text else None
-        self._generator = Generator(bundle, self.runtime, self.context_length)
-        self._pool = self._generator.pool
-        if preload is not None:
-            preload.join()
-            _ = self.tokenizer
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """Text to ids and back; read when first needed.
-
-        Raises:
-            ModelError: it is broken, or has more tokens than the logits are wide.
-        """
-        from edgelm.text_side import read_tokenizer
-
-        return read_tokenizer(self.bundle)
+        with self._reading_text():
+            self._generator = Generator(bundle, self.runtime, self.context_length)
 
     @property
     def has_chat_template(self) -> bool:
@@ -164,7 +121,7 @@ class LanguageModel:
         chunk = self.runtime.prefill_chunk
         return budget(self.bundle.manifest, tokens=tokens, prefill_chunk=chunk, sequences=sequences)
 
-    def generate(self, prompt: str | Sequence[int], **settings: Any) -> GenerationResult:
+    def generate(self, prompt: Prompt, **settings: Any) -> GenerationResult:
         """Continues a text, or token ids (an encoder-decoder: answers them), and returns the whole answer.
 
         Args:
@@ -180,11 +137,11 @@ class LanguageModel:
         """
         return self._start(self._encode(prompt), settings).drain()
 
-    def stream(self, prompt: str | Sequence[int], **settings: Any) -> TextStream:
+    def stream(self, prompt: Prompt, **settings: Any) -> TextStream:
         """Like ``generate``, but gives the text out piece by piece as it is made."""
         return self._start(self._encode(prompt), settings)
 
-    def generate_batch(self, prompts: Sequence[str | Sequence[int]], **settings: Any) -> list[GenerationResult]:
+    def generate_batch(self, prompts: Sequence[Prompt], **settings: Any) -> list[GenerationResult]:
         """Like ``generate`` for many prompts, several at a time, which is faster on many than one by one.
 
         Returns:
@@ -231,22 +188,11 @@ class LanguageModel:
         """
         return self._generator.new_decoder()
 
-    def _preload_text(self) -> threading.Thread:
-        """Reads tokenizer and template while the graph is loaded, which keeps the other core busy and needs no Python.
+    def _read_text(self) -> None:
+        super()._read_text()
+        _ = self._template if self.has_chat_template else None
 
-        What fails there fails again, and is told.
-        """
-
-        def read() -> None:
-            with contextlib.suppress(EdgeLMError):
-                _ = self.tokenizer
-                _ = self._template if self.has_chat_template else None
-
-        thread = threading.Thread(target=read, name="edgelm-text", daemon=True)
-        thread.start()
-        return thread
-
-    def _encode(self, prompt: str | Sequence[int]) -> Sequence[int]:
+    def _encode(self, prompt: Prompt) -> Sequence[int] | NDArray[np.int64]:
         if not isinstance(prompt, str):
             return prompt
         ids = self.tokenizer.encode(prompt)
@@ -259,15 +205,13 @@ class LanguageModel:
 
     @cached_property
     def _template(self) -> ChatTemplate:
-        from edgelm.text.chat_template import ChatTemplate
+        from edgelm.text.chat_template import MAX_SOURCE_BYTES, ChatTemplate
 
         if not self.has_chat_template:
-            raise TemplateError(f"{self.bundle.manifest.name} has no chat template; use generate, or --raw")
-        source = self.bundle.read_text(TEMPLATE_NAME, MAX_TEMPLATE_BYTES)
-        tokens = self.bundle.read_json(SPECIAL_TOKENS_NAME) if self.bundle.has(SPECIAL_TOKENS_NAME) else {}
-        return ChatTemplate(source, special_tokens=tokens)
+            raise TemplateError(f"{self.name} has no chat template; use generate, or --raw")
+        return ChatTemplate(self.bundle.read_text(TEMPLATE_NAME, MAX_SOURCE_BYTES), special_tokens=self.special_tokens)
 
-    def _start(self, prompt: Sequence[int], settings: Mapping[str, Any]) -> TextStream:
+    def _start(self, prompt: Sequence[int] | NDArray[np.int64], settings: Mapping[str, Any]) -> TextStream:
         self._generator.check_open()
         config = self._config(settings)
         if config.num_return_sequences > 1:
@@ -277,11 +221,11 @@ class LanguageModel:
             )
         return self._generator.stream(prompt, config, self.tokenizer)
 
-    def _start_batch(
-        self, prompts: Sequence[str | Sequence[int]], settings: Mapping[str, Any]
-    ) -> list[GenerationResult]:
+    def _start_batch(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> list[GenerationResult]:
         self._generator.check_open()
         config = self._config(settings)
+        if isinstance(prompts, (str, bytes)) or not isinstance(prompts, Iterable):
+            raise PromptError(f"prompts must be a list of prompts, not {type(prompts).__name__}")
         return self._generator.batch([self._encode(prompt) for prompt in prompts], config, self.tokenizer)
 
     def _config(self, settings: Mapping[str, Any]) -> GenerationConfig:

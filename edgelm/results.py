@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +18,43 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds: until the first token, in prefill, in decoding the tokens after the first."""
+    """Seconds: until the first token (``ttft_s``), in prefill, in decoding after that.
 
-    first_token_s: float
+    The first token comes with the end of prefill, but those of a beam search all come at its end.
+    """
+
+    ttft_s: float
     prefill_s: float
     decode_s: float
+
+
+class Stopwatch:
+    """Takes the times of one answer, which begins now, or when ``start`` is called."""
+
+    def __init__(self) -> None:
+        self.start()
+        self._prefilled: float | None = None
+        self._first: float | None = None
+
+    def start(self) -> None:
+        """The answer begins."""
+        self._started = time.perf_counter()
+
+    def prefill_ended(self) -> None:
+        """To be told where tokens come later than prefill ends; else the first token tells it."""
+        self._prefilled = time.perf_counter()
+
+    def token_came(self) -> None:
+        """To be told of each token; the first counts."""
+        if self._first is None:
+            self._first = time.perf_counter()
+            self._prefilled = self._prefilled or self._first
+
+    def timings(self) -> Timings:
+        """The times, the answer ending now; one without a token is all prefill."""
+        now = time.perf_counter()
+        prefilled = self._prefilled or now
+        return Timings((self._first or now) - self._started, prefilled - self._started, now - prefilled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +94,7 @@ class GenerationResult:
                 "completion_tokens": self.usage.completion_tokens,
             },
             "timings": {
-                "first_token_s": round(self.timings.first_token_s, 4),
+                "ttft_s": round(self.timings.ttft_s, 4),
                 "prefill_s": round(self.timings.prefill_s, 4),
                 "decode_s": round(self.timings.decode_s, 4),
                 "prefill_tps": _rate(prefilled, self.timings.prefill_s),

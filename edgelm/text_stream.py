@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
 from typing import Self
 
 from edgelm.generation.loop import Step
-from edgelm.results import Chunk, GenerationResult, Timings, Usage
+from edgelm.results import Chunk, GenerationResult, Stopwatch, Usage
 from edgelm.runtime.memory import peak_memory
 from edgelm.text.detokenizer import IncrementalDetokenizer
 from edgelm.text.stop_strings import StopMatcher
@@ -34,42 +33,6 @@ class IncrementalText:
         return text if stopped else text + self._matcher.finish(), stopped
 
 
-class RowAnswer:
-    """The answer of one row of a batch, told its tokens as they are made; ``started``: when the batch began."""
-
-    def __init__(self, text: IncrementalText, started: float) -> None:
-        self._text = text
-        self._started = started
-        self._first = started
-        self._pieces: list[str] = []
-        self._token_ids: list[int] = []
-        self._stopped = False
-
-    def push(self, token: int) -> bool:
-        """Takes the newest token; whether a stop string ended the answer."""
-        if not self._token_ids:
-            self._first = time.perf_counter()
-        self._token_ids.append(token)
-        piece, self._stopped = self._text.push(token)
-        self._pieces.append(piece)
-        return self._stopped
-
-    def result(self, reason: str, prompt_tokens: int) -> GenerationResult:
-        """The whole answer, which has ended for that reason, or by a stop string."""
-        if not self._stopped:
-            rest, self._stopped = self._text.finish()
-            self._pieces.append(rest)
-        until_first = self._first - self._started
-        return GenerationResult(
-            "".join(self._pieces),
-            tuple(self._token_ids),
-            "stop" if self._stopped else reason,
-            Usage(prompt_tokens, 0, len(self._token_ids)),
-            Timings(until_first, until_first, time.perf_counter() - self._first),
-            peak_memory(),
-        )
-
-
 class TextStream(Iterator[Chunk]):
     """Iterates over the chunks of one answer; ``result`` is there once it has ended.
 
@@ -79,6 +42,7 @@ class TextStream(Iterator[Chunk]):
         steps: the tokens; closed when the stream ends.
         text: turns them into text.
         prompt_tokens, cached_tokens: for the usage.
+        watch: told by the steps when prefill ends, where no token tells it.
         close: called once when the stream ends, however it ends, with the tokens of the answer and whether the
             decoder's cache is still what they say.
     """
@@ -91,9 +55,10 @@ class TextStream(Iterator[Chunk]):
         prompt_tokens: int,
         cached_tokens: int,
         close: Callable[[tuple[int, ...], bool], None],
+        watch: Stopwatch | None = None,
     ) -> None:
         # The generator must not refer to the stream: dropping the last reference to that then ends it at once.
-        self._answer = _Answer(steps, close, (prompt_tokens, cached_tokens))
+        self._answer = _Answer(steps, close, (prompt_tokens, cached_tokens), watch or Stopwatch())
         self._chunks = self._answer.run(text)
 
     def __next__(self) -> Chunk:
@@ -144,21 +109,21 @@ class _Answer:
         steps: Generator[Step, None, None],
         close: Callable[[tuple[int, ...], bool], None],
         prompt_tokens: tuple[int, int],
+        watch: Stopwatch,
     ) -> None:
         self.texts: list[str] = []
         self.result: GenerationResult | None = None
         self._steps = steps
         self._on_close: Callable[[tuple[int, ...], bool], None] | None = close
         self._prompt_tokens = prompt_tokens
+        self._watch = watch
         self._token_ids: list[int] = []
 
     def run(self, text: IncrementalText) -> Generator[Chunk, None, None]:
-        started = time.perf_counter()
-        first = started
+        self._watch.start()
         try:
             for step in self._steps:
-                if not self._token_ids:
-                    first = time.perf_counter()
+                self._watch.token_came()
                 self._token_ids.append(step.token)
                 piece, stopped = text.push(step.token)
                 if step.finish_reason and not stopped:
@@ -166,8 +131,7 @@ class _Answer:
                     piece += rest
                 if step.finish_reason or stopped:
                     reason = "stop" if stopped else str(step.finish_reason)
-                    timings = Timings(first - started, first - started, time.perf_counter() - first)
-                    self._end(piece, reason, timings)
+                    self._end(piece, reason)
                     yield Chunk(piece, reason)
                     return
                 if piece:
@@ -187,7 +151,8 @@ class _Answer:
             self._steps.close()
             on_close(tuple(self._token_ids), healthy)
 
-    def _end(self, text: str, reason: str, timings: Timings) -> None:
+    def _end(self, text: str, reason: str) -> None:
+        timings = self._watch.timings()
         self.texts.append(text)
         self.finish(healthy=True)
         usage = Usage(*self._prompt_tokens, len(self._token_ids))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from support import tokenizers as builders
 from edgelm.errors import NumericError
 from edgelm.generation.loop import Step
 from edgelm.generation.stopping import FinishReason
-from edgelm.results import Chunk, GenerationResult, Timings, Usage
+from edgelm.results import Chunk, GenerationResult, Stopwatch, Timings, Usage
 from edgelm.text.tokenizer import Tokenizer
 from edgelm.text_stream import IncrementalText, TextStream
 
@@ -202,8 +203,24 @@ def test_an_error_says_that_the_cache_is_not_to_be_trusted(error):
 def test_times_are_measured_and_add_up():
     tokenizer = Tokenizer(builders.word_level())
     timings = stream(tokenizer, steps(tokenizer.encode("The quick brown fox"))).drain().timings
-    assert 0 <= timings.prefill_s == timings.first_token_s < 1
+    assert 0 <= timings.prefill_s == timings.ttft_s < 1
     assert 0 <= timings.decode_s < 1
+
+
+def test_prefill_may_end_before_the_first_token():
+    watch = Stopwatch()
+    watch.prefill_ended()
+    time.sleep(0.01)
+    watch.token_came()
+    timings = watch.timings()
+    assert timings.prefill_s < 0.01 < timings.ttft_s
+    assert timings.decode_s >= 0.01
+
+
+def test_an_answer_without_a_token_is_all_prefill():
+    timings = Stopwatch().timings()
+    assert timings.prefill_s == timings.ttft_s > 0
+    assert timings.decode_s == 0
 
 
 def test_a_result_as_plain_values():
@@ -213,7 +230,7 @@ def test_a_result_as_plain_values():
         "tokens": [4, 5, 2],
         "finish_reason": "stop",
         "usage": {"prompt_tokens": 10, "cached_tokens": 6, "completion_tokens": 3},
-        "timings": {"first_token_s": 0.5, "prefill_s": 0.5, "decode_s": 0.25, "prefill_tps": 8.0, "decode_tps": 8.0},
+        "timings": {"ttft_s": 0.5, "prefill_s": 0.5, "decode_s": 0.25, "prefill_tps": 8.0, "decode_tps": 8.0},
         "memory": {"peak_bytes": 123},
     }
 

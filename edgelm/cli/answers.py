@@ -29,7 +29,7 @@ def cost_line(result: GenerationResult) -> str:
     return ", ".join(
         (
             f"prompt {usage.prompt_tokens} tokens{cached}{_speed(timings['prefill_tps'])}",
-            f"first token after {result.timings.first_token_s:.3f} s",
+            f"first token after {result.timings.ttft_s:.3f} s",
             f"answer {usage.completion_tokens} tokens{_speed(timings['decode_tps'])}",
             f"peak memory {megabytes(result.peak_memory)}",
         )

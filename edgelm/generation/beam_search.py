@@ -47,6 +47,7 @@ def beam_search(
     config: GenerationConfig,
     *,
     processors: Sequence[LogitsProcessor] = (),
+    prefill_ended: Callable[[], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> list[list[Hypothesis]]:
     """The ``num_return_sequences`` best answers to each request, best first; all is checked before the decoder runs.
@@ -56,6 +57,7 @@ def beam_search(
         requests: prompts of any lengths.
         config: ``num_beams``, ``length_penalty``, ``early_stopping``, and the settings of any generation.
         processors: run on the log probabilities, after the built-in ones.
+        prefill_ended: called once the prompts are computed.
         cancelled: asked before each run of the decoder.
 
     Raises:
@@ -68,6 +70,8 @@ def beam_search(
     asked = cancelled or (lambda: False)
     raise_if_cancelled(asked)
     logits = decoder.prefill([task.prompt for task in tasks])
+    if prefill_ended is not None:
+        prefill_ended()
     # So far there is one row for each source: its beams are still the same.
     first = [(search, logits[row : row + 1], row) for row, search in enumerate(searches)]
     running = _advance(first, decoder)
@@ -81,18 +85,26 @@ def beam_search(
     return [search.answers() for search in searches]
 
 
-def beam_steps(decoder: BatchDecoder, request: Request, config: GenerationConfig) -> Generator[Step, None, None]:
+def beam_steps(
+    decoder: BatchDecoder,
+    request: Request,
+    config: GenerationConfig,
+    *,
+    prefill_ended: Callable[[], None] | None = None,
+) -> Generator[Step, None, None]:
     """The best answer to one request, token by token: all of them come at the end of the search.
+
+    ``prefill_ended``: as in ``beam_search``.
 
     Raises:
         As ``beam_search``; what is wrong with the request at once, the rest while iterating.
     """
     check_request(request, config, decoder)
-    return _best_steps(decoder, request, config)
+    return _best_steps(lambda: beam_search(decoder, [request], config, prefill_ended=prefill_ended))
 
 
-def _best_steps(decoder: BatchDecoder, request: Request, config: GenerationConfig) -> Generator[Step, None, None]:
-    best = beam_search(decoder, [request], config)[0][0]
+def _best_steps(search: Callable[[], list[list[Hypothesis]]]) -> Generator[Step, None, None]:
+    best = search()[0][0]
     for token in best.tokens[:-1]:
         yield Step(token)
     yield Step(best.tokens[-1], best.finish_reason)

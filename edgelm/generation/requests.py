@@ -42,6 +42,11 @@ class Request:
     source: AnyIds | None = None
 
 
+def given(request: Request) -> AnyIds:
+    """What was asked: the source where there is one."""
+    return request.prompt if request.source is None else request.source
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Task:
     """A checked request.

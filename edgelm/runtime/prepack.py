@@ -82,6 +82,12 @@ def try_prepack(bundle: Bundle, role: str) -> Path | None:
         return None
 
 
+def graph_to_load(bundle: Bundle, role: str, *, prepack: bool) -> tuple[Path, bool]:
+    """The graph to load: the copy where one can be had and ``prepack`` asks for it; and whether to optimize it yet."""
+    copy = try_prepack(bundle, role) if prepack else None
+    return (bundle.path(bundle.manifest.graphs[role]), True) if copy is None else (copy, False)
+
+
 def write_copy(source: str, target: str) -> None:
     """Writes the copy of the graph ``source``: what the child process does."""
     Session(Path(source), threads=1, optimized_to=Path(target)).close()

@@ -198,6 +198,13 @@ class SequencePool:
             parts += [_needs_of(idle.decoder.cache.capacity) for idle in self._idle]
         return sum(parts, Needs(tokens=0))
 
+    def forget(self) -> bool:
+        """Frees the caches that no generation uses; returns whether there was one."""
+        with self._locked():
+            had = bool(self._idle)
+            self._idle.clear()
+        return had
+
     def close(self) -> None:
         """Cancels what runs and frees the caches; may be called twice."""
         with self._locked():

@@ -8,7 +8,7 @@ in use, over the same vocabulary.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -152,6 +152,7 @@ class TextEncoder:
         truncation: Truncation | None = None,
         markup: bool = False,
         offsets: bool = True,
+        start: int = 0,
     ) -> list[Encoding]:
         """Many texts or pairs, in their order; nothing is padded.
 
@@ -160,6 +161,7 @@ class TextEncoder:
             truncation: None: nothing is cut.
             markup: recognise special tokens that are written in the texts.
             offsets: False saves the work of keeping them.
+            start: the number of the first text, for messages.
 
         Raises:
             ConfigError: the truncation leaves no room beside the special tokens and the stride.
@@ -168,12 +170,12 @@ class TextEncoder:
         """
         refuse_single(texts)
         texts = list(texts)
-        for index, text in enumerate(texts):
+        for index, text in enumerate(texts, start):
             _check(text, index)
         if truncation is not None:
             self._check_room(truncation, pair=any(isinstance(text, tuple) for text in texts))
             if truncation.stride:
-                self._check_windows(texts, truncation)
+                self._check_windows(texts, truncation, start)
         variant = self._variant(truncation, markup)
         with library_errors(PromptError, "the texts cannot be encoded"):
             encode = variant.encode_batch if offsets else variant.encode_batch_fast
@@ -182,10 +184,10 @@ class TextEncoder:
             self._spell_out(texts, natives, variant)
         return [Encoding(native) for native in natives]
 
-    def _check_windows(self, texts: Sequence[TextOrPair], truncation: Truncation) -> None:
+    def _check_windows(self, texts: Sequence[TextOrPair], truncation: Truncation, start: int) -> None:
         """Looks for texts of a pair that keep no more tokens than the stride: there the library would panic."""
         room = truncation.max_length - self.added_tokens(pair=True)
-        for index, text in enumerate(texts):
+        for index, text in enumerate(texts, start):
             if not isinstance(text, tuple):
                 continue
             lengths = [len(part) for part in self._parts(text)]
@@ -245,14 +247,16 @@ class TextEncoder:
         return variant
 
 
-def refuse_single(texts: Sequence[TextOrPair]) -> None:
-    """Refuses a single string, which would be taken letter by letter.
+def refuse_single(texts: Iterable[TextOrPair]) -> None:
+    """Refuses what is no list of texts, and a single string, which would be taken letter by letter.
 
     Raises:
         PromptError: it is one.
     """
     if isinstance(texts, str):
         raise PromptError("texts must be a list of texts; for a single one: [text]")
+    if not isinstance(texts, Iterable):
+        raise PromptError(f"texts must be a list of texts, not {type(texts).__name__}")
 
 
 def _left(lengths: Sequence[int], truncation: Truncation, room: int) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -93,8 +93,8 @@ def test_many_outputs_wait_for_each_other_in_parts(load: Load, monkeypatch: pyte
     model = load("fill-mask")
     encodings = model.encode(TEXTS)
     whole = list(model.run(encodings))
-    monkeypatch.setattr("edgelm.encoder_model._WAITING_BYTES", 3000)
-    assert len(list(model._parts(encodings))) > 2
+    monkeypatch.setattr("edgelm.batched_encoder._WAITING_BYTES", 3000)
+    assert len(list(model._encoder._parts(encodings))) > 2
     for one, other in zip(model.run(encodings), whole, strict=True):
         np.testing.assert_allclose(one["logits"], other["logits"], rtol=1e-4, atol=1e-5)
 
@@ -104,7 +104,7 @@ def test_token_types_tell_the_texts_of_a_pair_apart(load: Load) -> None:
     pair = model.encode([("the dog", "the fox")])[0]
     assert set(pair.type_ids) == {0, 1}
     (found,) = model.run([pair])
-    by_hand = model._encoder.run([pair.ids], [[0] * len(pair)])
+    by_hand = model._encoder._encoder.run([pair.ids], [[0] * len(pair)])
     assert not np.allclose(found["logits"], by_hand["logits"][0])
 
 
@@ -133,6 +133,30 @@ def test_bad_texts_are_named(load: Load, bad: list[str]) -> None:
         load().embed(bad)
 
 
+@pytest.mark.parametrize("bad", [None, 5, {"dog"}, iter(["dog"])], ids=lambda bad: type(bad).__name__)
+def test_what_is_no_list_of_texts_is_refused(load: Load, bad: object) -> None:
+    with pytest.raises(PromptError, match="texts must be a text or a list of texts, not "):
+        load().embed(bad)  # type: ignore[arg-type]
+    if not isinstance(bad, Iterable):
+        with pytest.raises(PromptError, match="texts must be a list of texts, not "):
+            load().encode(bad)  # type: ignore[arg-type]
+
+
+def test_texts_are_named_by_their_place_among_all(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgelm.encoder_model._TEXTS_AT_A_TIME", 3)
+    with pytest.raises(PromptError, match="text 4: "):
+        load().embed(["dog", "dog", "dog", "dog", "\ud800"])
+    with pytest.raises(ContextLengthError, match="text 3 has 102 tokens"):
+        load().embed(["dog", "dog", "dog", "dog " * 100])
+    with pytest.raises(PromptError, match="text 4: a prompt stands before a text, not before a tuple"):
+        load().embed(["dog", "dog", "dog", "dog", ("a", "b")], prompt="the ")  # type: ignore[list-item]
+
+
+def test_a_prompt_that_is_no_text_is_refused(load: Load) -> None:
+    with pytest.raises(ConfigError, match="prompt must be a text, not int"):
+        load().embed(["dog"], prompt=5)  # type: ignore[arg-type]
+
+
 def test_one_text_is_not_taken_letter_by_letter(load: Load) -> None:
     with pytest.raises(PromptError, match="a list of texts"):
         load().encode("dog")
@@ -150,7 +174,7 @@ def test_settings_are_checked(load: Load) -> None:
         load().embed(["dog"], pooling="median")
     with pytest.raises(ConfigError, match="pooling must be one of mean, cls, last, max, not ''"):
         load().embed(["dog"], pooling="")
-    with pytest.raises(ConfigError, match="batch_tokens must be an integer of at least 1, not 0"):
+    with pytest.raises(ConfigError, match="batch_tokens must be at least 1, not 0"):
         load().embed(["dog"], batch_tokens=0)
     with pytest.raises(ConfigError, match="context_length must be at most 64 for tiny-encoder, not 65"):
         load(context_length=65)
@@ -249,7 +273,7 @@ def test_the_memory_limit(load: Load) -> None:
     assert batch.total > one.total
     assert batch.kv_cache == 0
     limited = load(max_memory=(batch.total + one.total) // 2)
-    assert limited._affordable(1024, 32) < 1024
+    assert limited._encoder._affordable(1024, 32) < 1024
     np.testing.assert_allclose(limited.embed(TEXTS), free.embed(TEXTS), rtol=1e-4, atol=1e-5)
 
 

@@ -21,7 +21,7 @@ def test_an_answer_says_what_was_made_and_what_it_cost(load):
     assert result.finish_reason == "length"
     assert (result.usage.prompt_tokens, result.usage.cached_tokens, result.usage.completion_tokens) == (3, 0, 5)
     assert result.peak_memory > 10_000_000
-    assert result.timings.first_token_s > 0
+    assert result.timings.ttft_s > 0
 
 
 def test_an_end_of_sequence_token_ends_the_answer_and_has_no_text(load):
@@ -55,6 +55,23 @@ def test_the_models_defaults_are_kept_until_a_call_changes_them(load):
     assert lm.generation_config.max_new_tokens == 32
     assert lm.generate("abc", eos_token_id=[31]).usage.completion_tokens <= 32
     assert lm.generate("abc", max_new_tokens=2, eos_token_id=[]).usage.completion_tokens == 2
+
+
+def test_the_times_of_a_search_are_those_of_its_work(load):
+    lm = load("tiny")
+    call = {"num_beams": 3, "max_new_tokens": 30, "eos_token_id": []}
+    for result in (lm.generate("abc", **call), lm.generate_batch(["abc", "de"], **call)[1]):
+        times = result.timings
+        assert 0 < times.prefill_s < times.ttft_s
+        # All tokens come at the end, and what it took to find them is not the time of giving them out.
+        assert times.prefill_s + times.decode_s >= times.ttft_s
+        assert times.decode_s > times.prefill_s
+
+
+def test_who_asks_for_beams_gets_them_from_a_model_that_samples_by_itself(tmp_path, load):
+    files = {"generation_config.json": b'{"do_sample": true, "max_new_tokens": 6}'}
+    lm = load(write_decoder_bundle(tmp_path / "b", files=files))
+    assert lm.generate("abc", num_beams=2).token_ids == lm.generate("abc", num_beams=2).token_ids
 
 
 # Streams
@@ -162,6 +179,21 @@ def test_what_is_no_token_is_refused_with_its_place(load, bad):
         lm.generate([3, 4, bad])
     assert isinstance(caught.value, PromptError)
     assert lm.generate([3, 4], max_new_tokens=2).usage.completion_tokens == 2
+
+
+@pytest.mark.parametrize("bad", [None, 5, 1.5, b"abc", {3: 4}, {3, 4}, object()], ids=str)
+def test_what_is_no_prompt_is_refused(load, bad):
+    lm = load("tiny")
+    message = rf"the prompt must be a text or a list of token ids, not {type(bad).__name__}"
+    for call in (lm.generate, lm.stream, lambda prompt: lm.generate_batch(["abc", prompt])):
+        with pytest.raises(PromptError, match=message):
+            call(bad)
+
+
+@pytest.mark.parametrize("bad", ["abc", b"abc", None, 5])
+def test_one_prompt_is_not_taken_for_a_list_of_prompts(load, bad):
+    with pytest.raises(PromptError, match=f"prompts must be a list of prompts, not {type(bad).__name__}"):
+        load("tiny").generate_batch(bad)
 
 
 def test_no_tokens_are_refused(load):

@@ -83,7 +83,7 @@ def test_more_prompts_than_run_at_a_time_come_back_in_order(load):
     answers = lm.generate_batch(prompts, max_new_tokens=1)
     assert [answer.text for answer in answers] == [chr(ord(prompt[-1]) + 1) for prompt in prompts]
     assert lm.generate_batch([]) == []
-    assert lm._pool.demand()[0] == 0
+    assert lm._generator.pool.demand()[0] == 0
 
 
 def test_several_answers_are_given_by_batches_only(load):
@@ -101,7 +101,7 @@ def test_a_bad_prompt_is_refused_before_any_runs(load):
         lm.generate_batch(["abc", [5] * 64])
     with pytest.raises(PromptError, match="position 0 is 999"):
         lm.generate_batch([[999], "abc"])
-    assert lm._pool.demand() == (0, 0)
+    assert lm._generator.pool.demand() == (0, 0)
 
 
 def test_beam_settings_without_beams_warn_and_are_ignored(load):
@@ -127,13 +127,38 @@ def test_a_batch_is_halved_until_it_fits(tmp_path, load):
     expected = [answer.token_ids for answer in lm.generate_batch(prompts, **settings)]
     limited = load(folder, max_memory=two + 200_000)
     seen = []
-    lend, enter = limited._pool.lend_rows, seen.append
-    limited._pool.lend_rows = lambda decoder, needs: enter(needs.rows) or lend(decoder, needs)
+    lend, enter = limited._generator.pool.lend_rows, seen.append
+    limited._generator.pool.lend_rows = lambda decoder, needs: enter(needs.rows) or lend(decoder, needs)
     assert [answer.token_ids for answer in limited.generate_batch(prompts, **settings)] == expected
     assert seen == [6, 3, 3]
     with pytest.raises(MemoryLimitError, match="ask for fewer tokens"):
         limited.generate_batch(prompts[:1], num_beams=20, **settings)
-    assert limited._pool.demand() == (0, 0)
+    assert limited._generator.pool.demand() == (0, 0)
+
+
+def test_a_cache_that_is_only_kept_gives_way(tmp_path, load):
+    sizes = TinyDecoder(layers=2, heads=4, kv_heads=4, head_size=64, context_length=2048)
+    folder = write_decoder_bundle(tmp_path / "b", sizes)
+    settings = {"max_new_tokens": 1500, "eos_token_id": range(3, 20)}
+    lm = load(folder, max_memory=load(folder).memory_budget(1504).total + 200_000)
+    lm.generate([20, 21, 22, 23], **settings)
+    assert lm._generator.pool.demand() == (1, 1504)
+    assert lm.generate_batch([[24, 25, 26, 27]], **settings)[0].token_ids
+    assert lm._generator.pool.demand() == (0, 0)
+
+
+def test_no_memory_for_a_cache_leaves_no_loan_behind(load, monkeypatch):
+    def refuse(decoder, tokens):
+        raise MemoryLimitError("not enough memory for a KV cache")
+
+    lm = load("endless")
+    monkeypatch.setattr("edgelm.runtime.decoder.Decoder.reserve", refuse)
+    try:
+        lm.generate("abc")
+    except MemoryLimitError:
+        assert not lm._generator.pool._lent, "the loan has ended, though its error is still at hand"
+    monkeypatch.undo()
+    assert lm.generate("abc", max_new_tokens=3).text == "def"
 
 
 # Encoder-decoders
@@ -204,9 +229,9 @@ def test_streams_of_sources_are_given_back(translator, load):
     for _ in range(3):
         stream = lm.stream("abc", max_new_tokens=9, eos_token_id=[])
         next(stream)
-        assert lm._pool.demand() == (1, 10)
+        assert lm._generator.pool.demand() == (1, 10)
         del stream
-        assert lm._pool.demand() == (0, 0)
+        assert lm._generator.pool.demand() == (0, 0)
 
 
 def test_a_closed_translator_says_so(translator, load):
@@ -263,6 +288,6 @@ def test_a_forked_child_cannot_use_the_parents_translator(translator, load):
 def test_sources_count_in_the_memory_limit(translator, load):
     lm = load(translator, max_memory="10GB")
     stream = lm.stream("abcdef", max_new_tokens=3, num_beams=2)
-    needs = lm._pool.needs()
+    needs = lm._generator.pool.needs()
     stream.close()
     assert (needs.rows, needs.tokens, needs.cross_tokens, needs.source_tokens) == (2, 8, 12, 6)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from support.bundles import VOCABULARY, TinyDecoder, write_decoder_bundle
 
-from edgelm.errors import ClosedError
+from edgelm.errors import ClosedError, ModelError
 
 
 def prompts(count):
@@ -49,6 +49,21 @@ def test_eight_threads_equal_serial(load, threads):
         assert list(pool.map(answer, work)) == serial
 
 
+def test_a_load_that_fails_leaves_no_thread_behind(load, monkeypatch):
+    def slow(bundle):
+        time.sleep(0.3)
+        raise ModelError("a tokenizer that took its time")
+
+    def refuse(*_):
+        raise ModelError("the graph is refused")
+
+    monkeypatch.setattr("edgelm.text_side.read_tokenizer", slow)
+    monkeypatch.setattr("edgelm.language_model.Generator", refuse)
+    with pytest.raises(ModelError, match="the graph is refused"):
+        load("tiny")
+    assert "edgelm-text" not in {thread.name for thread in threading.enumerate()}
+
+
 def test_abandoned_streams_give_their_decoders_back_at_once(load):
     lm = load("endless")
     gc.disable()
@@ -58,7 +73,7 @@ def test_abandoned_streams_give_their_decoders_back_at_once(load):
             for _ in range(taken):
                 next(stream)
             del stream
-            assert lm._pool.demand() == (1, 23), "one idle decoder and nothing else"
+            assert lm._generator.pool.demand() == (1, 23), "one idle decoder and nothing else"
     finally:
         gc.enable()
     assert lm.generate("abcdefg", max_new_tokens=3).usage.cached_tokens == 6
@@ -82,7 +97,7 @@ def test_an_interrupt_within_an_answer_leaves_the_model_usable(load):
             next(stream)
     finally:
         sys.settrace(trace)
-    assert not lm._pool._lent
+    assert not lm._generator.pool._lent
     result = lm.generate("abc", max_new_tokens=20)
     assert (result.token_ids, result.usage.cached_tokens) == (before, 0)
 

@@ -66,7 +66,7 @@ def test_a_tokenizer_with_more_tokens_than_logits_is_refused(tmp_path, load):
     for prompt in ("abc", [3, 4]):
         with pytest.raises(ModelError, match=message):
             lm.generate(prompt)
-    assert lm._pool.demand() == (0, 0), "no decoder is left behind"
+    assert lm._generator.pool.demand() == (0, 0), "no decoder is left behind"
 
 
 @pytest.mark.parametrize("special", [True, False])
@@ -269,6 +269,21 @@ def test_a_broken_tokenizer_is_refused(tmp_path, load, data, capfd):
             use()
         assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("data", [b"[1, 2]", b'"a"', b"null", b'{"bos_token": 5, "eos_token": {"a": 1}}'])
+def test_special_tokens_of_another_form_are_none(tmp_path, load, data, capfd):
+    lm = load(write_decoder_bundle(tmp_path / "b", files={"special_tokens.json": data}))
+    assert lm.special_tokens == {}
+    assert lm.chat([{"role": "user", "content": "a"}], max_new_tokens=2).token_ids
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("model", [None, 5, b"tiny"])
+def test_what_names_no_model_is_refused(model):
+    for load in (edgelm.load, edgelm.load_encoder):
+        with pytest.raises(ConfigError, match=f"model must be a name or a folder, not {type(model).__name__}"):
+            load(model)
 
 
 def test_a_tokenizer_that_is_read_later_gives_the_same(load):

@@ -1,0 +1,151 @@
+"""Runs any number of encoded texts through an encoder, in batches of like lengths that fit into the memory limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelm.bundle.bundle import Bundle
+from edgelm.bundle.encoder_contract import encoder_outputs
+from edgelm.checks import check_int
+from edgelm.config import RuntimeConfig
+from edgelm.errors import NumericError
+from edgelm.runtime.batches import pack
+from edgelm.runtime.encoder import Encoder, Outputs
+from edgelm.runtime.memory import encoder_budget
+from edgelm.runtime.pooling import pool
+from edgelm.runtime.prepack import graph_to_load
+from edgelm.runtime.session import Session, available_cores
+
+if TYPE_CHECKING:
+    from edgelm.text.encoding import Encoding
+
+HIDDEN = "last_hidden_state"
+# Results that wait for those before them.
+_WAITING_BYTES = 64 << 20
+
+
+class BatchedEncoder:
+    """A loaded encoder at work; may be used by many threads.
+
+    Args:
+        bundle: of an encoder.
+        runtime: how to run it.
+
+    Raises:
+        ModelError: the graph is refused.
+        MemoryLimitError: there is not enough memory.
+    """
+
+    def __init__(self, bundle: Bundle, runtime: RuntimeConfig) -> None:
+        manifest = bundle.manifest
+        graph, optimize = graph_to_load(bundle, "encoder", prepack=runtime.prepack)
+        self._manifest = manifest
+        self._limit = runtime.max_memory
+        self._session = Session(
+            graph,
+            threads=runtime.threads or available_cores(),
+            optimize=optimize,
+            renamed=manifest.renamed,
+            planning=False,
+        )
+        self._encoder = Encoder(self._session, encoder_outputs(manifest), pad_token_id=manifest.pad_token_id or 0)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the hidden states, which a model with a head does not give."""
+        return self._encoder.width(HIDDEN)
+
+    def outputs(self, encodings: Sequence[Encoding], batch_tokens: int) -> Iterator[Outputs]:
+        """The outputs of each text, in the order given; what is wrong with the request is said at once.
+
+        Args:
+            encodings: of one token or more each.
+            batch_tokens: most tokens of a batch, padding included; fewer where the memory limit asks for it.
+
+        Raises:
+            ConfigError: ``batch_tokens`` is no number above 0.
+            MemoryLimitError: the longest text does not fit.
+            NumericError, ClosedError: while iterating.
+        """
+        check_int("batch_tokens", batch_tokens, 1)
+        waiting = min(_WAITING_BYTES, sum(map(len, encodings)) * self._encoder.output_bytes())
+        longest = max(map(len, encodings), default=0)
+        together = min(batch_tokens, max(longest, self._most_waiting_tokens()))  # no more than may wait together
+        return self._outputs(encodings, self._affordable(together, longest, waiting=waiting))
+
+    def vectors(self, encodings: Sequence[Encoding], mode: str, batch_tokens: int) -> NDArray[np.float32]:
+        """A vector for each text, (N, H) float32, pooled from its hidden states; ``mode`` as in ``pool``.
+
+        Raises:
+            As ``outputs``.
+        """
+        check_int("batch_tokens", batch_tokens, 1)
+        lengths = np.array([len(encoding) for encoding in encodings], np.int64)
+        vectors = np.empty((len(encodings), self.hidden_size), np.float32)
+        batches = pack(lengths.tolist(), self._affordable(batch_tokens, int(lengths.max(initial=0))))
+        for number, batch in enumerate(batches, start=1):
+            outputs = self._run([encodings[i] for i in batch], last=number == len(batches))
+            vectors[batch] = pool(outputs[HIDDEN], lengths[batch], mode)
+        return self._finite(vectors)
+
+    def check_open(self) -> None:
+        """Raises ClosedError once the model is closed."""
+        self._session.check_open()
+
+    def close(self) -> None:
+        """Gives memory back; runs in progress end with ClosedError. May be called twice."""
+        self._session.close()
+        self._encoder.cancel()
+
+    def _outputs(self, encodings: Sequence[Encoding], batch_tokens: int) -> Iterator[Outputs]:
+        for part in self._parts(encodings):
+            batches = pack([len(encoding) for encoding in part], batch_tokens)
+            done: list[Outputs] = [{} for _ in part]
+            for number, batch in enumerate(batches, start=1):
+                outputs = self._run([part[i] for i in batch], last=number == len(batches))
+                for name, array in outputs.items():
+                    per_token = self._encoder.is_per_token(name)
+                    for row, index in zip(array, batch, strict=True):
+                        done[index][name] = self._finite(row[: len(part[index])] if per_token else row)
+            yield from done
+
+    def _parts(self, encodings: Sequence[Encoding]) -> Iterator[Sequence[Encoding]]:
+        """Cuts many texts into parts whose outputs may wait in memory until all of a part are there."""
+        most = self._most_waiting_tokens()
+        start = tokens = 0
+        for index, encoding in enumerate(encodings):
+            tokens += len(encoding)
+            if tokens > most and index > start:
+                yield encodings[start:index]
+                start, tokens = index, len(encoding)
+        if start < len(encodings):
+            yield encodings[start:]
+
+    def _most_waiting_tokens(self) -> int:
+        return max(1, _WAITING_BYTES // max(1, self._encoder.output_bytes(), _WAITING_BYTES >> 20))
+
+    def _run(self, encodings: Sequence[Encoding], *, last: bool) -> Outputs:
+        # What batches of other lengths leave behind is of little use for the next, and would add up.
+        shrink = last or self._limit is not None
+        types = [encoding.type_ids for encoding in encodings] if self._encoder.takes_types else None
+        return self._encoder.run([encoding.ids for encoding in encodings], types, shrink=shrink)
+
+    def _finite(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        if not np.isfinite(values).all():
+            raise NumericError(f"{self._manifest.name} gave values that are not finite numbers")
+        return values
+
+    def _affordable(self, batch_tokens: int, longest: int, *, waiting: int = 0) -> int:
+        """The largest batch up to ``batch_tokens`` that fits into the memory limit."""
+        if self._limit is None:
+            return batch_tokens
+        needed = encoder_budget(self._manifest, batch_tokens=batch_tokens, longest=longest, waiting=waiting)
+        while batch_tokens > longest and needed.total > self._limit:
+            batch_tokens //= 2
+            needed = encoder_budget(self._manifest, batch_tokens=batch_tokens, longest=longest, waiting=waiting)
+        needed.check(self._limit)
+        return batch_tokens
