@@ -8,14 +8,13 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-import tokenizers
 from numpy.typing import NDArray
 
-from edgelm.errors import ModelError
 from edgelm.language_model import available_cores
 from edgelm.runtime.session import Session, Switch, Tensor
 from edgelm.text.sentences import split_sentences
 from edgelm.text.tokenizer import Tokenizer
+from edgelm.text_side import fitting_tokenizer
 from edgelm_tools.architectures.base import ModelFacts
 from edgelm_tools.checkpoint.base import TextAssets
 from edgelm_tools.graph import GraphBuilder
@@ -36,13 +35,9 @@ def encoder_inputs(
         folder: where the temporary graph may lie.
 
     Raises:
-        ModelError: the tokenizer has more tokens than the model.
+        ModelError: the tokenizer is broken, or another model's.
     """
-    tokenizer = Tokenizer(tokenizers.Tokenizer.from_buffer(assets.tokenizer))
-    if tokenizer.vocab_size > facts.vocab_size:
-        raise ModelError(
-            f"the tokenizer has ids up to {tokenizer.vocab_size - 1}, the embedding {facts.vocab_size} rows"
-        )
+    tokenizer = fitting_tokenizer(assets.tokenizer, facts.vocab_size, what="tokenizer.json", model=facts.architecture)
     # The spread of neighbouring columns is for rotated decoders.
     recorder = Recorder(hadamard_size=1)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:

@@ -15,6 +15,7 @@ from edgelm.bundle.manifest import MANIFEST_NAME, EmbeddingFile, FileEntry, Mani
 from edgelm.bundle.progress import NoProgress, Progress
 from edgelm.bundle.publish import publishing
 from edgelm.bundle.tokenizer_kind import tokenizer_kind
+from edgelm.text_side import fitting_tokenizer
 from edgelm_tools.architectures.base import Architecture, Done, ModelFacts
 from edgelm_tools.architectures.registry import understand
 from edgelm_tools.checkpoint import TextAssets, open_checkpoint
@@ -68,6 +69,7 @@ def export(
             checkpoint = AdaptedCheckpoint(checkpoint, adapter)
         model = understand(checkpoint)
         assets = _with_generation_settings(checkpoint.text_assets(), checkpoint.config, model.facts)
+        fitting_tokenizer(assets.tokenizer, model.facts.vocab_size, what="tokenizer.json", model=name)
         with publishing(target, force=force) as folder:
             used = model.prepared(chosen, assets, folder)
             write_graphs(folder, model, used, shown)

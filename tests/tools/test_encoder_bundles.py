@@ -100,6 +100,25 @@ def test_sentence_settings_reach_the_bundle(tmp_path: Path) -> None:
     assert manifest.tasks == ("feature-extraction", "sentence-similarity")
 
 
-def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="the tokenizer has ids up to"):
-        exported(tmp_path, CONFIG | {"vocab_size": 50}, "int8")
+def test_an_encoder_that_was_left_by_its_head_is_a_bare_one(tmp_path: Path) -> None:
+    """As in all-mpnet-base-v2, whose configuration names MPNetForMaskedLM."""
+    config = CONFIG | {"architectures": ["BertForMaskedLM"]}
+    folder = write_checkpoint(tmp_path / "checkpoint", CONFIG, **{"config.json": config, "modules.json": MODULES})
+    write_folder(folder / "1_Pooling", {"config.json": {"pooling_mode_mean_tokens": True}})
+    manifest = export(folder, tmp_path / "bundle", name="tiny", origin=Source("test:tiny"), scheme="int8")
+    assert manifest.tasks == ("feature-extraction", "sentence-similarity")
+
+
+@pytest.mark.parametrize("scheme", ["fp32", "int8"])
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path, scheme: str) -> None:
+    with pytest.raises(ModelError, match="tiny: the tokenizer has ids up to"):
+        exported(tmp_path, CONFIG | {"vocab_size": 50}, scheme)
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("scheme", ["fp32", "int8"])
+def test_a_broken_tokenizer_is_refused(tmp_path: Path, scheme: str) -> None:
+    write_checkpoint(tmp_path / "checkpoint", CONFIG, **{"tokenizer.json": b'{"version": "1.0", "model": {}}'})
+    with pytest.raises(ModelError, match=r"tokenizer.json: not a usable tokenizer"):
+        export(tmp_path / "checkpoint", tmp_path / "bundle", name="tiny", origin=Source("test:tiny"), scheme=scheme)
+    assert not (tmp_path / "bundle").exists()
