@@ -103,10 +103,12 @@ def test_sentence_settings_reach_the_bundle(tmp_path: Path) -> None:
 def test_an_encoder_that_was_left_by_its_head_is_a_bare_one(tmp_path: Path) -> None:
     """As in all-mpnet-base-v2, whose configuration names MPNetForMaskedLM."""
     config = CONFIG | {"architectures": ["BertForMaskedLM"]}
-    folder = write_checkpoint(tmp_path / "checkpoint", CONFIG, **{"config.json": config, "modules.json": MODULES})
+    settings = {"config.json": config, "modules.json": MODULES, "tokenizer_config.json": {"model_max_length": 17}}
+    folder = write_checkpoint(tmp_path / "checkpoint", CONFIG, **settings)
     write_folder(folder / "1_Pooling", {"config.json": {"pooling_mode_mean_tokens": True}})
     manifest = export(folder, tmp_path / "bundle", name="tiny", origin=Source("test:tiny"), scheme="int8")
     assert manifest.tasks == ("feature-extraction", "sentence-similarity")
+    assert manifest.context_length == 17
 
 
 @pytest.mark.parametrize("scheme", ["fp32", "int8"])

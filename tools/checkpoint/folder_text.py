@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from edgelm.bundle.layouts.text_files import model_max_length
 from edgelm.bundle.vocabulary.special_roles import named_special_tokens
 from edgelm.errors import ModelError
 from edgelm_tools.checkpoint.base import TextAssets
@@ -27,6 +28,8 @@ def read_text_assets(folder: Path) -> TextAssets:
     settings = _optional_json(folder / "tokenizer_config.json")
     vocabulary = _vocabulary(folder, settings, _special_tokens(folder, settings))
     pooling, max_length = read_sentence_settings(folder)
+    if pooling and max_length is None:  # newer releases of sentence-transformers leave it to the tokenizer
+        max_length = model_max_length(settings)
     return TextAssets(
         tokenizer=vocabulary.tokenizer,
         chat_template=_chat_template(folder, settings),

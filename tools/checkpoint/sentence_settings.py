@@ -6,10 +6,12 @@ from pathlib import Path
 
 from edgelm.bundle.layouts.sentence_transformers import (
     MODULES_NAME,
+    PROMPTS_NAME,
     SETTINGS_NAME,
     longest_text,
     module_paths,
     pooling_mode,
+    refuse_prompts,
 )
 from edgelm.bundle.manifest import Pooling
 from edgelm_tools.checkpoint.strict_json import MAX_JSON_BYTES, read_json_object, read_small_file
@@ -19,13 +21,15 @@ def read_sentence_settings(folder: Path) -> tuple[Pooling | None, int | None]:
     """(pooling, tokens of the longest text), each None where the folder says nothing of it.
 
     Raises:
-        UnsupportedModelError: modules behind the encoder that EdgeLM does not run; names one.
+        UnsupportedModelError: modules behind the encoder that EdgeLM does not run, or words before every text.
         ModelError: a file is missing or malformed.
     """
     settings = folder / SETTINGS_NAME
     longest = longest_text(read_json_object(settings)) if settings.is_file() else None
     if not (folder / MODULES_NAME).is_file():
         return None, longest
+    if (folder / PROMPTS_NAME).is_file():
+        refuse_prompts(read_json_object(folder / PROMPTS_NAME))
     paths = module_paths(read_small_file(folder / MODULES_NAME, MAX_JSON_BYTES))
     if "Pooling" not in paths:
         return None, longest

@@ -19,7 +19,13 @@ from edgelm.errors import ModelError, UnsupportedModelError
 MODULES_NAME = "modules.json"
 SETTINGS_NAME = "sentence_bert_config.json"
 _MAX_MODULES = 16
+PROMPTS_NAME = "config_sentence_transformers.json"
+# As newer releases name the modes, and as older ones have a flag for each.
 _MODES = {
+    "cls": "cls",
+    "mean": "mean",
+    "max": "max",
+    "lasttoken": "last",
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_max_tokens": "max",
@@ -42,6 +48,7 @@ class SentenceTransformersLayout:
         inside = any(map(is_graph, listing.graphs))
         found = found_in(listing, variant, folder=GRAPHS_FOLDER if inside else "")
         longest = longest_text(listing.optional_object(SETTINGS_NAME))
+        refuse_prompts(listing.optional_object(PROMPTS_NAME))
         return dataclasses.replace(found, pooling=_pooling(listing), max_length=longest)
 
 
@@ -96,11 +103,26 @@ def pooling_mode(settings: dict[str, Any], place: str) -> str:
     Raises:
         UnsupportedModelError: another way of pooling, or several at once.
     """
-    modes = [mode for name, mode in _MODES.items() if settings.get(name)]
-    others = [name for name, on in settings.items() if name.startswith("pooling_mode_") and on and name not in _MODES]
-    if len(modes) != 1 or others:
+    given = settings.get("pooling_mode")
+    flags = [name for name, on in settings.items() if name.startswith("pooling_mode_") and on]
+    named = given if isinstance(given, list) else flags if given is None else [given]
+    if len(named) == 1 and str(named[0]) in _MODES:
+        return _MODES[str(named[0])]
+    raise UnsupportedModelError(
+        f"{place}/{CONFIG_NAME}: pooling {', '.join(f'{name!s:.40}' for name in named) or 'of no kind'}; "
+        f"EdgeLM pools in one way at a time: {', '.join(dict.fromkeys(_MODES.values()))}"
+    )
+
+
+def refuse_prompts(settings: dict[str, Any]) -> None:
+    """Whether ``config_sentence_transformers.json`` asks for words before every text.
+
+    Raises:
+        UnsupportedModelError: it does.
+    """
+    name, prompts = settings.get("default_prompt_name"), settings.get("prompts")
+    prompt = prompts.get(name) if isinstance(prompts, dict) and isinstance(name, str) else None
+    if prompt:
         raise UnsupportedModelError(
-            f"{place}/{CONFIG_NAME}: pooling {', '.join([*modes, *others]) or 'of no kind'}; "
-            f"EdgeLM pools in one way at a time: {', '.join(_MODES.values())}"
+            f"{PROMPTS_NAME}: {prompt!r:.60} would stand before every text; EdgeLM adds no words"
         )
-    return modes[0]

@@ -54,7 +54,12 @@ def text_documents(listing: Listing) -> dict[str, bytes]:
 
 def longest_text(listing: Listing) -> int | None:
     """``model_max_length`` of the tokenizer, in tokens; None where it says nothing."""
-    value = listing.optional_object(SETTINGS_NAME).get("model_max_length")
+    return model_max_length(listing.optional_object(SETTINGS_NAME))
+
+
+def model_max_length(settings: Mapping[str, Any]) -> int | None:
+    """The same, of what ``tokenizer_config.json`` says."""
+    value = settings.get("model_max_length")
     whole = isinstance(value, int) and not isinstance(value, bool) and 0 < value < _NO_LIMIT
     return value if whole else None
 

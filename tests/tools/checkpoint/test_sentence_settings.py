@@ -36,6 +36,35 @@ def test_pooling_is_read(tmp_path: Path, name: str, mode: str, normalize: bool) 
     assert read_sentence_settings(folder) == (Pooling(mode, normalize), 128)
 
 
+@pytest.mark.parametrize(("given", "mode"), [("cls", "cls"), ("mean", "mean"), ("lasttoken", "last"), (["max"], "max")])
+def test_pooling_is_read_as_newer_releases_write_it(tmp_path: Path, given: Any, mode: str) -> None:
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"},
+        {
+            "idx": 1,
+            "name": "1",
+            "path": "1_Pooling",
+            "type": "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
+        },
+    ]
+    folder = folder_with(tmp_path / "model", modules, {"embedding_dimension": 8, "pooling_mode": given})
+    assert read_sentence_settings(folder) == (Pooling(mode, normalize=False), 128)
+
+
+def test_a_prompt_before_every_text_is_refused(tmp_path: Path) -> None:
+    folder = folder_with(
+        tmp_path / "model", [module("Transformer"), module("Pooling", "1_Pooling")], {"pooling_mode_cls_token": True}
+    )
+    prompts = {"query": "query: ", "document": ""}
+    for default in (None, "document", "other"):
+        settings = {"prompts": prompts, "default_prompt_name": default}
+        write_folder(folder, {"config_sentence_transformers.json": settings})
+        assert read_sentence_settings(folder)[0] == Pooling("cls", normalize=False)
+    write_folder(folder, {"config_sentence_transformers.json": {"prompts": prompts, "default_prompt_name": "query"}})
+    with pytest.raises(UnsupportedModelError, match="'query: ' would stand before every text"):
+        read_sentence_settings(folder)
+
+
 def test_a_plain_folder_says_nothing(tmp_path: Path) -> None:
     assert read_sentence_settings(tmp_path) == (None, None)
 
@@ -55,7 +84,17 @@ def test_other_modules_are_refused_by_name(tmp_path: Path) -> None:
         read_sentence_settings(folder)
 
 
-@pytest.mark.parametrize("settings", [{}, {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True},
+        {"pooling_mode_weightedmean_tokens": True},
+        {"pooling_mode": ["cls", "mean"]},
+        {"pooling_mode": "weightedmean"},
+        {"pooling_mode": 7},
+    ],
+)
 def test_no_and_several_ways_of_pooling_are_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
     folder = folder_with(tmp_path / "model", [module("Transformer"), module("Pooling", "1_Pooling")], settings)
     with pytest.raises(UnsupportedModelError, match="one way at a time"):
