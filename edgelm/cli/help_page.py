@@ -21,6 +21,9 @@ SUB_COMMANDS: dict[str, dict[str, str]] = {
         "similarity": "Compare texts by meaning.",
         "rerank": "Put passages in order of how well they answer a query.",
     },
+    "Understand a model": {
+        "attention": "Show what the layers of a model attend to.",
+    },
     "Manage models": {
         "pull": "Fetch a model and convert it.",
         "list": "List the models that are installed (alias: ls).",

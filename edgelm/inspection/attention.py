@@ -5,7 +5,6 @@ Of a language model the text is the prompt or source; the tokens of an answer ca
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,7 +20,7 @@ from edgelm.inspection.maps import Attention, AttentionMap, MapKind, check_numbe
 from edgelm.inspection.passes import InspectedGraph, Weights, decode, encode
 from edgelm.inspection.twin import AttentionKind
 from edgelm.language_model import LanguageModel
-from edgelm.runtime.memory import Budget, megabytes
+from edgelm.runtime.memory import Budget, budget, megabytes
 from edgelm.runtime.session import available_cores
 from edgelm.text.token_text import token_label
 
@@ -102,7 +101,7 @@ def _of_decoder(
         _check_layers(layers, [graph])
         view = _View("decoder", graph, "self")
         most = min(len(prompt) + new, model.context_length)
-        _check_memory(model, model.memory_budget(most), [(view, most, most)])
+        _check_memory(model, _budget(model, most), [(view, most, most)])
         answer, text = _answer(model, prompt, new, settings)
         ids = np.concatenate((prompt, answer))
         weights = decode(graph, ids)["self"]
@@ -120,7 +119,7 @@ def _of_encoder_decoder(
         views = _View("encoder", encoder, "self"), _View("decoder", decoder, "self"), _View("cross", decoder, "cross")
         sizes = (length, length), (most, most), (most, length)
         needs = [(view, *size) for view, size in zip(views, sizes, strict=True)]
-        _check_memory(model, model.memory_budget(max(length, most)), needs)
+        _check_memory(model, _budget(model, max(length, most)), needs)
         answer, text = _answer(model, source, new, settings)
         weights, handed = encode(encoder, source[None], np.ones((1, length), np.int64))
         labels = _labels(model, source)
@@ -211,21 +210,27 @@ def _check_layers(layers: Collection[int] | None, graphs: Sequence[InspectedGrap
         check_numbers("layer", layers, there)
 
 
+def _budget(model: LanguageModel, tokens: int) -> Budget:
+    """What a run of all tokens at once takes."""
+    return budget(model.bundle.manifest, tokens=tokens, prefill_chunk=tokens)
+
+
 def _check_memory(model: LanguageModel | EncoderModel, usual: Budget, sizes: Sequence[tuple[_View, int, int]]) -> None:
-    """Refuses what would not fit: beside the model and its run, the maps; and the graphs, loaded once more."""
-    items, maps = [], 0
+    """Refuses what would not fit beside the model: the maps, the graphs that are loaded once more, and their run."""
+    items, maps, layer = [], 0, 0
     for view, queries, keys in sizes:
-        counts = (len(view.layers), view.heads, queries, keys)
-        if all(counts):
-            maps += _FLOAT_BYTES * math.prod(counts)
-            layers, heads = counts[:2]
+        layers, heads = len(view.layers), view.heads
+        if layers and queries:
+            layer = max(layer, _FLOAT_BYTES * heads * queries * keys)
+            maps += layers * _FLOAT_BYTES * heads * queries * keys
             items.append(f"{view.kind} {layers} layers x {heads} heads x {queries} x {keys} tokens x 4 bytes")
     limit = model.runtime.max_memory
-    needed = maps if limit is None else maps + usual.total + usual.weights + usual.graph
+    # Scores are there twice while a layer's weights are made of them.
+    rest = 0 if limit is None else usual.total + usual.weights + usual.graph + 2 * layer
     most = MOST_BYTES if limit is None else limit
-    if needed > most:
-        rest = "" if limit is None else f", the model and its inspected graphs {megabytes(needed - maps)}"
+    if maps + rest > most:
+        others = f", the model and its inspected graphs {megabytes(rest)}" if rest else ""
         raise MemoryLimitError(
-            f"needs {megabytes(needed)}, the limit is {megabytes(most)}: attention maps {megabytes(maps)} "
-            f"({', '.join(items)}){rest}; choose fewer layers or a shorter text"
+            f"needs {megabytes(maps + rest)}, the limit is {megabytes(most)}: attention maps {megabytes(maps)} "
+            f"({', '.join(items)}){others}; choose fewer layers or a shorter text"
         )
