@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgelm.config import GenerationConfig, RuntimeConfig
     from edgelm.encoder_model import EncoderModel, load_encoder
     from edgelm.errors import EdgeLMError
+    from edgelm.inspection.attention import attention_maps
     from edgelm.language_model import LanguageModel, load
     from edgelm.results import Chunk, GenerationResult
     from edgelm.tasks.pipelines import pipeline
@@ -33,6 +34,7 @@ __all__ = [
     "RuntimeConfig",
     "TextStream",
     "__version__",
+    "attention_maps",
     "load",
     "load_encoder",
     "pipeline",
@@ -47,6 +49,7 @@ _HOMES = {
     "LanguageModel": "edgelm.language_model",
     "RuntimeConfig": "edgelm.config",
     "TextStream": "edgelm.text_stream",
+    "attention_maps": "edgelm.inspection.attention",
     "load": "edgelm.language_model",
     "load_encoder": "edgelm.encoder_model",
     "pipeline": "edgelm.tasks.pipelines",

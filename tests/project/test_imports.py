@@ -21,6 +21,7 @@ PUBLIC = [
     "RuntimeConfig",
     "TextStream",
     "__version__",
+    "attention_maps",
     "load",
     "load_encoder",
     "pipeline",
