@@ -59,6 +59,18 @@ class Matrix:
 
         return Matrix(sum(m.rows for m in matrices), matrices[0].columns, read)
 
+    def mapped(self, transform: Transform) -> Matrix:
+        """The matrix with each row changed by itself; it is never held whole once more.
+
+        transform: (some rows, columns) → the same shape.
+        """
+
+        def read() -> Iterator[Part]:
+            for part in self.float_parts():
+                yield transform(part)
+
+        return Matrix(self.rows, self.columns, read)
+
     def split(self, count: int) -> list[Matrix]:
         """The rows in ``count`` matrices of about the same size; each reads the whole anew and keeps its share."""
         bounds = [self.rows * i // count for i in range(count + 1)]

@@ -72,6 +72,14 @@ def test_a_matrix_is_read_when_it_is_written_and_anew_each_time() -> None:
     assert checkpoint.read == ["a", "a"]
 
 
+def test_a_mapped_matrix_changes_its_rows_as_they_are_read() -> None:
+    matrix = stack().mapped(lambda rows: 2 * rows)
+    assert (matrix.rows, matrix.columns) == (13, COLUMNS)
+    assert [len(part) for part in matrix.parts()] == [5, 7, 1]
+    np.testing.assert_array_equal(joined(matrix), 2 * WHOLE)
+    np.testing.assert_array_equal(np.concatenate([joined(piece) for piece in matrix.split(3)]), 2 * WHOLE)
+
+
 def test_a_transform_sees_floats_and_may_change_the_shape() -> None:
     matrix = Matrix.of(CHECKPOINT, "b", lambda rows: rows[:, :3].T.copy(), shape=(3, 7))
     assert (matrix.rows, matrix.columns) == (3, 7)

@@ -1,84 +1,41 @@
-"""The graph of the GPT family: one decoder step, from token ids and a KV cache to logits.
-
-The contract is that of ``llama.py``; models with learned positions also take ``position_ids int64 (B, S)``.
-"""
+"""The graph of the GPT family; its contract is that of ``decoder_graph.py``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from edgelm_tools.architectures.alibi import alibi_bias
+from edgelm_tools.architectures.decoder_graph import DecoderGraph
 from edgelm_tools.architectures.decoder_layers import (
     Norm,
     activated,
     cached_attention,
-    declare_lengths,
     give_logits,
     linear,
     take_rows,
 )
 from edgelm_tools.architectures.gpt_spec import GptSpec
 from edgelm_tools.architectures.gpt_weights import GptWeights, Sublayer
-from edgelm_tools.graph import GraphBuilder
-from edgelm_tools.quantize.scheme import Scheme
-
-_TABLES = "rope.cos", "rope.sin"
-
-
-def build_decoder(
-    g: GraphBuilder,
-    spec: GptSpec,
-    weights: GptWeights,
-    scheme: Scheme,
-    *,
-    done: Callable[[], None] = lambda: None,
-) -> None:
-    """Adds the whole step to the graph; weights are read and written layer by layer, and ``done`` told of each."""
-    _Decoder(g, spec, weights, scheme).build(done)
-
-
-def build_layer(g: GraphBuilder, spec: GptSpec, weights: GptWeights, scheme: Scheme, i: int) -> None:
-    """Adds one layer alone, as ``llama.build_layer`` does."""
-    shape = ("batch", "sequence", spec.hidden_size)
-    stream, update = g.input("stream", np.float32, shape), g.input("update", np.float32, shape)
-    declare_lengths(g)
-    decoder = _Decoder(g, spec, weights, scheme)
-    results = decoder.layer(i, stream, update, decoder.bias(stream), None)
-    for name, result in zip(("next_stream", "next_update"), results, strict=True):
-        g.node("Identity", [result], name=name, outputs=[g.output(name, np.float32, shape)])
 
 
 @dataclass(frozen=True, slots=True)
-class _Decoder:
-    g: GraphBuilder
+class GptGraph(DecoderGraph):
+    """A decoder of the GPT family."""
+
     spec: GptSpec
     weights: GptWeights
-    scheme: Scheme
 
-    def build(self, done: Callable[[], None]) -> None:
-        g, spec = self.g, self.spec
-        declare_lengths(g)
-        wanted = g.input("logit_index", np.int64, ("rows",))
-        stream, update, table = self._embedded()
-        bias = self.bias(stream)
-        for i in range(spec.layers):
-            stream, update = self.layer(i, stream, update, bias, wanted if i == spec.layers - 1 else None)
-            done()
-        _, x = self._norm.of_sum(stream, update, self.weights.final_norm(), "norm", "final")
-        self._logits(x, table)
+    @property
+    def _norm(self) -> Norm:
+        """Of a stream without a mean, LayerNorm is an RMS norm."""
+        return Norm(self.g, "rms" if self.weights.rotated else "layer", self.spec.norm_epsilon)
 
-    def bias(self, x: str) -> str:
-        """What attention adds to its scores for the tokens of x; empty where it adds nothing."""
+    def _bias(self, x: str) -> str:
         return alibi_bias(self.g, x, self.spec.heads) if self.spec.positions == "alibi" else ""
 
-    def layer(self, i: int, stream: str, update: str, bias: str, wanted: str | None) -> tuple[str, str]:
-        """Takes the residual stream and the update that is still to be added to it; returns the same of the next layer.
-
-        The last layer keeps only the ``wanted`` rows once attention has seen all of them.
-        """
+    def _layer(self, i: int, stream: str, update: str, bias: str, wanted: str | None) -> tuple[str, str]:
         g, name, width = self.g, f"layer{i}", self.spec.heads * self.weights.layout.padded_size
         stream, x = self._enter(i, "attention", stream, update)
         attended = self._attention(i, x, bias)
@@ -93,7 +50,6 @@ class _Decoder:
         return stream, self._mlp(i, x)
 
     def _embedded(self) -> tuple[str, str, str]:
-        """(residual stream, an update that is still to be added to it or empty, what a tied head shares)."""
         g, weights = self.g, self.weights
         stream, table = self.scheme.embedding(g, "embed", weights.embedding())
         norm = weights.embedding_norm()
@@ -123,19 +79,10 @@ class _Decoder:
             num_heads=self.spec.heads,
             kv_num_heads=self.spec.heads,
             head_size=self.weights.layout.padded_size,
-            tables=self._tables(),
+            tables=self._tables(self.spec.rope, "rope") if self.spec.rope else None,
             bias=bias,
             scale=self.spec.attention_scales[i],
         )
-
-    def _tables(self) -> tuple[str, str] | None:
-        """Cosines and sines for the whole context."""
-        rope = self.spec.rope
-        if rope is not None and not self.g.has(_TABLES[0]):
-            tables = rope.tables(self.spec.context_length, width=self.weights.layout.padded_pairs)
-            for name, table in zip(_TABLES, tables, strict=True):
-                self.g.constant(name, table, np.float32)
-        return _TABLES if rope is not None else None
 
     def _mlp(self, i: int, x: str) -> str:
         g, name = self.g, f"layer{i}"
@@ -152,8 +99,3 @@ class _Decoder:
         if bias is not None:
             logits = g.node("Add", [logits, g.constant("head.bias", bias, np.float32)], name="head.biased")
         give_logits(g, logits, spec.vocab_size)
-
-    @property
-    def _norm(self) -> Norm:
-        """Of a stream without a mean, LayerNorm is an RMS norm."""
-        return Norm(self.g, "rms" if self.weights.rotated else "layer", self.spec.norm_epsilon)

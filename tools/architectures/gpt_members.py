@@ -10,14 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgelm.bundle.manifest import MAX_CONTEXT, MAX_HEAD_SIZE, MAX_HEADS, MAX_LAYERS, MAX_VOCAB
+from edgelm.bundle.manifest import MAX_CONTEXT, MAX_HEADS, MAX_HIDDEN, MAX_LAYERS, MAX_VOCAB
 from edgelm.errors import UnsupportedModelError
 from edgelm_tools.architectures.config_fields import ConfigFields
 from edgelm_tools.architectures.decoder_layers import ACTIVATIONS, Activation
-from edgelm_tools.architectures.rope import make_rope
-
-MAX_WIDTH = 1 << 20
-Settings = dict[str, Any]
+from edgelm_tools.architectures.decoder_spec import Settings, divided_head_size
+from edgelm_tools.architectures.rope import make_rope, rope_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,24 +39,23 @@ class Member:
 
 def common_settings(c: ConfigFields, member: Member) -> Settings:
     """The settings that all members read in the same way."""
-    hidden = c.integer(member.name(c, "hidden_size"), most=MAX_WIDTH)
+    hidden = c.integer(member.name(c, "hidden_size"), most=MAX_HIDDEN)
     heads = c.integer(member.name(c, "num_attention_heads"), most=MAX_HEADS)
     layers = c.integer(member.name(c, "num_hidden_layers"), most=MAX_LAYERS)
-    if hidden % heads or hidden // heads > MAX_HEAD_SIZE:
-        rule = f"of {hidden} makes no {heads} heads of 1 to {MAX_HEAD_SIZE} values each"
-        raise c.fault(member.name(c, "hidden_size"), rule)
+    head_size = divided_head_size(c, member.name(c, "hidden_size"), hidden, heads)
     return {
         "hidden_size": hidden,
         "embedding_size": hidden,
         "intermediate_size": 4 * hidden,
         "layers": layers,
         "heads": heads,
-        "head_size": hidden // heads,
+        "kv_heads": heads,
+        "head_size": head_size,
         "vocab_size": c.integer("vocab_size", most=MAX_VOCAB),
         "context_length": c.integer(member.name(c, "max_position_embeddings"), most=MAX_CONTEXT),
         "norm_epsilon": 1e-5,
         "tied_embeddings": c.flag("tie_word_embeddings", default=True),
-        "attention_scales": (1 / math.sqrt(hidden // heads),) * layers,
+        "attention_scales": (1 / math.sqrt(head_size),) * layers,
     }
 
 
@@ -68,7 +65,7 @@ def _gpt2(c: ConfigFields, common: Settings) -> Settings:
     scales = common["attention_scales"] if c.flag("scale_attn_weights") else (1.0,) * common["layers"]
     if c.flag("scale_attn_by_inverse_layer_idx"):
         scales = tuple(scale / (i + 1) for i, scale in enumerate(scales))
-    inner = c.integer("n_inner", most=MAX_WIDTH) if c.has("n_inner") else common["intermediate_size"]
+    inner = c.integer("n_inner", most=MAX_HIDDEN) if c.has("n_inner") else common["intermediate_size"]
     return {
         "intermediate_size": inner,
         "norm_epsilon": c.real("layer_norm_epsilon"),
@@ -80,16 +77,15 @@ def _gpt2(c: ConfigFields, common: Settings) -> Settings:
 
 def _gpt_neox(c: ConfigFields, common: Settings) -> Settings:
     context = common["context_length"]
-    # Newer configurations keep all of the rotary embedding together.
-    parameters = c.object("rope_parameters")
-    base = ConfigFields(parameters, what=f"{c.what}: rope_parameters").real(
-        "rope_theta", c.real("rotary_emb_base", above=1), above=1
+    usual = {"partial_rotary_factor": c.real("rotary_pct"), "max_position_embeddings": context}
+    rope = make_rope(
+        ConfigFields(usual, what=c.what),
+        head_size=common["head_size"],
+        base=c.real("rotary_emb_base", above=1),
+        scaling=rope_settings(c),
     )
-    share = {"partial_rotary_factor": c.real("rotary_pct"), "max_position_embeddings": context}
-    scaling = c.object("rope_scaling") or parameters
-    rope = make_rope(ConfigFields(share, what=c.what), head_size=common["head_size"], base=base, scaling=scaling)
     return {
-        "intermediate_size": c.integer("intermediate_size", most=MAX_WIDTH),
+        "intermediate_size": c.integer("intermediate_size", most=MAX_HIDDEN),
         "norm_epsilon": c.real("layer_norm_eps"),
         "activation": _activation(c, "hidden_act"),
         "residual": "parallel" if c.flag("use_parallel_residual") else "pre",
@@ -104,8 +100,8 @@ def _opt(c: ConfigFields, common: Settings) -> Settings:
     before = c.flag("do_layer_norm_before")
     projected = c.has("word_embed_proj_dim")
     return {
-        "embedding_size": c.integer("word_embed_proj_dim", most=MAX_WIDTH) if projected else common["hidden_size"],
-        "intermediate_size": c.integer("ffn_dim", most=MAX_WIDTH),
+        "embedding_size": c.integer("word_embed_proj_dim", most=MAX_HIDDEN) if projected else common["hidden_size"],
+        "intermediate_size": c.integer("ffn_dim", most=MAX_HIDDEN),
         "activation": _activation(c, "activation_function"),
         "residual": "pre" if before else "post",
         # Without norms before the sublayers, the stream is normed already after the last one.

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from edgelm.errors import UnsupportedModelError
 from edgelm_tools.architectures.config_fields import ConfigFields
-from edgelm_tools.architectures.decoder_layers import Activation
+from edgelm_tools.architectures.decoder_spec import DecoderSpec, member_named, special_tokens
 from edgelm_tools.architectures.gpt_members import MEMBERS, common_settings
 from edgelm_tools.architectures.rope import Rope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GptSpec:
+class GptSpec(DecoderSpec):
     """A decoder of the GPT family.
 
     Attributes:
-        embedding_size: width of the token embeddings; where it is not the hidden size, projections lie between.
         residual: what the sublayers read and add to: ``pre`` (they read the normed stream), ``parallel`` (the same,
             attention and MLP side by side, each with a norm of its own), ``post`` (the stream itself is normed after
             each addition), ``normed`` (the stream is normed before each sublayer, and the norm goes on as the stream).
@@ -34,18 +32,7 @@ class GptSpec:
         rope: the rotary embedding of ``rotary`` positions.
     """
 
-    model_type: str
-    hidden_size: int
-    embedding_size: int
-    intermediate_size: int
-    layers: int
-    heads: int
-    head_size: int
-    vocab_size: int
-    context_length: int
-    norm_epsilon: float
-    activation: Activation
-    tied_embeddings: bool
+    gated: ClassVar[bool] = False
     residual: Literal["pre", "parallel", "post", "normed"] = "pre"
     embedding_norm: bool = False
     final_norm: bool = True
@@ -58,8 +45,23 @@ class GptSpec:
 
     @property
     def projects_embeddings(self) -> bool:
-        """Whether token embeddings have another width than the stream."""
+        """Whether token embeddings have another width than the stream; projections then lie between."""
         return self.embedding_size != self.hidden_size
+
+    @property
+    def attention(self) -> str:
+        """See ``DecoderSpec``."""
+        return "biased scores" if self.positions == "alibi" else "blocks"
+
+    @property
+    def rotated_pairs(self) -> int:
+        """See ``DecoderSpec``."""
+        return len(self.rope.frequencies) if self.rope else 0
+
+    @property
+    def can_rotate(self) -> bool:
+        """What reads the stream must be norms, and be all that reads it."""
+        return self.residual in ("pre", "parallel") and self.final_norm and not self.projects_embeddings
 
 
 def gpt_spec(config: Mapping[str, Any]) -> GptSpec:
@@ -70,12 +72,8 @@ def gpt_spec(config: Mapping[str, Any]) -> GptSpec:
             names it.
         ModelError: a setting is of the wrong type or out of range.
     """
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str) or model_type not in MEMBERS:
-        raise UnsupportedModelError(
-            f"model type {model_type!r:.80} is not built natively; of this family are: {', '.join(MEMBERS)}"
-        )
-    member = MEMBERS[model_type]
+    model_type, member = member_named(config, MEMBERS)
     fields = ConfigFields(config, member.defaults, what="config.json")
     common = common_settings(fields, member)
-    return GptSpec(model_type=model_type, **(common | member.settings(fields, common)))
+    tokens = special_tokens(config, member.defaults, common["vocab_size"])
+    return GptSpec(model_type=model_type, special_tokens=tokens, **(common | member.settings(fields, common)))

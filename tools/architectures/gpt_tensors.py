@@ -1,20 +1,16 @@
-"""The tensors of a GPT-family checkpoint: what they are called, and that they are those its configuration describes.
-
-A tensor that the graph would not read is an error: it belongs to a part that would be left out of the computation.
-"""
+"""The tensors of a GPT-family checkpoint: what they are called, and their shapes by its configuration."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from edgelm.errors import ModelError, UnsupportedModelError
+from edgelm_tools.architectures.decoder_weights import Shape, check_names_and_shapes
 from edgelm_tools.architectures.gpt_spec import GptSpec
 from edgelm_tools.checkpoint.base import Checkpoint
 
 PROJECT_IN, PROJECT_OUT = "project_in", "project_out"
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +46,13 @@ class Names:
     computed: tuple[str, ...] = ()
 
 
+# GPT-NeoX and BLOOM were both trained with Megatron.
+_MEGATRON: dict[str, Any] = {
+    "norms": {"attention": "input_layernorm", "mlp": "post_attention_layernorm"},
+    "interleaved": True,
+    "up": "mlp.dense_h_to_4h",
+    "down": "mlp.dense_4h_to_h",
+}
 NAMES: dict[str, Names] = {
     "gpt2": Names(
         roots=("transformer.", ""),
@@ -70,13 +73,10 @@ NAMES: dict[str, Names] = {
         embedding="embed_in",
         head="embed_out",
         layer="layers",
-        norms={"attention": "input_layernorm", "mlp": "post_attention_layernorm"},
         final_norm="final_layer_norm",
         qkv=("attention.query_key_value",),
-        interleaved=True,
         output="attention.dense",
-        up="mlp.dense_h_to_4h",
-        down="mlp.dense_4h_to_h",
+        **_MEGATRON,
         computed=(".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq"),
     ),
     "opt": Names(
@@ -97,13 +97,10 @@ NAMES: dict[str, Names] = {
         embedding="word_embeddings",
         embedding_norm="word_embeddings_layernorm",
         layer="h",
-        norms={"attention": "input_layernorm", "mlp": "post_attention_layernorm"},
         final_norm="ln_f",
         qkv=("self_attention.query_key_value",),
-        interleaved=True,
         output="self_attention.dense",
-        up="mlp.dense_h_to_4h",
-        down="mlp.dense_4h_to_h",
+        **_MEGATRON,
     ),
 }
 
@@ -115,24 +112,12 @@ def root_of(checkpoint: Checkpoint, names: Names) -> str:
 
 
 def check_tensors(checkpoint: Checkpoint, spec: GptSpec, names: Names, root: str) -> None:
-    """Checks that every tensor of the model is there, in its shape, and that there is no other.
-
-    Raises:
-        ModelError: a tensor is missing or of another shape; names it.
-        UnsupportedModelError: a tensor has no place in such a model; names it.
-    """
-    stored = frozenset(checkpoint.names())
+    """See ``decoder_weights.check_names_and_shapes``."""
+    needed = {f"{root}{name}": shape for name, shape in _needed(spec, names)}
     head = {f"{names.head}.weight": (spec.vocab_size, spec.embedding_size)}
     optional = head if spec.tied_embeddings else {}
-    needed = {f"{root}{name}": shape for name, shape in _needed(spec, names)} | ({} if optional else head)
-    for name, shape in (needed | {name: optional[name] for name in optional if name in stored}).items():
-        if name not in stored:
-            raise ModelError(f"the checkpoint has no tensor {name!r}")
-        if checkpoint.shape(name) != shape:
-            raise ModelError(f"tensor {name!r} has shape {checkpoint.shape(name)}; by config.json it is {shape}")
-    for name in sorted(stored - needed.keys() - optional.keys()):
-        if not name.endswith(names.computed):
-            raise UnsupportedModelError(f"tensor {name!r:.120} is not one that this {spec.model_type} has")
+    needed |= {} if spec.tied_embeddings else head
+    check_names_and_shapes(checkpoint, needed, optional, computed=names.computed, model_type=spec.model_type)
 
 
 def _needed(spec: GptSpec, names: Names) -> Iterator[tuple[str, Shape]]:

@@ -7,8 +7,7 @@ the matrices behind it (SliceGPT, arXiv 2401.15024).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -16,30 +15,18 @@ from typing import Literal
 import numpy as np
 
 from edgelm_tools.architectures.decoder_layers import Floats, Linear, NormWeights
+from edgelm_tools.architectures.decoder_weights import STREAM_SEED, DecoderWeights
 from edgelm_tools.architectures.gpt_spec import GptSpec
 from edgelm_tools.architectures.gpt_tensors import NAMES, PROJECT_IN, PROJECT_OUT, Names, check_tensors, root_of
-from edgelm_tools.architectures.head_layout import HeadLayout, layout_of_heads
-from edgelm_tools.checkpoint.base import Checkpoint
 from edgelm_tools.matrix import Matrix, read_tensor
 from edgelm_tools.quantize.rotation import rotation_matrix
 
 Sublayer = Literal["attention", "mlp"]
 Arrange = Callable[[Floats], Floats]
-STREAM_SEED, HEAD_SEED = 3, 2
-
-
-def can_rotate(spec: GptSpec) -> bool:
-    """Whether the residual stream may be rotated: what reads it must be norms, and be all that reads it."""
-    return spec.residual in ("pre", "parallel") and spec.final_norm and not spec.projects_embeddings
-
-
-def heads_of(spec: GptSpec) -> HeadLayout:
-    """How the heads of the model stand in those of the graph and its KV cache."""
-    return layout_of_heads(spec.head_size, len(spec.rope.frequencies) if spec.rope else 0)
 
 
 @dataclass(frozen=True)
-class GptWeights:
+class GptWeights(DecoderWeights):
     """Reads the checkpoint's tensors, one at a time, as matrices and vectors of the graph.
 
     Raises:
@@ -47,31 +34,15 @@ class GptWeights:
         UnsupportedModelError: the checkpoint has a tensor that such a model does not; names it.
     """
 
-    checkpoint: Checkpoint
     spec: GptSpec
-    rotated: bool = False
 
     def __post_init__(self) -> None:
         check_tensors(self.checkpoint, self.spec, self._names, self._root)
 
-    @cached_property
-    def layout(self) -> HeadLayout:
-        """How the heads of the model stand in those of the graph."""
-        return heads_of(self.spec)
-
-    def parameters(self) -> int:
-        """How many values the checkpoint has."""
-        return sum(math.prod(self.checkpoint.shape(name)) for name in self.checkpoint.names())
-
-    @cached_property
-    def head_is_embedding(self) -> bool:
-        """Whether one table serves as embedding and output head in the graph."""
-        return self.spec.tied_embeddings and not self.rotated
-
     def embedding(self) -> Matrix:
         """(vocabulary, embedding size); normed already where the model norms it and the stream is rotated."""
-        table = Matrix.of(self.checkpoint, self._stored(self._names.embedding))
-        return _each_part(table, self._entering) if self.rotated else table
+        table = Matrix.of(self.checkpoint, self._outside(self._names.embedding))
+        return table.mapped(self._entering) if self.rotated else table
 
     def embedding_norm(self) -> NormWeights | None:
         """The norm of the embeddings, where it is left to the graph."""
@@ -79,27 +50,27 @@ class GptWeights:
 
     def positions(self) -> Matrix:
         """(context length, hidden): what is added to the embeddings."""
-        name, first = self._stored(self._names.positions), self._names.position_offset
+        name, first = self._outside(self._names.positions), self._names.position_offset
         shape = (self.spec.context_length, self.spec.hidden_size)
         return Matrix.of(self.checkpoint, name, lambda rows: self._into_basis(rows[first:]), shape=shape)
 
     def project_in(self) -> Matrix:
         """(hidden, embedding size)."""
-        return Matrix.of(self.checkpoint, self._stored(PROJECT_IN))
+        return Matrix.of(self.checkpoint, self._outside(PROJECT_IN))
 
     def project_out(self) -> Matrix:
         """(embedding size, hidden)."""
-        return Matrix.of(self.checkpoint, self._stored(PROJECT_OUT))
+        return Matrix.of(self.checkpoint, self._outside(PROJECT_OUT))
 
     def head(self) -> Linear:
         """(vocabulary, embedding size); a bias only where the final norm is folded in."""
         names, tied = self._names, self.spec.tied_embeddings
-        table = Matrix.of(self.checkpoint, self._stored(names.embedding) if tied else f"{names.head}.weight")
+        table = Matrix.of(self.checkpoint, self._outside(names.embedding) if tied else f"{names.head}.weight")
         if not self.rotated:
             return table, None
         _, shift = self._norm(names.final_norm)
         bias = np.concatenate([rows @ shift for rows in table.float_parts()])
-        return _each_part(table, lambda rows: self._fold(rows, names.final_norm)), bias
+        return table.mapped(lambda rows: self._fold(rows, names.final_norm)), bias
 
     def qkv(self, i: int) -> Linear:
         """Queries, keys and values in one: (3 · heads · padded head size, hidden)."""
@@ -112,7 +83,7 @@ class GptWeights:
 
         def arranged(columns: Floats) -> Floats:
             if self.rotated:
-                columns = self._rotated_heads(columns)
+                columns = self._rotated_heads(columns, self.spec.heads)
             return self.layout.widen(columns, self.spec.heads)
 
         columns = self.spec.heads * self.layout.padded_size
@@ -156,10 +127,6 @@ class GptWeights:
         size = self.spec.hidden_size
         return ((np.eye(size) - 1 / size) @ rotation_matrix(size, STREAM_SEED)).astype(np.float32)
 
-    @cached_property
-    def _head_rotation(self) -> Floats:
-        return rotation_matrix(self.spec.head_size, HEAD_SEED).astype(np.float32)
-
     def _heads(self, i: int, kind: int) -> Linear:
         """Queries, keys or values alone: 0, 1 or 2."""
         spec, names = self.spec, self._names
@@ -172,7 +139,7 @@ class GptWeights:
                 rows = (by_kind[:, kind] if names.interleaved else by_kind[kind]).reshape(spec.hidden_size, -1)
             if kind < 2:
                 return self.layout.widen_rotary(rows, spec.heads)
-            return self.layout.widen(self._rotated_heads(rows) if self.rotated else rows, spec.heads)
+            return self.layout.widen(self._rotated_heads(rows, spec.heads) if self.rotated else rows, spec.heads)
 
         name = names.qkv[0 if shared else kind]
         size = spec.heads * self.layout.padded_size
@@ -225,11 +192,6 @@ class GptWeights:
         scaled: Floats = weight * self._norm(norm)[0]
         return scaled @ self._basis
 
-    def _rotated_heads(self, rows: Floats) -> Floats:
-        by_head = rows.reshape(self.spec.heads, self.spec.head_size, -1)
-        rotated: Floats = self._head_rotation.T @ by_head
-        return rotated.reshape(rows.shape)
-
     def _norm_in_graph(self, name: str) -> NormWeights:
         return (np.ones(self.spec.hidden_size, np.float32), None) if self.rotated else self._norm(name)
 
@@ -246,18 +208,9 @@ class GptWeights:
     def _in_layer(self, i: int, part: str) -> str:
         return f"{self._root}{self._names.layer}.{i}.{part}"
 
-    def _stored(self, name: str) -> str:
+    def _outside(self, name: str) -> str:
+        """The weight of a part that no layer has."""
         return f"{self._root}{name}.weight"
-
-
-def _each_part(matrix: Matrix, transform: Arrange) -> Matrix:
-    """A matrix whose rows are changed one by one: it is not held whole once more."""
-
-    def read() -> Iterator[Floats]:
-        for part in matrix.float_parts():
-            yield transform(part)
-
-    return Matrix(matrix.rows, matrix.columns, read)
 
 
 def _as_they_are(rows: Floats) -> Floats:

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm_tools.architectures.llama_spec import DecoderSpec
-
 _MULTIPLE = 8
 _ROTARY_MULTIPLE = 16
 
@@ -48,12 +46,6 @@ class HeadLayout:
         widened = np.zeros((heads, self.padded_size, rows.shape[1]), np.float32)
         widened[:, places] = rows.reshape(heads, self.size, -1)
         return widened.reshape(heads * self.padded_size, -1)
-
-
-def head_layout(spec: DecoderSpec) -> HeadLayout:
-    """The narrowest layout that attention takes; all layers share it, also those without positions."""
-    pairs = max((len(rope.frequencies) for rope in spec.ropes if rope), default=0)
-    return layout_of_heads(spec.head_size, pairs)
 
 
 def layout_of_heads(size: int, pairs: int = 0) -> HeadLayout:

@@ -1,94 +1,50 @@
-"""The graph of the LLaMA family: one decoder step, from token ids and a KV cache to logits.
-
-Contract (inputs → outputs), with B rows, S new tokens, T slots of cache, R wanted logits:
-    input_ids int64 (B, S) or inputs_embeds float32 (B, S, hidden),
-    seqlens_k int32 (B) = valid tokens − 1, total_sequence_length int32 (),
-    logit_index int64 (R) into the B·S new tokens, past_key_values.{i}.key|value float32 (B, kv_heads, T, head_size)
-    → logits float32 (R, vocab), present.{i}.key|value, to be bound to the same buffers as the past.
-
-Attention is ONNX Runtime's GroupQueryAttention, which applies rotary embeddings and writes keys and values in place.
-"""
+"""The graph of the LLaMA family; its contract is that of ``decoder_graph.py``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgelm_tools.architectures.decoder_graph import DecoderGraph
 from edgelm_tools.architectures.decoder_layers import (
     Norm,
     activated,
     cached_attention,
-    declare_lengths,
     give_logits,
     linear,
     scaled,
     take_rows,
 )
-from edgelm_tools.architectures.llama_spec import DecoderSpec
+from edgelm_tools.architectures.llama_spec import LlamaSpec
 from edgelm_tools.architectures.llama_weights import LlamaWeights
 from edgelm_tools.architectures.rope import Rope
-from edgelm_tools.graph import GraphBuilder
 from edgelm_tools.matrix import Matrix
-from edgelm_tools.quantize.schemes import Rows, Scheme
+from edgelm_tools.quantize.scheme import Rows
 
 QUERY_AND_KEY: tuple[Literal["q", "k"], ...] = ("q", "k")
 
 
-def build_decoder(
-    g: GraphBuilder,
-    spec: DecoderSpec,
-    weights: LlamaWeights,
-    scheme: Scheme,
-    *,
-    done: Callable[[], None] = lambda: None,
-) -> None:
-    """Adds the whole step to the graph; weights are read and written layer by layer, and ``done`` told of each."""
-    _Decoder(g, spec, weights, scheme).build(done)
-
-
-def build_layer(g: GraphBuilder, spec: DecoderSpec, weights: LlamaWeights, scheme: Scheme, i: int) -> None:
-    """Adds one layer alone: stream, update (batch, sequence, hidden) → next_stream, next_update.
-
-    The residual stream is the sum of the two; what a sublayer adds is kept apart until the next norm.
-    """
-    shape = ("batch", "sequence", spec.hidden_size)
-    stream, update = g.input("stream", np.float32, shape), g.input("update", np.float32, shape)
-    declare_lengths(g)
-    results = _Decoder(g, spec, weights, scheme)._layer(i, stream, update, None)
-    for name, result in zip(("next_stream", "next_update"), results, strict=True):
-        g.node("Identity", [result], name=name, outputs=[g.output(name, np.float32, shape)])
-
-
 @dataclass(frozen=True, slots=True)
-class _Decoder:
-    g: GraphBuilder
-    spec: DecoderSpec
+class LlamaGraph(DecoderGraph):
+    """A decoder of the LLaMA family."""
+
+    spec: LlamaSpec
     weights: LlamaWeights
-    scheme: Scheme
 
-    def build(self, done: Callable[[], None]) -> None:
-        g, spec = self.g, self.spec
-        declare_lengths(g)
-        wanted = g.input("logit_index", np.int64, ("rows",))
-        stream, table = self.scheme.embedding(g, "embed", self.weights.embedding())
-        if spec.embedding_scale != 1:
-            stream = scaled(g, stream, spec.embedding_scale, "embed.scaled")
-        update = ""
-        for i in range(spec.layers):
-            stream, update = self._layer(i, stream, update, wanted if i == spec.layers - 1 else None)
-            done()
-        _, x = self._norm.of_sum(stream, update, self.weights.norm("final"), "norm", "final")
-        self._logits(x, table)
+    @property
+    def _norm(self) -> Norm:
+        return Norm(self.g, self.spec.norm, self.spec.norm_epsilon)
 
-    def _layer(self, i: int, stream: str, update: str, wanted: str | None) -> tuple[str, str]:
-        """Takes the residual stream and the update that is still to be added to it; returns the same of the next layer.
+    def _embedded(self) -> tuple[str, str, str]:
+        stream, table = self.scheme.embedding(self.g, "embed", self.weights.embedding())
+        if self.spec.embedding_scale != 1:
+            stream = scaled(self.g, stream, self.spec.embedding_scale, "embed.scaled")
+        return stream, "", table
 
-        The last layer keeps only the ``wanted`` rows once attention has seen all of them.
-        """
+    def _layer(self, i: int, stream: str, update: str, bias: str, wanted: str | None) -> tuple[str, str]:
         name = f"layer{i}"
         stream, x = self._enter(i, stream, update, "attention")
         attended = self._attention(i, x)
@@ -136,11 +92,16 @@ class _Decoder:
             num_heads=spec.heads,
             kv_num_heads=spec.kv_heads,
             head_size=size,
-            tables=self._tables(rope) if rope else None,
+            tables=self._tables(rope, f"rope{self._ropes.index(rope)}") if rope else None,
             scale=spec.attention_scale,
             softcap=spec.attention_softcap or None,
             local_window_size=spec.windows[i],
         )
+
+    @property
+    def _ropes(self) -> list[Rope]:
+        """The rotary embeddings that differ."""
+        return list(dict.fromkeys(rope for rope in self.spec.ropes if rope))
 
     def _normed_heads(self, i: int, packed: str) -> list[str]:
         """Queries, keys and values apart; a norm of each head stands in the graph, as attention has none on a CPU."""
@@ -165,16 +126,6 @@ class _Decoder:
         sizes = self.g.constant("shape_" + "_".join(map(str, shape)), shape, np.int64)
         return self.g.node("Reshape", [x, sizes], name=name)
 
-    def _tables(self, rope: Rope) -> tuple[str, str]:
-        """Cosines and sines for the whole context; layers with the same rotary embedding share them."""
-        number = sorted({r for r in self.spec.ropes if r}, key=self.spec.ropes.index).index(rope)
-        names = f"rope{number}.cos", f"rope{number}.sin"
-        if not self.g.has(names[0]):
-            tables = rope.tables(self.spec.context_length, width=self.weights.layout.padded_pairs)
-            for name, table in zip(names, tables, strict=True):
-                self.g.constant(name, table, np.float32)
-        return names
-
     def _mlp(self, i: int, x: str) -> str:
         name, weights = f"layer{i}", self.weights
         gate = self._linear(x, f"{name}.gate", weights.gate(i), weights.mlp_bias(i, "gate_proj"), self._entering)
@@ -196,7 +147,3 @@ class _Decoder:
             small = scaled(g, logits, 1 / spec.logit_softcap, "logits.small")
             logits = scaled(g, g.node("Tanh", [small], name="logits.tanh"), spec.logit_softcap, "logits.capped")
         give_logits(g, logits, spec.vocab_size)
-
-    @property
-    def _norm(self) -> Norm:
-        return Norm(self.g, self.spec.norm, self.spec.norm_epsilon)

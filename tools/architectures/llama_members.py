@@ -10,22 +10,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgelm.bundle.manifest import MAX_CONTEXT, MAX_HEAD_SIZE, MAX_HEADS, MAX_LAYERS, MAX_VOCAB
+from edgelm.bundle.manifest import MAX_CONTEXT, MAX_HEAD_SIZE, MAX_HEADS, MAX_HIDDEN, MAX_LAYERS, MAX_VOCAB
 from edgelm.errors import UnsupportedModelError
 from edgelm_tools.architectures.config_fields import ConfigFields
-from edgelm_tools.architectures.rope import Rope, make_rope
+from edgelm_tools.architectures.decoder_layers import ACTIVATIONS
+from edgelm_tools.architectures.decoder_spec import Settings, divided_head_size
+from edgelm_tools.architectures.rope import Rope, make_rope, rope_settings
 
-MAX_WIDTH = 1 << 20
-_ACTIVATIONS = {
-    "silu": "silu",
-    "swish": "silu",
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-}
 _SLIDING, _FULL = "sliding_attention", "full_attention"
 _QKV, _MLP = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj", "down_proj")
-Settings = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +43,11 @@ def common_settings(c: ConfigFields, member: Member) -> Settings:
     if heads % kv_heads:
         raise c.fault("num_key_value_heads", f"must divide the {heads} attention heads, not be {kv_heads}")
     layers, head_size = c.integer("num_hidden_layers", most=MAX_LAYERS), _head_size(c)
+    hidden = c.integer("hidden_size", most=MAX_HIDDEN)
     return {
-        "hidden_size": c.integer("hidden_size", most=MAX_WIDTH),
-        "intermediate_size": c.integer("intermediate_size", most=MAX_WIDTH),
+        "hidden_size": hidden,
+        "embedding_size": hidden,
+        "intermediate_size": c.integer("intermediate_size", most=MAX_HIDDEN),
         "layers": layers,
         "heads": heads,
         "kv_heads": kv_heads,
@@ -60,7 +55,7 @@ def common_settings(c: ConfigFields, member: Member) -> Settings:
         "vocab_size": c.integer("vocab_size", most=MAX_VOCAB),
         "context_length": c.integer("max_position_embeddings", most=MAX_CONTEXT),
         "norm_epsilon": c.real("rms_norm_eps", 1e-6),
-        "activation": _ACTIVATIONS[c.choice(member.activation, _ACTIVATIONS)],
+        "activation": ACTIVATIONS[c.choice(member.activation, ACTIVATIONS)],
         "tied_embeddings": c.flag("tie_word_embeddings"),
         "windows": (None,) * layers,
         "attention_scale": 1 / math.sqrt(head_size),
@@ -69,24 +64,17 @@ def common_settings(c: ConfigFields, member: Member) -> Settings:
 
 def plain_rope(c: ConfigFields) -> Rope:
     """The rotary embedding of a model that has one for all layers."""
-    # Newer configurations keep base and scaling together in rope_parameters.
-    parameters = c.object("rope_parameters")
-    return _rope(c, c.object("rope_scaling") or parameters, parameters.get("rope_theta"))
+    return _rope(c, rope_settings(c))
 
 
-def _rope(c: ConfigFields, scaling: Mapping[str, Any], base: Any = None) -> Rope:
-    given = ConfigFields({"rope_theta": base}, what=c.what)
-    theta = given.real("rope_theta", c.real("rope_theta", 10_000.0, above=1), above=1)
-    return make_rope(c, head_size=_head_size(c), base=theta, scaling=scaling)
+def _rope(c: ConfigFields, scaling: Mapping[str, Any], base: str = "rope_theta") -> Rope:
+    return make_rope(c, head_size=_head_size(c), base=c.real(base, 10_000.0, above=1), scaling=scaling)
 
 
 def _head_size(c: ConfigFields) -> int:
     if c.has("head_dim"):
         return c.integer("head_dim", most=MAX_HEAD_SIZE)
-    hidden, heads = c.integer("hidden_size"), c.integer("num_attention_heads")
-    if hidden % heads or hidden // heads > MAX_HEAD_SIZE:
-        raise c.fault("hidden_size", f"of {hidden} makes no {heads} heads of 1 to {MAX_HEAD_SIZE} values each")
-    return hidden // heads
+    return divided_head_size(c, "hidden_size", c.integer("hidden_size"), c.integer("num_attention_heads"))
 
 
 def _attention_biases(c: ConfigFields) -> frozenset[str]:
@@ -120,11 +108,10 @@ def _mistral(c: ConfigFields) -> Settings:
 
 def _phi3(c: ConfigFields) -> Settings:
     # Its first checkpoints call the scaling by other names.
-    scaling = dict(c.object("rope_scaling"))
+    scaling = dict(rope_settings(c))
     if scaling.get("type") in ("su", "yarn"):
         scaling["type"] = "longrope"
-    rope = _rope(c, scaling) if scaling else plain_rope(c)
-    return {**_mistral(c), "ropes": (rope,) * c.integer("num_hidden_layers")}
+    return {**_mistral(c), "ropes": (_rope(c, scaling),) * c.integer("num_hidden_layers")}
 
 
 def _qwen_windows(c: ConfigFields) -> Settings:
@@ -167,9 +154,8 @@ def _gemma3(c: ConfigFields) -> Settings:
     pattern = c.integer("sliding_window_pattern")
     types = _layer_types(c, lambda i: (i + 1) % pattern != 0)
     by_type = ConfigFields(c.object("rope_parameters"), what=f"{c.what}: rope_parameters")
-    local, full = by_type.object(_SLIDING), by_type.object(_FULL)
-    near = _rope(c, {}, local.get("rope_theta", c.real("rope_local_base_freq", above=1)))
-    far = _rope(c, c.object("rope_scaling") or full, full.get("rope_theta"))
+    near = _rope(c, by_type.object(_SLIDING), "rope_local_base_freq")
+    far = _rope(c, rope_settings(c, by_type.object(_FULL)))
     return {
         **_gemma2(c),
         "windows": _windows(c, types),
@@ -217,8 +203,16 @@ def _stablelm(c: ConfigFields) -> Settings:
 
 
 _SILU = {"hidden_act": "silu"}
+_LLAMA = {**_SILU, "bos_token_id": 1, "eos_token_id": 2}
 _QWEN = {**_SILU, "num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28}
-_TANH = {"tie_word_embeddings": True, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh"}
+_TANH = {
+    "tie_word_embeddings": True,
+    "head_dim": 256,
+    "hidden_act": "gelu_pytorch_tanh",
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": 2,
+}
 _GEMMA2 = {
     **_TANH,
     "num_key_value_heads": 4,
@@ -237,11 +231,21 @@ _GEMMA3 = {
     "sliding_window_pattern": 6,
 }
 MEMBERS: dict[str, Member] = {
-    "llama": Member(_llama, _SILU),
-    "mistral": Member(_mistral, {**_SILU, "num_key_value_heads": 8, "sliding_window": 4096}),
+    "llama": Member(_llama, _LLAMA),
+    "mistral": Member(_mistral, {**_LLAMA, "num_key_value_heads": 8, "sliding_window": 4096}),
     "qwen2": Member(_qwen2, _QWEN),
     "qwen3": Member(_qwen3, {**_QWEN, "head_dim": 128}),
-    "phi3": Member(_phi3, {**_SILU, "rms_norm_eps": 1e-5, "original_max_position_embeddings": 4096}),
+    "phi3": Member(
+        _phi3,
+        {
+            **_SILU,
+            "rms_norm_eps": 1e-5,
+            "original_max_position_embeddings": 4096,
+            "bos_token_id": 1,
+            "eos_token_id": 32_000,
+            "pad_token_id": 32_000,
+        },
+    ),
     "gemma": Member(_gemma, {**_TANH, "num_key_value_heads": 16}),
     "gemma2": Member(
         _gemma2,
@@ -249,8 +253,8 @@ MEMBERS: dict[str, Member] = {
         activation="hidden_activation",
     ),
     "gemma3_text": Member(_gemma3, _GEMMA3, activation="hidden_activation"),
-    "granite": Member(_granite, _SILU),
-    "olmo2": Member(_olmo2, {**_SILU, "rms_norm_eps": 1e-5}),
+    "granite": Member(_granite, _LLAMA),
+    "olmo2": Member(_olmo2, {**_SILU, "rms_norm_eps": 1e-5, "eos_token_id": 50_279, "pad_token_id": 1}),
     "smollm3": Member(
         _smollm3,
         {
@@ -259,7 +263,19 @@ MEMBERS: dict[str, Member] = {
             "rope_theta": 2e6,
             "no_rope_layer_interval": 4,
             "tie_word_embeddings": True,
+            "bos_token_id": 128_000,
+            "eos_token_id": 128_001,
+            "pad_token_id": 128_004,
         },
     ),
-    "stablelm": Member(_stablelm, {**_SILU, "num_key_value_heads": 32, "partial_rotary_factor": 0.25}),
+    "stablelm": Member(
+        _stablelm,
+        {
+            **_SILU,
+            "num_key_value_heads": 32,
+            "partial_rotary_factor": 0.25,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+        },
+    ),
 }

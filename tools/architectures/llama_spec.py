@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from edgelm.errors import UnsupportedModelError
 from edgelm_tools.architectures.config_fields import ConfigFields
+from edgelm_tools.architectures.decoder_spec import DecoderSpec, member_named, special_tokens
 from edgelm_tools.architectures.llama_members import MEMBERS, common_settings, plain_rope
 from edgelm_tools.architectures.rope import Rope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DecoderSpec:
+class LlamaSpec(DecoderSpec):
     """A decoder of the LLaMA family.
 
     Attributes:
@@ -29,18 +29,7 @@ class DecoderSpec:
         biased: names of the projections that may have a bias (``q_proj``, ``down_proj``, …).
     """
 
-    model_type: str
-    hidden_size: int
-    intermediate_size: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_size: int
-    vocab_size: int
-    context_length: int
-    norm_epsilon: float
-    activation: Literal["silu", "gelu", "gelu_tanh"]
-    tied_embeddings: bool
+    gated: ClassVar[bool] = True
     ropes: tuple[Rope | None, ...]
     windows: tuple[int | None, ...]
     biased: frozenset[str] = frozenset()
@@ -55,8 +44,23 @@ class DecoderSpec:
     residual_scale: float = 1.0
     logit_scale: float = 1.0
 
+    @property
+    def attention(self) -> str:
+        """See ``DecoderSpec``."""
+        return "scores" if self.attention_softcap else "blocks"
 
-def decoder_spec(config: Mapping[str, Any]) -> DecoderSpec:
+    @property
+    def rotated_pairs(self) -> int:
+        """All layers share the layout of heads, also those without positions."""
+        return max((len(rope.frequencies) for rope in self.ropes if rope), default=0)
+
+    @property
+    def can_rotate(self) -> bool:
+        """Only RMS norms that stand before the sublayers allow it."""
+        return self.norm == "rms" and self.residual in ("pre", "parallel")
+
+
+def llama_spec(config: Mapping[str, Any]) -> LlamaSpec:
     """The record of a checkpoint's configuration; of a Gemma 3 with vision, that of its text part.
 
     Raises:
@@ -64,19 +68,14 @@ def decoder_spec(config: Mapping[str, Any]) -> DecoderSpec:
             names it.
         ModelError: a setting is of the wrong type or out of range.
     """
-    model_type = config.get("model_type")
-    if model_type == "gemma3":
-        text = ConfigFields(config, what="config.json").object("text_config")
-        return decoder_spec({**text, "model_type": "gemma3_text"})
-    if not isinstance(model_type, str) or model_type not in MEMBERS:
-        raise UnsupportedModelError(
-            f"model type {model_type!r:.80} is not built natively; of this family are: {', '.join(MEMBERS)}"
-        )
-    member = MEMBERS[model_type]
+    if config.get("model_type") == "gemma3":
+        config = {**ConfigFields(config, what="config.json").object("text_config"), "model_type": "gemma3_text"}
+    model_type, member = member_named(config, MEMBERS)
     fields = ConfigFields(config, member.defaults, what="config.json")
     settings = common_settings(fields, member) | member.settings(fields)
     if "ropes" not in settings:
         settings["ropes"] = (plain_rope(fields),) * settings["layers"]
     limits = [rope.context_length for rope in settings["ropes"] if rope and rope.context_length]
     settings["context_length"] = min([settings["context_length"], *limits])
-    return DecoderSpec(model_type=model_type, **settings)
+    tokens = special_tokens(config, member.defaults, settings["vocab_size"])
+    return LlamaSpec(model_type=model_type, special_tokens=tokens, **settings)

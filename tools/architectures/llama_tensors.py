@@ -1,7 +1,4 @@
-"""The tensors of a LLaMA-family checkpoint: what they are called, and that they are those its configuration describes.
-
-A tensor that the graph would not read is an error: it belongs to a part that would be left out of the computation.
-"""
+"""The tensors of a LLaMA-family checkpoint: what they are called, and their shapes by its configuration."""
 
 from __future__ import annotations
 
@@ -11,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.errors import ModelError, UnsupportedModelError
-from edgelm_tools.architectures.llama_spec import DecoderSpec
+from edgelm_tools.architectures.decoder_weights import Shape, check_names_and_shapes
+from edgelm_tools.architectures.llama_spec import LlamaSpec
 from edgelm_tools.checkpoint.base import BlockQuantized, Checkpoint, TextAssets
 
 EMBEDDING, FINAL_NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
@@ -30,8 +27,6 @@ _VISION_PREFIXES = ("vision_tower.", "multi_modal_projector.", "model.vision_tow
 # Old checkpoints store what is computed from the configuration.
 _COMPUTED = "rotary_emb.inv_freq"
 
-Shape = tuple[int, ...]
-
 
 def text_part(checkpoint: Checkpoint) -> Checkpoint:
     """The language model of a checkpoint with vision, under the names it has alone; any other checkpoint as it is."""
@@ -40,27 +35,14 @@ def text_part(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-def check_tensors(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
-    """Checks that every tensor of the model is there, in its shape, and that there is no other.
-
-    Raises:
-        ModelError: a tensor is missing or of another shape; names it.
-        UnsupportedModelError: a tensor has no place in such a model; names it.
-    """
-    names = frozenset(checkpoint.names())
-    needed = dict(_needed(spec, names))
+def check_tensors(checkpoint: Checkpoint, spec: LlamaSpec) -> None:
+    """See ``decoder_weights.check_names_and_shapes``."""
+    needed = dict(_needed(spec, frozenset(checkpoint.names())))
     optional = dict(_optional(spec))
-    for name, shape in {**needed, **{name: shape for name, shape in optional.items() if name in names}}.items():
-        if name not in names:
-            raise ModelError(f"the checkpoint has no tensor {name!r}")
-        if checkpoint.shape(name) != shape:
-            raise ModelError(f"tensor {name!r} has shape {checkpoint.shape(name)}; by config.json it is {shape}")
-    for name in sorted(names - needed.keys() - optional.keys()):
-        if not name.endswith(_COMPUTED):
-            raise UnsupportedModelError(f"tensor {name!r:.120} is not one that this {spec.model_type} has")
+    check_names_and_shapes(checkpoint, needed, optional, computed=(_COMPUTED,), model_type=spec.model_type)
 
 
-def _needed(spec: DecoderSpec, names: frozenset[str]) -> Iterator[tuple[str, Shape]]:
+def _needed(spec: LlamaSpec, names: frozenset[str]) -> Iterator[tuple[str, Shape]]:
     yield EMBEDDING, (spec.vocab_size, spec.hidden_size)
     if not spec.tied_embeddings:
         yield HEAD, (spec.vocab_size, spec.hidden_size)
@@ -79,7 +61,7 @@ def _needed(spec: DecoderSpec, names: frozenset[str]) -> Iterator[tuple[str, Sha
             yield norm.removesuffix("weight") + "bias", (spec.hidden_size,)
 
 
-def _optional(spec: DecoderSpec) -> Iterator[tuple[str, Shape]]:
+def _optional(spec: LlamaSpec) -> Iterator[tuple[str, Shape]]:
     """The output head where it is the embedding, and biases: transformers takes those that are missing as 0."""
     yield HEAD, (spec.vocab_size, spec.hidden_size)
     for i in range(spec.layers):
@@ -88,7 +70,7 @@ def _optional(spec: DecoderSpec) -> Iterator[tuple[str, Shape]]:
                 yield f"{name}.bias", (rows,)
 
 
-def _matrices(spec: DecoderSpec, layer: str, names: Iterable[str]) -> Iterator[tuple[str, tuple[int, int]]]:
+def _matrices(spec: LlamaSpec, layer: str, names: Iterable[str]) -> Iterator[tuple[str, tuple[int, int]]]:
     hidden, inner = spec.hidden_size, spec.intermediate_size
     queries, keys = spec.heads * spec.head_size, spec.kv_heads * spec.head_size
     if f"{layer}.self_attn.qkv_proj.weight" in names:

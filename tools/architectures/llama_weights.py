@@ -8,36 +8,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edgelm_tools.architectures.head_layout import HeadLayout, head_layout
-from edgelm_tools.architectures.llama_spec import DecoderSpec
+from edgelm_tools.architectures.decoder_layers import Floats, NormWeights
+from edgelm_tools.architectures.decoder_weights import DecoderWeights
+from edgelm_tools.architectures.llama_spec import LlamaSpec
 from edgelm_tools.architectures.llama_tensors import EMBEDDING, FINAL_NORM, HEAD, NORMS, check_tensors, text_part
-from edgelm_tools.checkpoint.base import Checkpoint
 from edgelm_tools.matrix import Matrix, read_tensor
-from edgelm_tools.quantize.rotation import rotation_matrix
-
-Floats = NDArray[np.float32]
-# Any numbers do: of three rotations of the stream, perplexity rises by 0.4, 0.4 and 0.6 %.
-STREAM_SEED, HEAD_SEED = 3, 2
-
-
-def can_rotate(spec: DecoderSpec) -> bool:
-    """Whether the residual stream may be rotated: only RMS norms that stand before the sublayers allow it."""
-    return spec.norm == "rms" and spec.residual in ("pre", "parallel")
-
-
-def padded_head_size(spec: DecoderSpec) -> int:
-    """The head size of the graph and of its KV cache: the model's own, or the next that attention takes."""
-    return head_layout(spec).padded_size
 
 
 @dataclass(frozen=True)
-class LlamaWeights:
+class LlamaWeights(DecoderWeights):
     """Reads the checkpoint's tensors, one at a time, as matrices and vectors of the graph.
 
     Raises:
@@ -45,53 +28,20 @@ class LlamaWeights:
         UnsupportedModelError: the checkpoint has a tensor that such a model does not; names it.
     """
 
-    checkpoint: Checkpoint
-    spec: DecoderSpec
-    rotated: bool = False
+    spec: LlamaSpec
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "checkpoint", text_part(self.checkpoint))
         check_tensors(self.checkpoint, self.spec)
 
-    @cached_property
-    def layout(self) -> HeadLayout:
-        """How the heads of the model stand in those of the graph."""
-        return head_layout(self.spec)
-
-    def parameters(self) -> int:
-        """How many values the checkpoint has."""
-        return sum(math.prod(self.checkpoint.shape(name)) for name in self._names)
-
-    @cached_property
-    def head_is_embedding(self) -> bool:
-        """Whether one table serves as embedding and output head in the graph."""
-        return self._tied and not self.rotated
-
-    @cached_property
-    def _tied(self) -> bool:
-        return self.spec.tied_embeddings
-
-    @cached_property
-    def _names(self) -> frozenset[str]:
-        return frozenset(self.checkpoint.names())
-
-    @cached_property
-    def _stream_rotation(self) -> Floats:
-        return rotation_matrix(self.spec.hidden_size, STREAM_SEED).astype(np.float32)
-
-    @cached_property
-    def _head_rotation(self) -> Floats:
-        return rotation_matrix(self.spec.head_size, HEAD_SEED).astype(np.float32)
-
     def embedding(self) -> Matrix:
         """(vocabulary, hidden)."""
-        if not self.rotated:
-            return Matrix.of(self.checkpoint, EMBEDDING)
-        return Matrix.of(self.checkpoint, EMBEDDING, lambda rows: rows @ self._stream_rotation)
+        table = Matrix.of(self.checkpoint, EMBEDDING)
+        return table.mapped(lambda rows: rows @ self._stream_rotation) if self.rotated else table
 
     def head(self) -> Matrix:
         """(vocabulary, hidden)."""
-        return self._reading(EMBEDDING if self._tied else HEAD, "final")
+        return self._reading(EMBEDDING if self.spec.tied_embeddings else HEAD, "final")
 
     def qkv(self, i: int) -> Matrix:
         """Queries, keys and values in one: ((heads + 2 · kv_heads) · padded head size, hidden)."""
@@ -109,7 +59,7 @@ class LlamaWeights:
             weight = weight[rows] if rows else weight
             if self.rotated:
                 weight = self._fold(weight, "attention", i)
-                weight = self._rotate_values(weight, heads) if kind == "v" else weight
+                weight = self._rotated_heads(weight, heads) if kind == "v" else weight
             return self._widen(weight, kind, heads)
 
         return Matrix.of(self.checkpoint, name, transform, shape=(heads * self.layout.padded_size, columns))
@@ -117,7 +67,7 @@ class LlamaWeights:
     def _location(self, i: int, kind: str) -> tuple[str, slice | None]:
         """Name of a projection's tensor, and its rows there if several projections share it."""
         attention = f"model.layers.{i}.self_attn"
-        if f"{attention}.qkv_proj.weight" not in self._names:
+        if f"{attention}.qkv_proj.weight" not in self._stored:
             return f"{attention}.{kind}_proj.weight", None
         heads, kv_heads, size = self.spec.heads, self.spec.kv_heads, self.spec.head_size
         bounds = np.cumsum([0, heads, kv_heads, kv_heads]) * size
@@ -130,11 +80,11 @@ class LlamaWeights:
         for kind, heads in (("q", self.spec.heads), ("k", self.spec.kv_heads), ("v", self.spec.kv_heads)):
             name = f"model.layers.{i}.self_attn.{kind}_proj.bias"
             size = heads * self.spec.head_size
-            bias = read_tensor(self.checkpoint, name) if name in self._names else np.zeros(size, np.float32)
+            bias = read_tensor(self.checkpoint, name) if name in self._stored else np.zeros(size, np.float32)
             if kind == "v" and self.rotated:
-                bias = self._rotate_values(bias[:, None], heads)[:, 0]
+                bias = self._rotated_heads(bias[:, None], heads)[:, 0]
             parts.append(self._widen(bias[:, None], kind, heads)[:, 0])
-        present = any(f"model.layers.{i}.self_attn.{kind}_proj.bias" in self._names for kind in "qkv")
+        present = any(f"model.layers.{i}.self_attn.{kind}_proj.bias" in self._stored for kind in "qkv")
         return np.concatenate(parts) if present else None
 
     def output(self, i: int) -> Matrix:
@@ -168,7 +118,7 @@ class LlamaWeights:
     def _gate_or_up(self, i: int, kind: str, half: int) -> Matrix:
         mlp, place = f"model.layers.{i}.mlp", "attention" if self.spec.residual == "parallel" else "mlp"
         fused = f"{mlp}.gate_up_proj.weight"
-        if fused not in self._names:
+        if fused not in self._stored:
             return self._reading(f"{mlp}.{kind}.weight", place, i)
         rows, columns = self.checkpoint.shape(fused)
         size = rows // 2
@@ -191,15 +141,19 @@ class LlamaWeights:
         name = f"model.layers.{i}.mlp.{kind}.bias"
         if kind == "down_proj":
             return self._writing_bias(name)
-        return read_tensor(self.checkpoint, name) if name in self._names else None
+        return read_tensor(self.checkpoint, name) if name in self._stored else None
 
-    def norm(self, place: str, i: int | None = None) -> tuple[Floats, Floats | None]:
+    def final_norm(self) -> NormWeights:
+        """The norm before the output head: (hidden,) each."""
+        return self.norm("final")
+
+    def norm(self, place: str, i: int | None = None) -> NormWeights:
         """Weight and bias of the norm at ``place`` (of layer ``i``, or the final one): (hidden,) each."""
         name = self._norm_name(place, i)
         bias = name.removesuffix("weight") + "bias"
         if self.rotated:
             return np.ones(self.spec.hidden_size, np.float32), None
-        return self._norm_weight(name), read_tensor(self.checkpoint, bias) if bias in self._names else None
+        return self._norm_weight(name), read_tensor(self.checkpoint, bias) if bias in self._stored else None
 
     def query_or_key_norm(self, i: int, kind: Literal["q", "k"]) -> tuple[Floats, float]:
         """Weight and epsilon of the norm of queries or keys.
@@ -222,24 +176,18 @@ class LlamaWeights:
 
     def _reading(self, name: str, place: str, i: int | None = None) -> Matrix:
         """A matrix that reads the residual stream behind the norm at ``place``."""
-        if not self.rotated:
-            return Matrix.of(self.checkpoint, name)
-        return Matrix.of(self.checkpoint, name, lambda weight: self._fold(weight, place, i))
+        matrix = Matrix.of(self.checkpoint, name)
+        return matrix.mapped(lambda rows: self._fold(rows, place, i)) if self.rotated else matrix
 
     def _fold(self, weight: Floats, place: str, i: int | None) -> Floats:
         scaled: Floats = weight * self._norm_weight(self._norm_name(place, i))
         return scaled @ self._stream_rotation
 
     def _writing_bias(self, name: str) -> Floats | None:
-        if name not in self._names:
+        if name not in self._stored:
             return None
         bias = read_tensor(self.checkpoint, name)
         return bias @ self._stream_rotation if self.rotated else bias
-
-    def _rotate_values(self, weight: Floats, heads: int) -> Floats:
-        by_head = weight.reshape(heads, self.spec.head_size, -1)
-        rotated: Floats = self._head_rotation.T @ by_head
-        return rotated.reshape(weight.shape)
 
     def _widen(self, rows: Floats, kind: str, heads: int) -> Floats:
         return self.layout.widen(rows, heads) if kind == "v" else self.layout.widen_rotary(rows, heads)

@@ -56,18 +56,19 @@ def make_rope(fields: ConfigFields, *, head_size: int, base: float, scaling: Map
         fields: the configuration; read are ``partial_rotary_factor``, ``max_position_embeddings`` and
             ``original_max_position_embeddings``.
         head_size: of the model.
-        base: ``rope_theta``.
-        scaling: ``rope_scaling``; empty for none.
+        base: ``rope_theta``, where ``scaling`` has none.
+        scaling: ``rope_scaling`` or, in newer files, ``rope_parameters``; empty for none.
 
     Raises:
         UnsupportedModelError: a scaling of unknown type, or one that lacks a setting; names it.
         ModelError: a setting is of the wrong type or out of range.
     """
-    inner = ConfigFields(scaling, {"rope_type": "default"}, what=f"{fields.what}: rope_scaling")
+    inner = ConfigFields(scaling, {"rope_type": "default"}, what=f"{fields.what}: rope_parameters or rope_scaling")
     kinds = {str(scaling[name]) for name in ("type", "rope_type") if scaling.get(name) is not None}
     if len(kinds) > 1:
         raise UnsupportedModelError(f"{inner.what}: type and rope_type differ: {', '.join(sorted(kinds))}")
     kind = inner.choice("type" if inner.has("type") else "rope_type", _KINDS)
+    base = inner.real("rope_theta", base, above=1)
     share = inner.real("partial_rotary_factor", fields.real("partial_rotary_factor", 1.0))
     dim = int(head_size * share)
     if share > 1 or dim < 2 or dim % 2:
@@ -79,6 +80,14 @@ def make_rope(fields: ConfigFields, *, head_size: int, base: float, scaling: Map
     original_length = fields.integer(original) if fields.has(original) else None
     context_length = fields.integer("max_position_embeddings")
     return _KINDS[kind](_Settings(base, dim, context_length, original_length, inner))
+
+
+def rope_settings(fields: ConfigFields, parameters: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+    """What a configuration says of its rotary embedding: older files in ``rope_scaling``, newer in ``rope_parameters``.
+
+    ``parameters``: stands for the latter where there are several.
+    """
+    return {**(fields.object("rope_parameters") if parameters is None else parameters), **fields.object("rope_scaling")}
 
 
 def _plain(base: float, dim: int) -> Frequencies:

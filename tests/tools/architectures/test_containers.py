@@ -26,7 +26,7 @@ from support.tiny_checkpoints import (
 
 from edgelm.runtime.decoder import Decoder
 from edgelm.runtime.session import Session
-from edgelm_tools.architectures.llama_spec import decoder_spec
+from edgelm_tools.architectures.llama_spec import llama_spec
 from edgelm_tools.checkpoint import Checkpoint, open_checkpoint
 from edgelm_tools.quantize.schemes import Float32
 
@@ -63,7 +63,7 @@ STORED = {
 
 
 def logits(folder: Path, checkpoint: Checkpoint, ids: NDArray[np.int64]) -> Floats:
-    spec = decoder_spec(checkpoint.config)
+    spec = llama_spec(checkpoint.config)
     write_native(folder / "decoder.onnx", checkpoint, Float32())
     session = Session(folder / "decoder.onnx", threads=1, spinning=False)
     decoder = Decoder(session, context_length=spec.context_length, prefill_chunk=1 << 20)

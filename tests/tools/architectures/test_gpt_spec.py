@@ -120,7 +120,7 @@ def test_settings_that_are_not_built_are_refused_by_name(
         ("gpt2", {"scale_attn_weights": 1}, "scale_attn_weights must be true or false"),
         ("gpt_neox", {"num_attention_heads": 7}, "hidden_size of 24 makes no 7 heads"),
         ("gpt_neox", {"rotary_emb_base": 1}, "rotary_emb_base must be a number above 1"),
-        ("gpt_neox", {"rope_parameters": {"rope_theta": 1}}, "rope_parameters: rope_theta must be a number above 1"),
+        ("gpt_neox", {"rope_parameters": {"rope_theta": 1}}, "rope_theta must be a number above 1"),
         ("gpt_neox", {"use_parallel_residual": "no"}, "use_parallel_residual must be true or false"),
         ("opt", {"word_embed_proj_dim": 0}, "word_embed_proj_dim must be a whole number"),
         ("opt", {"do_layer_norm_before": 0}, "do_layer_norm_before must be true or false"),

@@ -12,7 +12,7 @@ from support.memory_checkpoint import LLAMA_CONFIG
 
 from edgelm.errors import ModelError, UnsupportedModelError
 from edgelm_tools.architectures.llama_members import MEMBERS
-from edgelm_tools.architectures.llama_spec import DecoderSpec, decoder_spec
+from edgelm_tools.architectures.llama_spec import LlamaSpec, llama_spec
 
 # What every config.json has; transformers has defaults for these too, but those of one certain model.
 SIZES = (
@@ -26,8 +26,8 @@ SIZES = (
 SLIDING, FULL = "sliding_attention", "full_attention"
 
 
-def spec_of(model_type: str = "llama", **settings: Any) -> DecoderSpec:
-    return decoder_spec({**LLAMA_CONFIG, "model_type": model_type, **settings})
+def spec_of(model_type: str = "llama", **settings: Any) -> LlamaSpec:
+    return llama_spec({**LLAMA_CONFIG, "model_type": model_type, **settings})
 
 
 def defaults_of_transformers(model_type: str, **settings: Any) -> dict[str, Any]:
@@ -49,30 +49,30 @@ SLIDES = {"use_sliding_window": True}
 )
 def test_a_field_that_is_left_out_has_the_default_of_transformers(model_type: str, kept: dict[str, Any]) -> None:
     config = defaults_of_transformers(model_type, **kept)
-    whole = decoder_spec(config)
+    whole = llama_spec(config)
     for name in config.keys() - {"model_type", *SIZES, *kept}:
-        assert decoder_spec({key: value for key, value in config.items() if key != name}) == whole, name
-    assert decoder_spec({key: config[key] for key in ("model_type", *SIZES, *kept)}) == whole
+        assert llama_spec({key: value for key, value in config.items() if key != name}) == whole, name
+    assert llama_spec({key: config[key] for key in ("model_type", *SIZES, *kept)}) == whole
 
 
 @pytest.mark.reference
 def test_the_text_part_of_a_gemma3_with_vision_may_be_almost_empty() -> None:
     text = {"hidden_size": 96, "intermediate_size": 100, "num_hidden_layers": 7}
-    spec = decoder_spec({"model_type": "gemma3", "text_config": text})
-    assert spec == decoder_spec(defaults_of_transformers("gemma3_text", **text))
+    spec = llama_spec({"model_type": "gemma3", "text_config": text})
+    assert spec == llama_spec(defaults_of_transformers("gemma3_text", **text))
     assert spec.model_type == "gemma3_text"
 
 
 @pytest.mark.parametrize("model_type", ["llava", "t5", "", None, 7, ["llama"]])
 def test_other_model_types_are_refused_by_name(model_type: Any) -> None:
     with pytest.raises(UnsupportedModelError, match=r"is not built natively; of this family are: llama, mistral"):
-        decoder_spec({**LLAMA_CONFIG, "model_type": model_type})
+        llama_spec({**LLAMA_CONFIG, "model_type": model_type})
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_a_missing_size_is_named(name: str) -> None:
     with pytest.raises(UnsupportedModelError, match=f"config.json lacks '{name}', which is needed"):
-        decoder_spec({key: value for key, value in LLAMA_CONFIG.items() if key != name})
+        llama_spec({key: value for key, value in LLAMA_CONFIG.items() if key != name})
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -86,7 +86,7 @@ def test_a_size_of_the_wrong_type_or_range_is_named(name: str, value: Any) -> No
 @pytest.mark.parametrize(
     ("model_type", "settings", "message"),
     [
-        ("llama", {"hidden_act": "relu"}, "hidden_act 'relu' is not known; known are silu, swish, gelu"),
+        ("llama", {"hidden_act": "relu2"}, "hidden_act 'relu2' is not known; known are relu, tanh, silu, swish"),
         ("llama", {"hidden_act": None}, "lacks 'hidden_act'"),
         ("gemma2", {"hidden_activation": "relu2"}, "hidden_activation 'relu2' is not known"),
         ("stablelm", {"qk_layernorm": True}, "qk_layernorm"),
@@ -167,6 +167,25 @@ def test_base_and_scaling_may_stand_together_as_newer_files_have_them() -> None:
         }
     }
     assert spec_of("gemma3_text", **newer) == spec_of("gemma3_text", **older)
+
+
+def test_settings_of_newer_files_are_honoured_wherever_they_stand() -> None:
+    assert spec_of(rope_scaling={"rope_type": "default", "rope_theta": 500.0}) == spec_of(rope_theta=500.0)
+    assert spec_of(rope_parameters={"partial_rotary_factor": 0.5}) == spec_of(partial_rotary_factor=0.5)
+    linear = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
+    near, far = spec_of("gemma3_text", sliding_window_pattern=2, rope_parameters={SLIDING: linear}).ropes
+    assert near == spec_of(rope_scaling=linear, head_dim=256).ropes[0]
+    assert far == spec_of(rope_theta=1e6, head_dim=256).ropes[0]
+
+
+def test_special_tokens_are_the_file_s_and_then_those_of_its_class() -> None:
+    assert spec_of().special_tokens == {"bos_token_id": 1, "eos_token_id": 2}
+    assert spec_of(bos_token_id=None, eos_token_id=[3, 4]).special_tokens == {"eos_token_id": [3, 4]}
+    # The vocabulary of these has no such tokens.
+    assert spec_of("phi3").special_tokens == {"bos_token_id": 1}
+    assert spec_of("qwen2", num_key_value_heads=1).special_tokens == {}
+    vision = {"model_type": "gemma3", "text_config": {**LLAMA_CONFIG, "eos_token_id": [1, 7]}}
+    assert llama_spec(vision).special_tokens == {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": [1, 7]}
 
 
 def test_each_member_says_which_projections_may_have_a_bias() -> None:

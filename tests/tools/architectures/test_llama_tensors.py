@@ -9,7 +9,7 @@ import pytest
 from support.memory_checkpoint import LLAMA_CONFIG, MemoryCheckpoint, llama_tensors
 
 from edgelm.errors import ModelError, UnsupportedModelError
-from edgelm_tools.architectures.llama_spec import decoder_spec
+from edgelm_tools.architectures.llama_spec import llama_spec
 from edgelm_tools.architectures.llama_weights import LlamaWeights
 
 LAYER = "model.layers.1"
@@ -17,7 +17,7 @@ LAYER = "model.layers.1"
 
 def weights(tensors: dict[str, Any], **settings: Any) -> LlamaWeights:
     config = LLAMA_CONFIG | settings
-    return LlamaWeights(MemoryCheckpoint(tensors, config), decoder_spec(config))
+    return LlamaWeights(MemoryCheckpoint(tensors, config), llama_spec(config))
 
 
 @pytest.mark.parametrize("name", sorted(llama_tensors().keys() - {"lm_head.weight"}))
@@ -80,6 +80,19 @@ def test_only_a_checkpoint_that_says_so_shares_the_embedding() -> None:
     assert weights(tensors, tie_word_embeddings=True).head_is_embedding
     with pytest.raises(ModelError, match=r"the checkpoint has no tensor 'lm_head.weight'"):
         weights(tensors)
+
+
+def test_a_rotated_table_is_never_held_whole_once_more() -> None:
+    rows = 66_000
+    sizes = {24: 256, 12: 128, 50: rows}
+    tensors = {
+        name: np.zeros([sizes.get(size, size) for size in tensor.shape], np.float32)
+        for name, tensor in llama_tensors().items()
+    }
+    config = LLAMA_CONFIG | {"hidden_size": 256, "vocab_size": rows}
+    made = LlamaWeights(MemoryCheckpoint(tensors, config), llama_spec(config), rotated=True)
+    for matrix in (made.embedding(), made.head()):
+        assert [part.shape for part in matrix.parts()] == [(1 << 16, 256), (rows - (1 << 16), 256)]
 
 
 @pytest.mark.parametrize(("prefix", "head"), [("language_model.", "language_model.lm_head"), ("model.", "lm_head")])
