@@ -30,6 +30,7 @@ Scores = NDArray[np.float32]
 _OUT = np.float32(-np.inf)
 # A finished sequence is better than none, also where the length penalty takes its score out of float32's range.
 _LOWEST = np.finfo(np.float32).min
+_LEAST_DIVISOR = np.finfo(np.float32).tiny
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +180,7 @@ class _Search:
 
         Beams that are out of the running stay out, and are not looked at.
         """
-        processed = np.full(logits.shape, _OUT, np.float32)
+        processed: Scores = np.full(logits.shape, _OUT, np.float32)
         for place in np.flatnonzero(self._scores[: len(logits)] > _OUT):
             likeliest(logits[place], self._new_tokens + 1)
             processed[place] = self._process(self._ids[place], log_softmax(logits[place]))
@@ -204,7 +205,7 @@ class _Search:
         """Lets the continuations at ``places``, which end, compete with those that have finished."""
         ended = [np.append(self._ids[parents[place]], tokens[place]) for place in places]
         penalized = self._penalized(scores[places], self._new_tokens + 1)
-        merged = np.concatenate((self._finished_scores, np.maximum(penalized, _LOWEST)))
+        merged = np.concatenate((self._finished_scores, penalized))
         best = _largest(merged, len(self._scores))
         everyone = [*self._finished, *ended]
         self._finished = [everyone[index] for index in best]
@@ -225,9 +226,10 @@ class _Search:
 
     def _penalized(self, scores: Scores, length: int) -> Scores:
         """Scores by which sequences of a length compete."""
-        with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
-            penalized: Scores = scores / np.float32(np.float64(length) ** self._config.length_penalty)
-        return np.nan_to_num(penalized, nan=0.0, neginf=_LOWEST)
+        with np.errstate(over="ignore", under="ignore"):
+            divisor = np.maximum(np.float32(np.float64(length) ** self._config.length_penalty), _LEAST_DIVISOR)
+            penalized: Scores = np.maximum(scores / divisor, _LOWEST)
+        return penalized
 
 
 def log_softmax(logits: Logits) -> Scores:

@@ -202,13 +202,22 @@ class TextEncoder:
         self, texts: Sequence[TextOrPair], natives: list[tokenizers.Encoding], variant: tokenizers.Tokenizer
     ) -> None:
         """Encodes anew the texts in which the model's vocabulary would find a special token as a piece."""
-        special = self.tokenizer.special_tokens
-        for index, text in enumerate(texts):
+        if not self.tokenizer.can_spell_special_tokens:
+            return
+        for index, (text, native) in enumerate(zip(texts, natives, strict=True)):
             parts = text if isinstance(text, tuple) else (text,)
-            if any(token in part for part in parts for token in special):
-                with library_errors(PromptError, f"text {index} cannot be encoded"):
+            if self._has_special_piece(native) and any(map(self.tokenizer.spelled_out, parts)):
+                with library_errors(PromptError, "the texts cannot be encoded"):
                     first, *second = self._parts(text)
                     natives[index] = variant.post_process(first, second[0] if second else None)
+
+    def _has_special_piece(self, native: tokenizers.Encoding) -> bool:
+        special = self.tokenizer.special_token_ids
+        return any(
+            token in special and not added
+            for window in (native, *native.overflowing)
+            for token, added in zip(window.ids, window.special_tokens_mask, strict=True)
+        )
 
     def _parts(self, text: TextOrPair) -> list[tokenizers.Encoding]:
         parts = text if isinstance(text, tuple) else (text,)

@@ -36,7 +36,7 @@ def encode_chat(
     spelling = _spelling(tokenizer.special_tokens, tokenizer.normalizes_special_tokens)
     strings: list[str] = []
     _collect(inputs, strings, spelling)
-    if not any(map(spelling.places, strings)):
+    if not tokenizer.can_spell_special_tokens and not any(map(spelling.places, strings)):
         return tokenizer.encode_markup(template.render(messages, **variables))
     mask = _unused_characters(spelling.first_characters, [*strings, template.source])
     hidden = _map_strings(inputs, lambda text: _masked(text, spelling.places(text), mask))

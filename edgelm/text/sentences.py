@@ -26,6 +26,7 @@ _GREEK_ENDS = re.compile(_ENDS.pattern.replace("[.!?", "[.!?;;"))
 # What stands before a full stop: letters, digits, and full stops and hyphens inside.
 _WORD_BEFORE = re.compile(r"[^\s\"'“”‘’„«»‹›()\[\]{}¿¡/]*\Z")
 _LONGEST_WORD = 24
+_CONTENT = re.compile(r"\S")
 _INITIALS = re.compile(r"(?:[^\W\d_](?:\.|-)){0,4}[^\W\d_]")
 _ACRONYM = re.compile(r"[^\W\d_](?:\.[^\W\d_])+")
 _HOURS = frozenset({"a.m", "p.m"})
@@ -42,10 +43,12 @@ def split_sentences(text: str, language: str | None = None) -> list[str]:
     code = base_language(language)
     known = _known(code)
     ends = [0]
+    content = _first_content(text, 0)
     for match in (_GREEK_ENDS if code == "el" else _ENDS).finditer(text):
         stop = match.group("stop")
-        if match.end() < len(text) and (stop is None or _is_end(text, match, stop, ends[-1], known)):
+        if match.end() < len(text) and (stop is None or _is_end(text, match, stop, content, known)):
             ends.append(match.end())
+            content = _first_content(text, match.end())
     return [text[start:end] for start, end in pairwise([*ends, len(text)]) if end > start]
 
 
@@ -55,18 +58,19 @@ def split_clauses(text: str) -> list[str]:
     return [text[start:end] for start, end in pairwise(ends) if end > start]
 
 
-def _is_end(text: str, match: re.Match[str], stop: str, begin: int, known: Abbreviations) -> bool:
+def _is_end(text: str, match: re.Match[str], stop: str, content: int, known: Abbreviations) -> bool:
+    """Whether a sentence ends there; ``content``: where its first character is that is no white space."""
     following = _first_of_next(text, match.end())
     if following.islower() or text[match.end()].isspace():  # a line break, which is an end of its own
         return False
     if stop != ".":
         return True
     start = match.start()
-    found = _WORD_BEFORE.search(text, max(begin, start - _LONGEST_WORD), start)
+    found = _WORD_BEFORE.search(text, max(content, start - _LONGEST_WORD), start)
     word = found.group() if found else ""
     if not word:
         return True
-    return not _goes_on(word, following, known, at_line_start=not text[begin : start - len(word)].strip())
+    return not _goes_on(word, following, known, at_line_start=start - len(word) <= content)
 
 
 def _goes_on(word: str, following: str, known: Abbreviations, *, at_line_start: bool) -> bool:
@@ -81,6 +85,11 @@ def _goes_on(word: str, following: str, known: Abbreviations, *, at_line_start: 
     if _ACRONYM.fullmatch(word):
         return word.isupper() or lower not in _HOURS
     return word.isupper() and _INITIALS.fullmatch(word) is not None
+
+
+def _first_content(text: str, place: int) -> int:
+    found = _CONTENT.search(text, place)
+    return found.start() if found else len(text)
 
 
 def _first_of_next(text: str, place: int) -> str:

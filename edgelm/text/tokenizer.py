@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, Self
@@ -139,6 +140,11 @@ class Tokenizer:
         """
         return self._in_parts(self._plain, _run(self._plain, text), text)
 
+    @cached_property
+    def can_spell_special_tokens(self) -> bool:
+        """Whether there is a text that ``native`` would give a special token's id for; see ``spelled_out``."""
+        return any(self._spelled_tokens(_run(self._plain, token), token) for token in self.special_tokens)
+
     def special_spans(self, text: str) -> list[tuple[int, int, int]]:
         """Where ``encode_markup`` sees special tokens: (start, end, id), in characters, in order.
 
@@ -195,6 +201,21 @@ class Tokenizer:
             if token_id in self.special_token_ids and self.id_to_token(token_id) == text[start:end].strip()
         ]
 
+    def _spelled_tokens(self, encoding: tokenizers.Encoding, text: str) -> list[tuple[int, int]]:
+        """Where the model's own vocabulary found special tokens: literal ones, or what the normalizer makes them of.
+
+        Normalizers write full-width characters as plain ones, for example: ``＜/s＞``.
+        """
+        normalizer = self._plain.normalizer
+        found = []
+        for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            if token_id in self.special_token_ids and end - start > 1:
+                token, piece = self.id_to_token(token_id), text[start:end]
+                # The unknown token's id also stands for what the vocabulary has not.
+                if token and (token in piece or (normalizer is not None and token in normalizer.normalize_str(piece))):
+                    found.append((start, end))
+        return found
+
     def _with_special_tokens_spelled_out(
         self, backend: tokenizers.Tokenizer, encoding: tokenizers.Encoding, text: str, add_special_tokens: bool
     ) -> list[int]:
@@ -216,8 +237,7 @@ class Tokenizer:
         """
         if self.special_token_ids.isdisjoint(encoding.ids):
             return None
-        spelled = self._literal_special_tokens(encoding, text)
-        cuts = [0, *(start + 1 for start, end, _ in spelled if end - start > 1), len(text)]
+        cuts = [0, *(start + 1 for start, _ in self._spelled_tokens(encoding, text)), len(text)]
         if len(cuts) == 2:
             return None
         parts = [_run(self._continuation if start else backend, text[start:end]) for start, end in pairwise(cuts)]

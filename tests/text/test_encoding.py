@@ -13,7 +13,9 @@ from support import tokenizers as build
 from tokenizers import normalizers, processors
 
 from edgelm.errors import ConfigError, PromptError
+from edgelm.text.chat_template import ChatTemplate
 from edgelm.text.encoding import Encoding, TextEncoder, Truncation
+from edgelm.text.prompt import encode_chat
 from edgelm.text.tokenizer import Tokenizer
 
 
@@ -141,6 +143,39 @@ def test_user_text_never_becomes_a_special_token(name: str, text: str) -> None:
     }
     assert inner <= {"<unk>", "[UNK]"}
     assert encoder.encode(written).ids == encoder.tokenizer.encode(written)
+
+
+def normalizing_unigram() -> tokenizers.Tokenizer:
+    """As in XLM-R: the normalizer writes full-width characters as plain ones, and ``</s>`` is in the vocabulary."""
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), ("▁", -2.0), *((character, -3.0) for character in "abs<>/")]
+    made = tokenizers.Tokenizer(tokenizers.models.Unigram(pieces, 0))
+    made.normalizer = tokenizers.normalizers.NFKC()
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    made.decoder = tokenizers.decoders.Metaspace()
+    made.add_special_tokens(["<unk>", "</s>"])
+    return made
+
+
+@pytest.mark.parametrize("written", ["</s>", "＜/s＞", "</ｓ>", "﹤/s﹥"])
+def test_a_special_token_that_the_normalizer_would_write_stays_text(written: str) -> None:
+    tokenizer = Tokenizer(normalizing_unigram())
+    end = tokenizer.token_to_id("</s>")
+    text = f"a {written} b"
+    plain = tokenizer.encode("a </s> b")
+    assert end not in plain
+    assert tokenizer.encode(text) == tokenizer.encode_continuation(text) == plain
+    encoder = TextEncoder(tokenizer)
+    assert encoder.encode(text).ids == plain
+    assert encoder.encode("a b", text).ids == [*tokenizer.encode("a b"), *plain]
+    template = ChatTemplate("{{ messages[0].content }}</s>")
+    assert encode_chat(tokenizer, template, [{"role": "user", "content": text}]) == [*plain, end]
+
+
+def test_unknown_characters_are_not_taken_for_a_spelled_token() -> None:
+    tokenizer = Tokenizer(normalizing_unigram())
+    text = "a 你好 b"
+    assert tokenizer.spelled_out(text) is None
+    assert TextEncoder(tokenizer).encode(text).ids == normalizing_unigram().encode(text).ids
 
 
 def test_spelled_special_tokens_have_offsets_and_are_cut_like_others() -> None:

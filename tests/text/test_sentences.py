@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -86,3 +87,21 @@ def test_odd_texts_take_no_time(text: str) -> None:
     begun = time.process_time()
     assert "".join(split_sentences(text)) == text
     assert time.process_time() - begun < 2
+
+
+class Sliced(str):
+    """A text that counts the characters of what is cut out of it."""
+
+    characters = 0
+
+    def __getitem__(self, key: Any) -> str:
+        piece = super().__getitem__(key)
+        self.characters += len(piece)
+        return piece
+
+
+@pytest.mark.parametrize(("text", "language"), [("Dr. ", "en"), ("3. ", "de"), ("U.S. ", "en")])
+def test_the_work_grows_with_the_text_also_where_no_sentence_ends(text: str, language: str) -> None:
+    whole = Sliced(f"On {text * 2000}")
+    assert len(split_sentences(whole, language)) == 1
+    assert whole.characters < 5 * len(whole)
