@@ -31,6 +31,14 @@ _COMMON = (
     *("model_type", "architectures", "id2label", "label2id", "problem_type", "is_encoder_decoder"),
     *("tie_word_embeddings", "pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"),
 )
+# What transformers' models read of a configuration whose class does not name it.
+_UNDECLARED = {
+    "deberta-v2": (
+        *("share_att_key", "position_buckets", "norm_rel_ebd", "attention_head_size", "pooler_hidden_size"),
+        *("conv_kernel_size", "conv_groups", "conv_act", "embedding_size"),
+    ),
+    "deberta": ("talking_head", "pooler_hidden_size", "embedding_size"),
+}
 OUTPUTS = ("last_hidden_state", "logits", "start_logits", "end_logits")
 _TOKENS = 12
 _CLASSES = {
@@ -148,7 +156,7 @@ def _keep_known_settings(path: Path) -> str:
     model_type = str(config.get("model_type"))
     if model_type not in CONFIG_MAPPING:
         _refuse(f"transformers does not know the model type {model_type!a}")
-    known = set(_COMMON)
+    known = {*_COMMON, *_UNDECLARED.get(model_type, ())}
     for kind in CONFIG_MAPPING[model_type].__mro__[:-1]:
         known |= set(inspect.signature(kind.__init__).parameters) if "__init__" in vars(kind) else set()
     path.write_text(json.dumps({name: value for name, value in config.items() if name in known}), encoding="utf-8")

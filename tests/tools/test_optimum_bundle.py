@@ -122,6 +122,16 @@ def test_only_arguments_of_the_models_own_configuration_are_handed_over(tmp_path
     assert json.loads(path.read_text()) == {"model_type": "gpt_neo", "hidden_size": 24, "bos_token_id": 1}
 
 
+@pytest.mark.reference
+def test_settings_that_a_model_reads_undeclared_are_handed_over(tmp_path: Path) -> None:
+    """Without them transformers would make another model, and take from the checkpoint what fits into it."""
+    config = {"model_type": "deberta-v2", "position_buckets": 8, "conv_kernel_size": 3, "share_att_key": True}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config | {"quantization_config": {"quant_method": "x"}}))
+    assert optimum_export._keep_known_settings(path) == "deberta-v2"
+    assert json.loads(path.read_text()) == config
+
+
 def test_a_configuration_that_names_code_is_refused() -> None:
     for config in ({"auto_map": {}}, {"text_config": {"auto_map": {}}}, {"a": [{"custom_pipelines": 1}]}):
         with pytest.raises(UnsupportedModelError, match=r"config\.json names code"):
