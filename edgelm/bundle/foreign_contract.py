@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from edgelm.bundle.encoder_contract import encoder_outputs
+from edgelm.bundle.encoder_contract import encoder_outputs, encoder_task
 from edgelm.bundle.manifest import Manifest
 from edgelm.bundle.onnx_model import DATA_TYPES, ValueInfo
 from edgelm.errors import ModelError, UnsupportedModelError
@@ -68,11 +68,19 @@ def check_foreign(
         _check_inputs(given, _ENCODER_INPUTS, graph_file)
         for name in encoder_outputs(manifest) if manifest.family == "encoder" else (HIDDEN,):
             types = ("float32",) if manifest.family == "encoder" else _FLOATS
-            if name not in made or not _is(made[name], types, (2, 3)):
+            rank = _rank(name, manifest)
+            if name not in made or not _is(made[name], types, (rank,)):
                 found = "missing" if name not in made else f"{str(made[name])[:200]!a}"
                 raise ModelError(
-                    f"{graph_file}: output {name} must be {' or '.join(types)} of 2 or 3 axes, not {found}"
+                    f"{graph_file}: output {name} must be {' or '.join(types)} of {rank} axes, not {found}"
                 )
+
+
+def _rank(name: str, manifest: Manifest) -> int:
+    """Axes that an encoder's output must have: three where it says something wide of each token."""
+    if name == "logits":
+        return 3 if encoder_task(manifest) in ("token-classification", "fill-mask") else 2
+    return 3 if name == HIDDEN else 2
 
 
 def usual_names(values: Iterable[ValueInfo], renamed: Mapping[str, str]) -> dict[str, ValueInfo]:

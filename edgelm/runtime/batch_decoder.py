@@ -12,15 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.errors import ContextLengthError
+from edgelm.runtime.decoder_run import DecoderRun
 from edgelm.runtime.embedding import EmbeddingTable
 from edgelm.runtime.row_cache import RowCache
 from edgelm.runtime.row_slots import plan_selection
-from edgelm.runtime.session import Binding, Session, Switch, Tensor, give_back_freed_memory
+from edgelm.runtime.session import Session, Switch, give_back_freed_memory
 from edgelm.runtime.source_rows import SourceRows
+from edgelm.runtime.token_rows import Ids, Logits, check_room
 
-Ids = Sequence[int] | NDArray[np.int64]
-Logits = NDArray[np.float32]
 Encode = Callable[[], SourceRows]
 
 
@@ -57,7 +56,7 @@ class BatchDecoder:
         self._slots = np.zeros(0, np.int64)
         self._room = (0, 0)
         self._switches = {"encode": encoding or Switch(), "prefill": Switch(shrink=True), "step": Switch()}
-        self._step: _Run | None = None  # for the rows as they are; None: to be made anew
+        self._step: DecoderRun | None = None  # for the rows as they are; None: to be made anew
 
     @property
     def length(self) -> int:
@@ -69,18 +68,18 @@ class BatchDecoder:
         self._room = (rows, min(tokens, self.context_length))
 
     def prefill(self, prompts: Sequence[Ids]) -> Logits:
-        """Begins a row for each prompt; returns the logits after the last token of each, (B, V).
+        """Begins a row for each prompt, of one token or more; returns the logits after the last of each, (B, V).
 
         Raises:
             ContextLengthError: a prompt does not fit into the context window.
         """
         rows = [np.asarray(prompt, np.int64) for prompt in prompts]
         longest = max(len(row) for row in rows)
-        self._check_room(longest)
+        check_room(longest, self.context_length)
         if self._encode is not None:
             self._source = self._encode()
-        self.cache.reserve(max(len(rows), self._room[0]), max(longest, self._room[1]))
         self.cache.lengths[:] = 0
+        self._reserve(max(len(rows), self._room[0]), max(longest, self._room[1]))
         self._slots = np.arange(len(rows))
         self._step = None
         logits = np.empty((len(rows), self.vocab_size), np.float32)
@@ -95,18 +94,17 @@ class BatchDecoder:
             ContextLengthError: a row's context window is full.
         """
         longest = self.length + 1
-        self._check_room(longest)
-        if self.cache.grow(longest):
-            self._step = None
+        check_room(longest, self.context_length)
+        self._reserve(self.cache.slots, self.cache.room_for(longest))
         if self._step is None:
-            self._step = self._run(0, len(self._slots), 1, self._slots)
+            self._step = self._new_run(0, (len(self._slots), 1), self._slots)
         in_slots = np.empty_like(tokens)
         in_slots[self._slots] = tokens
         past = self.cache.lengths[: len(tokens)]
         self._step.set(in_slots[:, None], past, past + 1)
         self._session.run(self._step.binding, self._switches["step"])
         past += 1
-        return self._step.logits.array
+        return self._step.logits
 
     def select(self, rows: NDArray[np.int64]) -> None:
         """Row r becomes what row ``rows[r]`` was. Rows that go on stay in place; copied are only further copies of
@@ -115,14 +113,16 @@ class BatchDecoder:
         if len(rows) == len(self._slots) and np.array_equal(rows, np.arange(len(rows))):
             return
         plan = plan_selection(self._slots, rows, None if self._source is None else self._source.sources)
-        moved = self.cache.reserve(len(rows), self.cache.capacity)
-        moved |= self._source is not None and self._source.reserve(len(rows))
+        if len(rows) != len(self._slots):
+            self._step = None
+        self._reserve(len(rows), self.cache.capacity)
+        if self._source is not None:
+            self._source.reserve(len(rows))
         for source, target in plan.copies:
             self.cache.copy(source, target)
             if self._source is not None:
                 self._source.copy(source, target)
-        if self._step is not None and (moved or len(rows) != len(self._slots)):
-            self._step = None
+        self.cache.lengths[len(rows) :] = 0  # of rows that have left nothing is to be moved any more
         self._slots = plan.slots
         if self._step is not None:
             self._step.want(plan.slots)
@@ -132,9 +132,10 @@ class BatchDecoder:
         for switch in self._switches.values():
             switch.turn_off()
 
-    def _check_room(self, tokens: int) -> None:
-        if tokens > self.context_length:
-            raise ContextLengthError(f"{tokens} tokens do not fit into a context window of {self.context_length}")
+    def _reserve(self, slots: int, tokens: int) -> None:
+        if self.cache.moves(slots, tokens):
+            self._step = None  # it holds the buffers that the cache has now
+            self.cache.reserve(slots, tokens)
 
     def _begin(self, rows: list[NDArray[np.int64]], first: int, logits: Logits) -> None:
         """Computes rows, or one row in chunks, into the slots from ``first`` on."""
@@ -151,78 +152,21 @@ class BatchDecoder:
 
     def _append(self, tokens: NDArray[np.int64], lengths: NDArray[np.int64], first: int, logits: Logits) -> None:
         count, width = tokens.shape
-        run = self._run(first, count, width, np.arange(count) * width + lengths - 1)
+        run = self._new_run(first, (count, width), np.arange(count) * width + lengths - 1)
         past = self.cache.lengths[first : first + count]
         run.set(tokens, past, past + lengths)
         self._session.run(run.binding, self._switches["prefill"])
         if tokens.size >= self._prefill_chunk // 2:  # what runs leave behind would add up
             give_back_freed_memory()
         past += lengths
-        logits[:] = run.logits.array
+        logits[:] = run.logits
 
-    def _run(self, first: int, count: int, width: int, wanted: NDArray[np.int64]) -> _Run:
-        run = _Run(self._session, (count, width), wanted, self.vocab_size, self._embedding)
-        run.keep(self.cache.bind(run.binding, first, count))
+    def _new_run(self, first: int, shape: tuple[int, int], wanted: NDArray[np.int64]) -> DecoderRun:
+        run = DecoderRun(self._session, shape, wanted, self._embedding)
+        self.cache.bind(run.binding, first, shape[0])
         if self._source is not None:
-            run.keep(self._source.bind(run.binding, first, count))
+            self._source.bind(run.binding, first, shape[0])
         return run
-
-
-class _Run:
-    """The binding of a run of (B, S) new tokens; its small inputs are written in place.
-
-    ``wanted``: which of the B·S tokens' logits the run gives, in that order.
-    """
-
-    def __init__(
-        self,
-        session: Session,
-        shape: tuple[int, int],
-        wanted: NDArray[np.int64],
-        vocab_size: int,
-        embedding: EmbeddingTable | None,
-    ) -> None:
-        self.binding: Binding = session.binding()
-        self._embedding = embedding
-        self._tokens = np.zeros(shape if embedding is None else (*shape, embedding.columns), _dtype(embedding))
-        self._positions = np.zeros(shape, np.int64)
-        self._inputs = {
-            "input_ids" if embedding is None else "inputs_embeds": Tensor(self._tokens),
-            "seqlens_k": Tensor(np.zeros(shape[0], np.int32)),
-            "total_sequence_length": Tensor(np.zeros((), np.int32)),
-            "logit_index": Tensor(wanted.copy()),
-        }
-        if "position_ids" in session.inputs:
-            self._inputs["position_ids"] = Tensor(self._positions)
-        for name, tensor in self._inputs.items():
-            self.binding.input(name, tensor)
-        self.logits = Tensor(np.empty((len(wanted), vocab_size), np.float32))
-        self.binding.output("logits", self.logits)
-        self._kept: list[Tensor] = []
-
-    def keep(self, tensors: list[Tensor]) -> None:
-        """Holds what is bound besides."""
-        self._kept += tensors
-
-    def want(self, wanted: NDArray[np.int64]) -> None:
-        """Gives the logits of other tokens, as many as before."""
-        self._inputs["logit_index"].array[:] = wanted
-
-    def set(self, tokens: NDArray[np.int64], past: NDArray[np.int64], valid: NDArray[np.int64]) -> None:
-        """The tokens (B, S), how many stand before them in each row, and how many are valid with them."""
-        if self._embedding is None:
-            self._tokens[:] = tokens
-        else:
-            for row, ids in enumerate(tokens):
-                self._embedding.lookup(ids, self._tokens[row])
-        # What pads a row has the position of its last token: one that exists.
-        np.minimum(past[:, None] + np.arange(tokens.shape[1]), valid[:, None] - 1, out=self._positions)
-        self._inputs["seqlens_k"].array[:] = valid - 1
-        self._inputs["total_sequence_length"].array[...] = valid.max()
-
-
-def _dtype(embedding: EmbeddingTable | None) -> type[np.int64] | type[np.float32]:
-    return np.int64 if embedding is None else np.float32
 
 
 def _groups(lengths: list[int], most_tokens: int) -> Iterator[tuple[int, int]]:

@@ -6,13 +6,13 @@ Knows nothing about text, pooling or labels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.errors import ModelError
 from edgelm.runtime.session import Session, Switch, Tensor, give_back_freed_memory
+from edgelm.runtime.token_rows import padded
 
 Rows = Sequence[Sequence[int]]
 Outputs = dict[str, NDArray[np.float32]]
@@ -30,7 +30,7 @@ class Encoder:
     """A session with the encoder contract; may be used by many threads.
 
     Args:
-        session: a graph with ``input_ids``, ``attention_mask`` and perhaps ``token_type_ids`` int64 (B, S).
+        session: a graph with ``input_ids`` and mostly ``attention_mask`` and ``token_type_ids`` int64 (B, S).
         outputs: the outputs to compute, float32 (B, …) or (B, S, …).
         pad_token_id: what fills shorter rows.
 
@@ -40,6 +40,7 @@ class Encoder:
 
     def __init__(self, session: Session, outputs: Sequence[str], *, pad_token_id: int = 0) -> None:
         self.takes_types = _TYPES in session.inputs
+        self._takes_mask = _MASK in session.inputs
         self._session = session
         self._pad = pad_token_id
         # The memory of a long batch's activations is given back; that of others waits for the next.
@@ -76,27 +77,15 @@ class Encoder:
             ClosedError, MemoryLimitError, ModelError: as ``Session.run``.
         """
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        mask = np.arange(lengths.max()) < lengths[:, None]
-        inputs = {"input_ids": _padded(rows, mask, self._pad)}
-        if _MASK in self._session.inputs:  # graphs of others may do without
-            inputs[_MASK] = mask.astype(np.int64)
-        if self.takes_types:
-            inputs[_TYPES] = np.zeros(mask.shape, np.int64) if types is None else _padded(types, mask, 0)
-        sizes = {"B": mask.shape[0], "S": mask.shape[1]}
-        outputs = {
-            name: np.empty([sizes.get(size, size) if isinstance(size, str) else size for size in shape], np.float32)
-            for name, shape in self._shapes.items()
-        }
-        binding = self._session.binding()
-        # The library borrows these arrays: they live to the end of the run.
-        tensors = {name: Tensor(array) for name, array in (inputs | outputs).items()}
-        for name in inputs:
-            binding.input(name, tensors[name])
-        for name in outputs:
-            binding.output(name, tensors[name])
-        self._session.run(binding, self._switches[shrink])
-        if shrink and mask.size >= _MANY_TOKENS:
-            give_back_freed_memory()
+        if self._takes_mask or (lengths == lengths[0]).all():
+            return self._run(rows, types, shrink=shrink)
+        outputs = self._empty(len(rows), int(lengths.max()))
+        for length in np.unique(lengths):  # without a mask, padding would count
+            places = np.flatnonzero(lengths == length)
+            alike, of_types = ([given[int(place)] for place in places] for given in (rows, types or rows))
+            made = self._run(alike, None if types is None else of_types, shrink=shrink)
+            for name, array in made.items():
+                outputs[name][(places, slice(length)) if self.is_per_token(name) else places] = array
         return outputs
 
     def cancel(self) -> None:
@@ -104,11 +93,30 @@ class Encoder:
         for switch in self._switches.values():
             switch.turn_off()
 
+    def _run(self, rows: Rows, types: Rows | None, *, shrink: bool) -> Outputs:
+        ids, mask = padded(rows, self._pad)
+        inputs = {"input_ids": ids}
+        if self._takes_mask:
+            inputs[_MASK] = mask.astype(np.int64)
+        if self.takes_types:
+            inputs[_TYPES] = np.zeros_like(ids) if types is None else padded(types, 0)[0]
+        outputs = self._empty(*ids.shape)
+        binding = self._session.binding()
+        for name, array in inputs.items():
+            binding.input(name, Tensor(array))
+        for name, made in outputs.items():
+            binding.output(name, Tensor(made))
+        self._session.run(binding, self._switches[shrink])
+        if shrink and ids.size >= _MANY_TOKENS:
+            give_back_freed_memory()
+        return outputs
 
-def _padded(rows: Rows, mask: NDArray[np.bool_], fill: int) -> NDArray[np.int64]:
-    padded = np.full(mask.shape, fill, np.int64)
-    padded[mask] = np.fromiter(chain.from_iterable(rows), np.int64)
-    return padded
+    def _empty(self, rows: int, tokens: int) -> Outputs:
+        sizes = {"B": rows, "S": tokens}
+        return {
+            name: np.empty([sizes[size] if isinstance(size, str) else size for size in shape], np.float32)
+            for name, shape in self._shapes.items()
+        }
 
 
 def _shape(session: Session, name: str) -> _Shape:
@@ -125,9 +133,8 @@ def _shape(session: Session, name: str) -> _Shape:
 def _found_shape(session: Session, name: str) -> tuple[int, ...]:
     """The shape of an output for one token, where the graph does not state it."""
     binding = session.binding()
-    tensors = {name: Tensor(np.ones((1, 1), np.int64)) for name in session.inputs}
-    for given, tensor in tensors.items():
-        binding.input(given, tensor)
+    for given in session.inputs:  # a token and a type that every model has
+        binding.input(given, Tensor(np.full((1, 1), int(given == _MASK))))
     binding.new_output(name)
     session.run(binding, Switch(shrink=True))
-    return binding.fetched()[0].shape
+    return binding.taken()[0].array.shape

@@ -10,9 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgelm.bundle.bundle import Bundle
 from edgelm.bundle.manifest import NATIVE_LAYOUT
 from edgelm.config import RuntimeConfig
@@ -26,8 +23,7 @@ from edgelm.runtime.sequences import SequenceDecoder
 from edgelm.runtime.session import Session, Switch, available_cores
 from edgelm.runtime.single_row import Rows
 from edgelm.runtime.source_rows import check_cross_shapes, encode_sources
-
-Ids = Sequence[int] | NDArray[np.int64]
+from edgelm.runtime.token_rows import Ids
 
 
 class Engine(Protocol):

@@ -7,16 +7,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.errors import ContextLengthError
 from edgelm.runtime.row_slots import plan_selection
-from edgelm.runtime.session import Session, Switch, Tensor
+from edgelm.runtime.session import Binding, Session, Switch, Tensor
 from edgelm.runtime.source_rows import SourceRows
-
-Ids = Sequence[int] | NDArray[np.int64]
-Logits = NDArray[np.float32]
+from edgelm.runtime.token_rows import Ids, Logits, check_room
 
 _STATE = "state."
 _NEXT = "next_state."
+_States = dict[str, NDArray[np.float32]]
 
 
 class RecurrentDecoder:
@@ -42,9 +40,11 @@ class RecurrentDecoder:
         self._session = session
         self._encode = encode
         self._source: SourceRows | None = None
-        self._states = {name: info for name, info in session.inputs.items() if name.startswith(_STATE)}
         self._slots = np.zeros(0, np.int64)
-        self._runs: list[_Run] = []  # two, which write each other's state in turn; empty: to be made anew
+        # A run reads the first and writes the second, the next one the reverse; there may be room for more rows.
+        self._states = [_states(session, 0), _states(session, 0)]
+        self._bindings: list[Binding] = []
+        self._bind(0)
         self._switches = (encoding or Switch(), Switch())
         self.length = 0
 
@@ -56,15 +56,18 @@ class RecurrentDecoder:
 
         Raises:
             ContextLengthError: a prompt does not fit into the context window.
-            ValueError: the prompts differ in length.
+            ValueError: the prompts differ in length, or are empty.
         """
-        if len({len(prompt) for prompt in prompts}) != 1:
-            raise ValueError("the prompts of a recurrent decoder must have one length")
+        lengths = {len(prompt) for prompt in prompts}
+        if len(lengths) != 1 or 0 in lengths:
+            raise ValueError("the prompts of a recurrent decoder must have one length above 0")
         tokens = np.array([np.asarray(prompt, np.int64) for prompt in prompts])
+        check_room(tokens.shape[1], self.context_length)
         self._source = self._encode()
         self._slots = np.arange(len(tokens))
         self.length = 0
-        self._runs = self._new_runs(self._zeros(len(tokens)))
+        self._states = [_states(self._session, len(tokens)) for _ in self._states]
+        self._bind(len(tokens))
         for column in tokens.T:
             logits = self.step(column)
         return logits
@@ -75,79 +78,70 @@ class RecurrentDecoder:
         Raises:
             ContextLengthError: the context window is full.
         """
-        if self.length + 1 > self.context_length:
-            raise ContextLengthError(
-                f"{self.length + 1} tokens do not fit into a context window of {self.context_length}"
-            )
-        run = self._runs[0]
-        run.inputs["input_ids"].array[self._slots, 0] = tokens
-        if "position_ids" in run.inputs:
-            run.inputs["position_ids"].array[:] = self.length
-        self._session.run(run.binding, self._switches[-1])
-        self._runs.reverse()
+        check_room(self.length + 1, self.context_length)
+        self._ids[self._slots, 0] = tokens
+        self._positions[:] = self.length
+        self._session.run(self._bindings[0], self._switches[-1])
+        self._bindings.reverse()
+        self._states.reverse()
         self.length += 1
-        logits: Logits = run.logits.array[self._slots]
+        logits: Logits = self._logits[self._slots]
         return logits
 
     def select(self, rows: NDArray[np.int64]) -> None:
         """Row r becomes what row ``rows[r]`` was."""
-        if self._source is None or (len(rows) == len(self._slots) and np.array_equal(rows, np.arange(len(rows)))):
+        before = len(self._slots)
+        if self._source is None or (len(rows) == before and np.array_equal(rows, np.arange(before))):
             return
         plan = plan_selection(self._slots, rows, self._source.sources)
-        moved = self._source.reserve(len(rows)) or len(rows) != len(self._slots)
-        states = {name: tensor.array for name, tensor in self._runs[0].states.items()}
-        if moved:
-            larger = self._zeros(max(len(rows), len(self._slots)))
-            for name, array in larger.items():
-                array[: len(self._slots)] = states[name]
-            states = larger
+        if len(rows) != before:
+            self._bindings = []  # they hold what may move
+        self._source.reserve(len(rows))
+        for states in self._states:
+            states.update({name: _with_room(array, len(rows)) for name, array in states.items()})
         for source, target in plan.copies:
             self._source.copy(source, target)
-            for array in states.values():
+            for array in self._states[0].values():
                 array[target] = array[source]
-        if moved:
-            self._runs = self._new_runs({name: array[: len(rows)] for name, array in states.items()})
         self._slots = plan.slots
+        if len(rows) != before:
+            self._bind(len(rows))
 
     def cancel(self) -> None:
         """Ends the run in progress, from another thread; this decoder cannot be used again."""
         for switch in self._switches:
             switch.turn_off()
 
-    def _zeros(self, rows: int) -> dict[str, NDArray[np.float32]]:
-        return {name: np.zeros((rows, int(info.shape[1])), np.float32) for name, info in self._states.items()}
+    def _bind(self, rows: int) -> None:
+        """Makes the bindings of both turns anew, for so many rows."""
+        self._ids = np.zeros((rows, 1), np.int64)
+        self._positions = np.zeros((rows, 1), np.int64)
+        self._logits = np.empty((rows, self.vocab_size), np.float32)
+        now, later = self._states
+        self._bindings = [self._binding(now, later, rows), self._binding(later, now, rows)]
 
-    def _new_runs(self, states: dict[str, NDArray[np.float32]]) -> list[_Run]:
-        now = {name: Tensor(array) for name, array in states.items()}
-        later = {name: Tensor(np.empty_like(array)) for name, array in states.items()}
-        if self._source is None:
-            raise ValueError("no source has been read")
-        return [
-            _Run(self._session, self.vocab_size, before, after, self._source)
-            for before, after in ((now, later), (later, now))
-        ]
+    def _binding(self, read: _States, written: _States, rows: int) -> Binding:
+        binding = self._session.binding()
+        for name, array in {"input_ids": self._ids, "position_ids": self._positions}.items():
+            if name in self._session.inputs:
+                binding.input(name, Tensor(array))
+        for name in read:
+            binding.input(name, Tensor(read[name][:rows]))
+            binding.output(_NEXT + name.removeprefix(_STATE), Tensor(written[name][:rows]))
+        binding.output("logits", Tensor(self._logits))
+        if self._source is not None:
+            self._source.bind(binding, 0, rows)
+        return binding
 
 
-class _Run:
-    """The binding of a step that reads one state and writes another."""
+def _states(session: Session, rows: int) -> _States:
+    return {
+        name: np.zeros((rows, int(info.shape[1])), np.float32)
+        for name, info in session.inputs.items()
+        if name.startswith(_STATE)
+    }
 
-    def __init__(
-        self,
-        session: Session,
-        vocab_size: int,
-        states: dict[str, Tensor],
-        following: dict[str, Tensor],
-        source: SourceRows,
-    ) -> None:
-        rows = len(next(iter(states.values())).array)
-        self.states = states
-        self.binding = session.binding()
-        names = [name for name in ("input_ids", "position_ids") if name in session.inputs]
-        self.inputs = {name: Tensor(np.zeros((rows, 1), np.int64)) for name in names}
-        self.logits = Tensor(np.empty((rows, vocab_size), np.float32))
-        for name, tensor in (self.inputs | states).items():
-            self.binding.input(name, tensor)
-        for name, tensor in following.items():
-            self.binding.output(name.replace(_STATE, _NEXT, 1), tensor)
-        self.binding.output("logits", self.logits)
-        self._kept = [*following.values(), *source.bind(self.binding, 0, rows)]
+
+def _with_room(array: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
+    missing = max(0, rows - len(array))
+    return np.pad(array, ((0, missing), (0, 0))) if missing else array

@@ -9,10 +9,12 @@ import ctypes
 import os
 import platform
 import sys
+import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,30 +32,25 @@ RUNTIME_VERSION: str = ort.__version__
 # Longer than any gap between two operators or two steps. The library's own choice, about a second, takes a core from
 # whatever else the process does while a graph is loaded, and after each answer.
 _SPIN_MICROSECONDS = 1000
+_CLOSED = "the model is closed"
 _FATAL_ONLY = 4  # what fails is raised, so it need not also be printed
 _TERMINATED = "terminate flag"
 _OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory", "bad_array_new_length")
-_ORT_ERRORS = (
-    # A run with bound inputs and outputs raises no class of the library's own.
+# A run with bound inputs and outputs raises RuntimeError, all else the library's own classes.
+_ORT_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
     MemoryError,
-    ort.capi.onnxruntime_pybind11_state.EPFail,
-    ort.capi.onnxruntime_pybind11_state.Fail,
-    ort.capi.onnxruntime_pybind11_state.InvalidArgument,
-    ort.capi.onnxruntime_pybind11_state.InvalidGraph,
-    ort.capi.onnxruntime_pybind11_state.InvalidProtobuf,
-    ort.capi.onnxruntime_pybind11_state.ModelLoaded,
-    ort.capi.onnxruntime_pybind11_state.ModelRequiresCompilation,
-    ort.capi.onnxruntime_pybind11_state.NoModel,
-    ort.capi.onnxruntime_pybind11_state.NoSuchFile,
-    ort.capi.onnxruntime_pybind11_state.NotImplemented,
-    ort.capi.onnxruntime_pybind11_state.RuntimeException,
+    *(
+        kind
+        for kind in vars(ort.capi.onnxruntime_pybind11_state).values()
+        if isinstance(kind, type) and issubclass(kind, Exception)
+    ),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """What a graph says of an input or output: its shape (names for free dimensions) and NumPy dtype."""
+    """What a graph says of an input or output: its shape (a name or "?" for a free dimension) and NumPy dtype."""
 
     shape: tuple[int | str, ...]
     dtype: np.dtype[Any]
@@ -80,12 +77,17 @@ class Tensor:
 class Binding:
     """Inputs and outputs of a session, tied to memory; running it moves no data.
 
+    What is bound lives as long as the binding, or until something else is bound in its place. Once the session is
+    closed, a binding can do nothing but raise ClosedError.
+
     ``renamed``: usual name → the graph's own, where that differs.
     """
 
     def __init__(self, binding: ort.IOBinding, renamed: Mapping[str, str]) -> None:
-        self._binding = binding
+        self._native: ort.IOBinding | None = binding
         self._renamed = renamed
+        self._inputs: dict[str, Tensor] = {}
+        self._outputs: dict[str, Tensor] = {}
 
     def input(self, name: str, tensor: Tensor) -> None:
         """Reads the graph's input ``name`` from ``tensor``.
@@ -94,29 +96,32 @@ class Binding:
             ModelError: there is no such input.
         """
         with _translated_errors("the graph cannot be bound"):
-            self._binding.bind_ortvalue_input(self._renamed.get(name, name), tensor.value)
+            self.native.bind_ortvalue_input(self._renamed.get(name, name), tensor.value)
+        self._inputs[name] = tensor
 
     def output(self, name: str, tensor: Tensor) -> None:
         """Writes the graph's output ``name`` to ``tensor``, which must have its exact shape."""
-        self._binding.bind_ortvalue_output(self._renamed.get(name, name), tensor.value)
+        self.native.bind_ortvalue_output(self._renamed.get(name, name), tensor.value)
+        self._outputs[name] = tensor
 
     def new_output(self, name: str) -> None:
-        """Lets the runtime make memory for the output ``name``, whose shape is not known; see ``fetched``."""
-        self._binding.bind_output(self._renamed.get(name, name))
-
-    def fetched(self) -> list[NDArray[Any]]:
-        """Copies of all bound outputs, in the order in which they were bound, after a run."""
-        arrays: list[NDArray[Any]] = self._binding.copy_outputs_to_cpu()
-        return arrays
+        """Lets the runtime make memory for the output ``name``, whose shape is not known; see ``taken``."""
+        self.native.bind_output(self._renamed.get(name, name))
 
     def taken(self) -> list[Tensor]:
         """All bound outputs where they lie, in the order in which they were bound, after a run."""
-        return [Tensor.over(value) for value in self._binding.get_outputs()]
+        return [Tensor.over(value) for value in self.native.get_outputs()]
 
     @property
     def native(self) -> ort.IOBinding:
         """The library's own object, for ``Session.run``."""
-        return self._binding
+        if self._native is None:
+            raise ClosedError(_CLOSED)
+        return self._native
+
+    def release(self) -> None:
+        """Lets go of the library's object, which holds on to its session."""
+        self._native = None
 
 
 class Switch:
@@ -181,6 +186,8 @@ class Session:
             )
         give_back_freed_memory()
         self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._bindings: weakref.WeakSet[Binding] = weakref.WeakSet()
         _SESSIONS.add(self)
         self._renamed = renamed or {}
         self.inputs = _infos(self._session.get_inputs(), self._renamed)
@@ -188,7 +195,10 @@ class Session:
 
     def binding(self) -> Binding:
         """An empty binding of this session."""
-        return Binding(self._open().io_binding(), self._renamed)
+        with self._lock:
+            binding = Binding(self._open().io_binding(), self._renamed)
+            self._bindings.add(binding)
+        return binding
 
     def run(self, binding: Binding, switch: Switch) -> None:
         """Runs the graph once; several threads may run one session, each with a binding of its own.
@@ -214,18 +224,22 @@ class Session:
 
     def close(self) -> None:
         """Gives graph and weights back when the runs in progress have ended; may be called twice."""
-        self._session = None
+        with self._lock:
+            self._session = None
+            for binding in self._bindings:
+                binding.release()
 
     def _open(self) -> ort.InferenceSession:
         if self._session is None:
-            raise ClosedError("the model is closed")
+            raise ClosedError(_CLOSED)
         if self._process != os.getpid():
             # The threads of the runtime do not survive a fork: a run would wait for them for ever.
             raise ClosedError("the model was loaded before this process was forked; load it again here")
         return self._session
 
     def keep_for_ever(self) -> None:
-        """Leaves the library's session to the end of the process."""
+        """Leaves the library's session to the end of the process, which was forked from the one that loaded it."""
+        self._lock = threading.Lock()  # a thread that is not in this process may have held the other
         if self._session is not None:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
 
@@ -264,7 +278,13 @@ def _save_optimized(options: ort.SessionOptions, path: Path) -> None:
 
 def _infos(arguments: list[Any], renamed: Mapping[str, str]) -> Mapping[str, TensorInfo]:
     usual = {theirs: ours for ours, theirs in renamed.items()}
-    return {usual.get(a.name, a.name): TensorInfo(tuple(a.shape), _DTYPES[a.type]) for a in arguments}
+    infos = {}
+    for argument in arguments:
+        if argument.type not in _DTYPES:
+            raise ModelError(f"{argument.name[:80]!a} is a {argument.type[:80]}, not one of {', '.join(_DTYPES)}")
+        shape = tuple("?" if size is None else size for size in argument.shape)
+        infos[usual.get(argument.name, argument.name)] = TensorInfo(shape, _DTYPES[argument.type])
+    return infos
 
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -287,8 +307,17 @@ def available_cores() -> int:
 
 def give_back_freed_memory() -> None:
     """Loading and long prompts leave megabytes of freed memory that glibc would keep for later."""
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _malloc_trim() -> Callable[[int], object] | None:
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
+        trim: Callable[[int], object] = ctypes.CDLL(None).malloc_trim
+        return trim
+    return None
 
 
 @contextmanager

@@ -8,8 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Ids = Sequence[int] | NDArray[np.int64]
-Logits = NDArray[np.float32]
+from edgelm.runtime.token_rows import Ids, Logits
 
 
 class Rows(Protocol):

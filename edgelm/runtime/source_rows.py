@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from edgelm.errors import ModelError
 from edgelm.runtime.session import Binding, Session, Switch, Tensor, give_back_freed_memory
-
-Ids = Sequence[int] | NDArray[np.int64]
+from edgelm.runtime.token_rows import Ids, padded
 
 MASK = "encoder_attention_mask"
 _CROSS = "cross_key_values."
@@ -37,17 +36,16 @@ class SourceRows:
         self._arrays = arrays
         self.sources = np.arange(len(arrays[MASK]), dtype=np.int64)
 
-    def reserve(self, slots: int) -> bool:
-        """Makes room for so many slots; returns whether the memory moved."""
+    def reserve(self, slots: int) -> None:
+        """Makes room for so many slots; where there are fewer, they move, and are to be bound anew."""
         before = len(self.sources)
         if slots <= before:
-            return False
+            return
         for name, array in self._arrays.items():
             grown = np.empty((slots, *array.shape[1:]), array.dtype)
             grown[:before] = array
             self._arrays[name] = grown
         self.sources = np.concatenate((self.sources, np.full(slots - before, -1, np.int64)))
-        return True
 
     def copy(self, source: int, target: int) -> None:
         """Makes slot ``target`` what slot ``source`` is."""
@@ -57,13 +55,10 @@ class SourceRows:
             array[target] = array[source]
         self.sources[target] = self.sources[source]
 
-    def bind(self, binding: Binding, first: int, count: int) -> list[Tensor]:
-        """Binds ``count`` slots as inputs; the tensors must live as long as the binding."""
-        tensors = []
+    def bind(self, binding: Binding, first: int, count: int) -> None:
+        """Binds ``count`` slots as inputs."""
         for name, array in self._arrays.items():
-            tensors.append(Tensor(array[first : first + count]))
-            binding.input(name, tensors[-1])
-        return tensors
+            binding.input(name, Tensor(array[first : first + count]))
 
 
 def encode_sources(session: Session, sources: Sequence[Ids], switch: Switch, *, pad_token_id: int) -> SourceRows:
@@ -78,27 +73,23 @@ def encode_sources(session: Session, sources: Sequence[Ids], switch: Switch, *, 
     Raises:
         CancelledError, ClosedError, MemoryLimitError, ModelError: as ``Session.run``.
     """
-    lengths = np.array([len(source) for source in sources])
-    mask = np.arange(lengths.max()) < lengths[:, None]
-    ids = np.full(mask.shape, pad_token_id, np.int64)
-    ids[mask] = np.concatenate([np.asarray(source, np.int64) for source in sources])
-    binding = session.binding()
-    given = {"input_ids": Tensor(ids), "attention_mask": Tensor(mask.astype(np.int64))}
+    ids, mask = padded(sources, pad_token_id)
+    given = {"input_ids": ids, "attention_mask": mask.astype(np.int64)}
     if _TYPES in session.inputs:
-        given[_TYPES] = Tensor(np.zeros_like(ids))
-    for name, tensor in given.items():
-        binding.input(name, tensor)
+        given[_TYPES] = np.zeros_like(ids)
+    binding = session.binding()
+    for name, array in given.items():
+        binding.input(name, Tensor(array))
     made = {}
-    count, length = mask.shape
     for name, info in session.outputs.items():
         if name.startswith(_CROSS):
-            shape = (count, int(info.shape[1]), length, int(info.shape[3]))
-            made[name] = Tensor(np.empty(shape, np.float32))
-            binding.output(name, made[name])
+            shape = (len(ids), int(info.shape[1]), ids.shape[1], int(info.shape[3]))
+            made[name] = np.empty(shape, np.float32)
+            binding.output(name, Tensor(made[name]))
     session.run(binding, switch)
-    if mask.size >= _MANY_TOKENS:
+    if ids.size >= _MANY_TOKENS:
         give_back_freed_memory()
-    return SourceRows({**{name: tensor.array for name, tensor in made.items()}, MASK: mask.astype(np.int32)})
+    return SourceRows({**made, MASK: mask.astype(np.int32)})
 
 
 def check_cross_shapes(encoder: Session, decoder: Session) -> None:

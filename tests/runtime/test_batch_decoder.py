@@ -10,8 +10,8 @@ from support.recurrent_graph import CONTEXT, START, VOCAB_SIZE, RecurrentWeights
 
 from edgelm.errors import CancelledError, ClosedError, ContextLengthError, ModelError
 from edgelm.runtime.batch_decoder import BatchDecoder
-from edgelm.runtime.kv_cache import GROWTH
 from edgelm.runtime.recurrent_decoder import RecurrentDecoder
+from edgelm.runtime.row_cache import GROWTH
 from edgelm.runtime.session import Session, Switch
 from edgelm.runtime.single_row import SingleRow
 from edgelm.runtime.source_rows import check_cross_shapes, encode_sources

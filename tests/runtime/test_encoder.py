@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from support.encoder_bundle import GRAPH_NAME, LABELS, VOCABULARY, TinyEncoder, write_encoder_bundle
+from support.foreign_graphs import model
 
 from edgelm.errors import ClosedError, ModelError
 from edgelm.runtime.encoder import Encoder
@@ -68,10 +70,67 @@ def test_a_graph_without_types_is_fed_none(tmp_path: Path) -> None:
     opened.close()
 
 
-def test_a_size_that_the_graph_leaves_open_is_found_out(tmp_path: Path) -> None:
-    def leave_open(model: onnx.ModelProto) -> None:
-        for dim in model.graph.output[0].type.tensor_type.shape.dim:
-            dim.dim_param = "any"
+def test_without_a_mask_padding_does_not_count(tmp_path: Path) -> None:
+    """The graph adds the mean over all tokens to each: what padding is there would be part of it."""
+    table = np.random.default_rng(2).standard_normal((20, 4)).astype(np.float32)
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["rows"]),
+        helper.make_node("ReduceMean", ["rows", "axis"], ["mean"]),
+        helper.make_node("Add", ["rows", "mean"], ["last_hidden_state"]),
+        helper.make_node("ReduceSum", ["rows", "axis"], ["logits"], keepdims=0),
+    ]
+    inputs = [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ("batch", "sequence"))]
+    outputs = [
+        helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, ("batch", "sequence", 4)),
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ("batch", 4)),
+    ]
+    (tmp_path / "g.onnx").write_bytes(
+        model(nodes, inputs, outputs, {"table": table, "axis": np.array([1])}).SerializeToString()
+    )
+    opened = Session(tmp_path / "g.onnx", threads=1)
+    encoder = Encoder(opened, ["last_hidden_state", "logits"])
+    rows = [[3, 4, 5], [6], [7, 8, 9], [10, 11]]
+    together = encoder.run(rows)
+    assert together["last_hidden_state"].shape == (4, 3, 4)
+    for place, row in enumerate(rows):
+        expected = table[row] + table[row].mean(axis=0)
+        np.testing.assert_allclose(together["last_hidden_state"][place, : len(row)], expected, rtol=1e-5)
+        np.testing.assert_allclose(together["logits"][place], table[row].sum(axis=0), rtol=1e-5)
+    opened.close()
+
+
+def test_finding_out_a_size_needs_no_type_that_a_model_may_not_have(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["rows"]),
+        helper.make_node("Gather", ["one_type", "token_type_ids"], ["types"]),
+        helper.make_node("Add", ["rows", "types"], ["sum"]),
+        helper.make_node("Compress", ["sum", "every"], ["last_hidden_state"], axis=2),
+    ]
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, ("batch", "sequence")) for name in names]
+    output = helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, ("batch", "sequence", "hidden"))
+    constants = {"table": np.ones((1, 4), np.float32), "one_type": np.ones((1, 4), np.float32)}
+    every = {"every": np.ones(4, np.bool_)}
+    (tmp_path / "g.onnx").write_bytes(model(nodes, inputs, [output], constants | every).SerializeToString())
+    opened = Session(tmp_path / "g.onnx", threads=1)
+    assert Encoder(opened, ["last_hidden_state"]).width("last_hidden_state") == 4
+    opened.close()
+
+
+@pytest.mark.parametrize("name", ["any", None])
+def test_a_size_that_the_graph_leaves_open_is_found_out(tmp_path: Path, name: str | None) -> None:
+    def leave_open(graph: onnx.ModelProto) -> None:
+        # What the library can infer it tells after all: the last axis of a Compress it cannot.
+        hidden = graph.graph.output[0]
+        every = numpy_helper.from_array(np.ones(24, np.bool_), "every")
+        graph.graph.initializer.append(every)
+        for node in graph.graph.node:
+            node.output[:] = ["whole" if made == hidden.name else made for made in node.output]
+        graph.graph.node.append(helper.make_node("Compress", ["whole", "every"], [hidden.name], axis=2))
+        for dim in hidden.type.tensor_type.shape.dim:
+            dim.Clear()
+            if name is not None:
+                dim.dim_param = name
 
     folder = write_encoder_bundle(tmp_path, TinyEncoder(), edit=leave_open)
     opened = Session(folder / GRAPH_NAME, threads=1)

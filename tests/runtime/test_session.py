@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 from support.bundles import GRAPH_NAME, WEIGHTS_NAME
 
 from edgelm.errors import CancelledError, ClosedError, MemoryLimitError, ModelError
+from edgelm.runtime.decoder import Decoder
 from edgelm.runtime.session import RUNTIME_VERSION, Session, Switch, Tensor
 
 TASKS = Path("/proc/self/task")
@@ -160,12 +161,56 @@ def test_a_closed_session(doubling):
             use()
 
 
-def test_a_closed_session_is_freed(folder):
+def test_a_closed_session_is_freed_though_a_decoder_is_still_there(folder):
     session = Session(folder / GRAPH_NAME, threads=1)
-    native = weakref.ref(session._session)
+    decoder = Decoder(session, context_length=64, prefill_chunk=64)
+    decoder.prefill([3, 4])
+    # The library's own object, of which a binding keeps hold, too.
+    native = weakref.ref(session._session._sess)
     session.close()
     gc.collect()
     assert native() is None
+    with pytest.raises(ClosedError, match="the model is closed"):
+        decoder.step(5)
+
+
+def test_what_is_bound_lives_as_long_as_the_binding(doubling):
+    binding, y = doubling.binding(), np.zeros(3, np.float32)
+    x = np.arange(3, dtype=np.float32)
+    kept = weakref.ref(x)
+    binding.input("x", Tensor(x))
+    binding.output("y", Tensor(y))
+    del x
+    gc.collect()
+    assert kept() is not None
+    doubling.run(binding, Switch())
+    np.testing.assert_array_equal(y, [0, 2, 4])
+    binding.input("x", Tensor(np.ones(3, np.float32)))
+    gc.collect()
+    assert kept() is None
+
+
+def test_outputs_that_are_not_there_are_typed_errors(doubling):
+    for bind in (lambda b: b.output("z", Tensor(np.zeros(3, np.float32))), lambda b: b.new_output("z")):
+        binding = doubling.binding()
+        binding.input("x", Tensor(np.zeros(3, np.float32)))
+        bind(binding)
+        with pytest.raises(ModelError, match=r"the graph failed: .*z"):
+            doubling.run(binding, Switch())
+
+
+def test_sizes_without_a_name_are_marked(tmp_path):
+    node = helper.make_node("Add", ["x", "x"], ["y"])
+    path = save(tmp_path / "g.onnx", [node], [values("x", [None, "N", 3])], [values("y", [None, "N", 3])])
+    assert Session(path, threads=1).inputs["x"].shape == ("?", "N", 3)
+
+
+@pytest.mark.parametrize("kind", [TensorProto.DOUBLE, TensorProto.STRING])
+def test_a_type_that_no_run_takes_is_named(tmp_path, kind):
+    node = helper.make_node("Identity", ["x"], ["y"])
+    path = save(tmp_path / "g.onnx", [node], [values("x", [2], kind)], [values("y", [2], kind)])
+    with pytest.raises(ModelError, match=r"^'x' is a tensor\((double|string)\), not one of tensor\(float\), "):
+        Session(path, threads=1)
 
 
 def threads_of_this_process() -> int:

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.errors import ContextLengthError
 from edgelm.runtime.foreign.caches import Cache
 from edgelm.runtime.foreign.decoder import chunks
 from edgelm.runtime.foreign.graph import Source, StepGraph
-from edgelm.runtime.session import Switch
+from edgelm.runtime.session import Switch, give_back_freed_memory
+from edgelm.runtime.token_rows import Ids, Logits, check_room
 
-Ids = Sequence[int] | NDArray[np.int64]
 Rows = NDArray[np.int64]
 
 
@@ -52,7 +51,6 @@ class ForeignBatch:
         self._graph = graph
         self._chunk = prefill_chunk
         self._encode = encode
-        self._sources: Source | None = None
         self._groups: list[_Group] = []
         self._rows = 0
         self._switches = {"prefill": Switch(shrink=True), "step": Switch()}
@@ -65,41 +63,39 @@ class ForeignBatch:
     def reserve(self, rows: int, tokens: int) -> None:
         """Nothing: these caches grow as they are used."""
 
-    def prefill(self, prompts: Sequence[Ids]) -> NDArray[np.float32]:
+    def prefill(self, prompts: Sequence[Ids]) -> Logits:
         """Begins a row for each prompt, of one token or more; returns the logits after the last of each, (B, V).
 
         Raises:
             ContextLengthError: a prompt is longer than the context window.
         """
         arrays = [np.asarray(prompt, np.int64) for prompt in prompts]
-        if any(len(array) > self.context_length for array in arrays):
-            raise ContextLengthError(f"a prompt does not fit into a context window of {self.context_length}")
+        check_room(max(map(len, arrays)), self.context_length)
         self._rows = len(arrays)
-        self._sources = None if self._encode is None else self._encode(self._switches["prefill"])
-        logits = np.empty((len(arrays), self.vocab_size), np.float32)
         self._groups = []
+        sources = None if self._encode is None else self._encode(self._switches["prefill"])
+        logits = np.empty((len(arrays), self.vocab_size), np.float32)
         for places in self._together(arrays):
-            group = self._group(places)
-            for chunk in chunks(
-                np.stack([arrays[place] for place in places]),
-                self._graph,
-                group.cache,
-                max(1, self._chunk // len(places)),
-            ):
+            group = _Group(
+                places, places, self._graph.new_cache(len(places)), None if sources is None else sources.of(places)
+            )
+            together = np.stack([arrays[place] for place in places])
+            for chunk in chunks(together, self._graph, group.cache, max(1, self._chunk // len(places))):
                 logits[places] = self._run(group, chunk)
+                if chunk.size >= self._chunk:  # what chunks leave behind would add up
+                    give_back_freed_memory()
             self._groups.append(group)
         if self._graph.pads and len(self._groups) > 1:
-            self._groups = [self._joined()]
+            self._groups = [_joined(self._groups, sources)]
         return logits
 
-    def step(self, tokens: Rows) -> NDArray[np.float32]:
+    def step(self, tokens: Rows) -> Logits:
         """Appends one token to each row, (B,); returns the logits, (B, V).
 
         Raises:
             ContextLengthError: a row has no room for it.
         """
-        if self.length >= self.context_length:
-            raise ContextLengthError(f"the context window of {self.context_length} tokens is full")
+        check_room(self.length + 1, self.context_length)
         logits = np.empty((self._rows, self.vocab_size), np.float32)
         for group in self._groups:
             logits[group.places] = self._run(group, tokens[group.places, None])
@@ -140,16 +136,12 @@ class ForeignBatch:
         for length in dict.fromkeys(lengths.tolist()):
             yield np.nonzero(lengths == length)[0]
 
-    def _group(self, places: Rows) -> _Group:
-        source = None if self._sources is None else self._sources.of(places)
-        return _Group(places, places, self._graph.new_cache(len(places)), source)
-
-    def _run(self, group: _Group, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _run(self, group: _Group, tokens: NDArray[np.int64]) -> Logits:
         switch = self._switches["prefill" if tokens.shape[1] > 1 else "step"]
         return self._graph.run(tokens, group.cache, switch, source=group.source)
 
-    def _joined(self) -> _Group:
-        places = np.concatenate([group.places for group in self._groups])
-        cache = type(self._groups[0].cache).stacked([group.cache for group in self._groups])
-        source = None if self._sources is None else self._sources.of(places)
-        return _Group(places, places, cache, source)
+
+def _joined(groups: list[_Group], sources: Source | None) -> _Group:
+    places = np.concatenate([group.places for group in groups])
+    cache = type(groups[0].cache).stacked([group.cache for group in groups])
+    return _Group(places, places, cache, None if sources is None else sources.of(places))

@@ -13,16 +13,10 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from edgelm.bundle.foreign_contract import CROSS, PAST, PRESENT
 from edgelm.errors import MemoryLimitError
+from edgelm.runtime.row_cache import GROWTH
 from edgelm.runtime.session import Binding, Tensor, TensorInfo
-
-PAST, PRESENT = "past_key_values.", "present."
-# In the names of what cross-attention takes from the source: made by the first run, and never longer.
-CROSS = ".encoder."
-# Room for that many more tokens is made at a time, so that copies are rare.
-GROWTH = 256
-
-Arrays = dict[str, NDArray[Any]]
 
 
 class Cache(Protocol):

@@ -1,18 +1,16 @@
-"""A sequence, or several, on the decoder graphs of another tool: what ``runtime.decoder`` is for our own."""
+"""A sequence on the decoder graphs of another tool: what ``runtime.decoder`` is for our own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.errors import ContextLengthError
 from edgelm.runtime.foreign.caches import Cache
-from edgelm.runtime.foreign.graph import Source, StepGraph
+from edgelm.runtime.foreign.graph import StepGraph
 from edgelm.runtime.session import Switch, give_back_freed_memory
-
-Ids = Sequence[int] | NDArray[np.int64]
+from edgelm.runtime.token_rows import Ids, check_room
 
 
 class ForeignDecoder:
@@ -22,18 +20,14 @@ class ForeignDecoder:
         graph: the loaded graphs.
         context_length: tokens that the sequence may have.
         prefill_chunk: tokens computed in one run.
-        source: what the encoder has made of one source, in an encoder-decoder.
     """
 
-    def __init__(
-        self, graph: StepGraph, *, context_length: int, prefill_chunk: int, source: Source | None = None
-    ) -> None:
+    def __init__(self, graph: StepGraph, *, context_length: int, prefill_chunk: int) -> None:
         self.context_length = context_length
         self.vocab_size = graph.vocab_size
         self.prefill_chunk = prefill_chunk
         self.cache: Cache = graph.new_cache(1)
         self._graph = graph
-        self._source = source
         self._switches = {"prefill": Switch(shrink=True), "step": Switch()}
 
     @property
@@ -61,7 +55,7 @@ class ForeignDecoder:
         Raises:
             ContextLengthError: the context window is full.
         """
-        self._check_room(1)
+        check_room(self.length + 1, self.context_length)
         return self._run(np.array([[token]], np.int64), "step")
 
     def all_logits(self, ids: Ids) -> Iterator[NDArray[np.float32]]:
@@ -85,21 +79,15 @@ class ForeignDecoder:
 
     def _run(self, tokens: NDArray[np.int64], switch: str, *, whole: bool = False) -> NDArray[np.float32]:
         """(V,) of the last token, or (S, V)."""
-        logits = self._graph.run(tokens, self.cache, self._switches[switch], source=self._source, whole=whole)
+        logits = self._graph.run(tokens, self.cache, self._switches[switch], whole=whole)
         row: NDArray[np.float32] = logits[0]
         return row
 
     def _chunks(self, ids: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         if not len(ids):
             raise ValueError("there is no token to compute")
-        self._check_room(len(ids))
+        check_room(self.length + len(ids), self.context_length)
         yield from chunks(ids[None], self._graph, self.cache, self.prefill_chunk)
-
-    def _check_room(self, tokens: int) -> None:
-        if self.length + tokens > self.context_length:
-            raise ContextLengthError(
-                f"{self.length + tokens} tokens do not fit into a context window of {self.context_length}"
-            )
 
 
 def chunks(tokens: NDArray[np.int64], graph: StepGraph, cache: Cache, size: int) -> Iterator[NDArray[np.int64]]:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgelm.bundle.bundle import Bundle
 from edgelm.config import RuntimeConfig
 from edgelm.errors import UnsupportedModelError
@@ -16,8 +13,7 @@ from edgelm.runtime.foreign.decoder import ForeignDecoder
 from edgelm.runtime.foreign.graph import StepGraph
 from edgelm.runtime.foreign.source_encoder import SourceEncoder
 from edgelm.runtime.session import Session, available_cores
-
-Ids = Sequence[int] | NDArray[np.int64]
+from edgelm.runtime.token_rows import Ids
 
 
 class ForeignEngine:
@@ -44,7 +40,9 @@ class ForeignEngine:
         if "encoder" in manifest.graphs:
             path = bundle.path(manifest.graphs["encoder"])
             session = Session(path, threads=threads, renamed=manifest.renamed, planning=False)
-            self._encoder = SourceEncoder(session, pad_token_id=manifest.pad_token_id or 0)
+            self._encoder = SourceEncoder(
+                session, pad_token_id=manifest.pad_token_id or 0, masked=self._graph.masks_sources
+            )
 
     def new_decoder(self) -> ForeignDecoder:
         """One sequence of a decoder-only model, with an empty cache.

@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.bundle.bundle import Bundle
+from edgelm.bundle.foreign_contract import PRESENT
 from edgelm.bundle.manifest import Manifest
 from edgelm.errors import ModelError
-from edgelm.runtime.foreign.caches import PRESENT, Cache, GrowingCache, SharedCache
+from edgelm.runtime.foreign.caches import Cache, GrowingCache, SharedCache
 from edgelm.runtime.session import Session, Switch, Tensor
 
+_SOURCE_MASK = "encoder_attention_mask"
 _ATTENTION = "com.microsoft.GroupQueryAttention"
 # Models that place tokens by the attention mask, so that padding on the left moves none.
 _PLACED_BY_MASK = ("bloom", "opt")
@@ -50,6 +52,7 @@ class StepGraph:
         appends_many: whether several tokens may follow a past in one run.
         shared: whether past and present are one buffer.
         pads: whether rows of several lengths may run together.
+        masks_sources: whether sources of several lengths may, in an encoder-decoder.
     """
 
     def __init__(self, manifest: Manifest, first: Session, later: Session | None, *, shared: bool) -> None:
@@ -61,6 +64,7 @@ class StepGraph:
         placed = "position_ids" in first.inputs or manifest.architecture in _PLACED_BY_MASK
         self.pads = "attention_mask" in first.inputs and (shared or placed)
         self._first, self._later = first, later or first
+        self.masks_sources = all(_SOURCE_MASK in session.inputs for session in (self._first, self._later))
         self._heads, self._head_size = manifest.kv.kv_heads, manifest.kv.head_size
 
     @classmethod
@@ -87,7 +91,13 @@ class StepGraph:
         return kind(rows, self._heads, self._head_size)
 
     def run(
-        self, tokens: NDArray[np.int64], cache: Cache, switch: Switch, *, source: Source | None, whole: bool = False
+        self,
+        tokens: NDArray[np.int64],
+        cache: Cache,
+        switch: Switch,
+        *,
+        source: Source | None = None,
+        whole: bool = False,
     ) -> NDArray[np.float32]:
         """Appends tokens to each row.
 
@@ -105,23 +115,19 @@ class StepGraph:
             CancelledError, ClosedError, MemoryLimitError, ModelError: as ``Session.run``.
         """
         session = self._first if cache.is_empty else self._later
-        fed = self._inputs(tokens, cache, source, whole=whole)
-        # The library borrows these arrays: they live to the end of the run.
-        tensors = {
-            name: Tensor(np.ascontiguousarray(fed[name], info.dtype).reshape(_shape(fed[name], info.shape)))
-            for name, info in session.inputs.items()
-            if name in fed
-        }
         binding = session.binding()
-        for name, tensor in tensors.items():
-            binding.input(name, tensor)
+        for name, array in self._inputs(tokens, cache, source, whole=whole).items():
+            if name in session.inputs:
+                info = session.inputs[name]
+                binding.input(name, Tensor(np.ascontiguousarray(array, info.dtype).reshape(_shape(array, info.shape))))
         binding.new_output("logits")
         presents = [] if self.shared else [name for name in session.outputs if name.startswith(PRESENT)]
         cache.bind(binding, session.inputs, presents, tokens.shape[1])
         session.run(binding, switch)
         logits, *made = binding.taken() if presents else binding.taken()[:1]
+        self._check(logits.array, tokens.shape, whole=whole)
         cache.advance(tokens.shape[1], dict(zip(presents, made, strict=True)))
-        return _floats(logits.array if whole else logits.array[:, -1])
+        return np.ascontiguousarray(logits.array if whole else logits.array[:, -1], np.float32)
 
     def close(self) -> None:
         """Gives graphs and weights back; may be called twice."""
@@ -131,6 +137,15 @@ class StepGraph:
     def check_open(self) -> None:
         """Raises ClosedError where ``run`` would."""
         self._first.check_open()
+
+    def _check(self, logits: NDArray[Any], tokens: tuple[int, ...], *, whole: bool) -> None:
+        """Of folders where the graph leaves sizes open, the first run tells whether they are those of the settings."""
+        rows, count = tokens
+        if logits.shape not in {(rows, count, self.vocab_size), (rows, count if whole else 1, self.vocab_size)}:
+            raise ModelError(
+                f"the graph gave logits of shape {logits.shape} for {rows} rows of {count} tokens; "
+                f"the vocabulary has {self.vocab_size}"
+            )
 
     def _inputs(
         self, tokens: NDArray[np.int64], cache: Cache, source: Source | None, *, whole: bool
@@ -146,14 +161,10 @@ class StepGraph:
             "num_logits_to_keep": np.array(0 if whole else 1),
         }
         if source is not None:
-            fed |= {"encoder_hidden_states": source.hidden, "encoder_attention_mask": source.mask}
+            fed |= {"encoder_hidden_states": source.hidden, _SOURCE_MASK: source.mask}
         return fed
 
 
 def _shape(array: NDArray[Any], declared: tuple[int | str, ...]) -> tuple[int, ...]:
     """A number may be declared as a row of one."""
     return (1,) if array.ndim == 0 and len(declared) == 1 else array.shape
-
-
-def _floats(array: NDArray[Any]) -> NDArray[np.float32]:
-    return np.ascontiguousarray(array, np.float32)

@@ -5,49 +5,53 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edgelm.errors import UnsupportedModelError
 from edgelm.runtime.foreign.graph import Source
-from edgelm.runtime.session import Session, Switch, Tensor
+from edgelm.runtime.session import Session, Switch, Tensor, give_back_freed_memory
+from edgelm.runtime.token_rows import Ids, padded
 
-Ids = Sequence[int] | NDArray[np.int64]
+# What a run of fewer leaves behind is not worth the milliseconds that giving it back takes.
+_MANY_TOKENS = 1024
 
 
 class SourceEncoder:
     """A session of an encoder; may be used by many threads.
 
     Args:
-        session: a graph with ``input_ids`` and perhaps ``attention_mask`` (B, L) → ``last_hidden_state`` (B, L, H).
+        session: a graph with ``input_ids`` and perhaps ``attention_mask`` and ``token_type_ids`` (B, L) →
+            ``last_hidden_state`` (B, L, H).
         pad_token_id: what fills shorter rows.
+        masked: whether the decoder takes the mask, too.
     """
 
-    def __init__(self, session: Session, *, pad_token_id: int) -> None:
+    def __init__(self, session: Session, *, pad_token_id: int, masked: bool) -> None:
         self._session = session
         self._pad = pad_token_id
+        self._masked = masked and "attention_mask" in session.inputs
 
     def encode(self, rows: Sequence[Ids], switch: Switch) -> Source:
         """Reads sources of any lengths above 0, padded on the right; ``switch`` may end the run.
 
         Raises:
+            UnsupportedModelError: they are of several lengths, and a graph takes no mask: padding would be read.
             CancelledError, ClosedError, MemoryLimitError, ModelError: as ``Session.run``.
         """
-        lengths = np.array([len(row) for row in rows])
-        mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
-        ids = np.full(mask.shape, self._pad, np.int64)
-        for place, row in enumerate(rows):
-            ids[place, : len(row)] = row
-        # The library borrows these arrays: they live to the end of the run.
-        tensors = {
-            name: Tensor(array)
-            for name, array in (("input_ids", ids), ("attention_mask", mask))
-            if name in self._session.inputs
-        }
+        ids, tokens = padded(rows, self._pad)
+        if not (self._masked or tokens.all()):
+            raise UnsupportedModelError("this model takes no mask: only sources of one length can run together")
+        mask = tokens.astype(np.int64)
+        given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         binding = self._session.binding()
-        for name, tensor in tensors.items():
-            binding.input(name, tensor)
+        for name, array in given.items():
+            if name in self._session.inputs:
+                binding.input(name, Tensor(array))
         binding.new_output("last_hidden_state")
         self._session.run(binding, switch)
-        return Source(binding.fetched()[0], mask)
+        (hidden,) = binding.taken()
+        if ids.size >= _MANY_TOKENS:
+            give_back_freed_memory()
+        return Source(hidden.array, mask)
 
     def close(self) -> None:
         """Gives the graph and its weights back; may be called twice."""

@@ -144,6 +144,22 @@ def test_an_encoder_is_for_what_its_outputs_are(
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "axes"),
+    [("last_hidden_state", ("b", 4), 3), ("token_embeddings", ("b", 4), 3), ("start_logits", ("b", "t", 1), 2)],
+)
+def test_an_encoders_output_without_the_axes_of_its_task_is_refused(
+    tmp_path: Path, name: str, shape: tuple[Any, ...], axes: int
+) -> None:
+    graph = encoder(output=name, shape=shape)
+    if name == "start_logits":
+        graph.graph.node.append(onnx.helper.make_node("Identity", [name], ["end_logits"]))
+        graph.graph.output.append(onnx.helper.make_tensor_value_info("end_logits", onnx.TensorProto.FLOAT, shape))
+    usual = "last_hidden_state" if axes == 3 else name
+    message = refusal(write_folder(tmp_path, {"config.json": BERT, "model.onnx": graph}))
+    assert f"output {usual} must be float32 of {axes} axes" in message
+
+
 def test_positions_that_padding_takes_are_not_given_to_texts(tmp_path: Path) -> None:
     roberta = BERT | {"model_type": "roberta", "max_position_embeddings": 34, "pad_token_id": 1}
     folder = write_folder(tmp_path, {"config.json": roberta, "model.onnx": encoder()})

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.foreign_graphs import CONFIG, VOCABULARY, decoder, expected, write_folder
+from onnx import TensorProto, helper
+from support.foreign_graphs import CONFIG, VOCABULARY, decoder, expected, model, write_folder
 
 from edgelm.bundle.bundle import open_bundle
-from edgelm.errors import CancelledError, ClosedError, ContextLengthError
+from edgelm.errors import CancelledError, ClosedError, ContextLengthError, ModelError, UnsupportedModelError
 from edgelm.runtime.foreign.batch import ForeignBatch
 from edgelm.runtime.foreign.decoder import ForeignDecoder
 from edgelm.runtime.foreign.graph import StepGraph
+from edgelm.runtime.foreign.source_encoder import SourceEncoder
+from edgelm.runtime.session import Session, Switch
 
 Open = Callable[[str], StepGraph]
 KINDS = ("one", "pair", "half", "renamed", "unplaced")
@@ -147,6 +150,60 @@ def test_a_cancelled_or_closed_sequence_ends(tmp_path: Path) -> None:
     graph.close()
     with pytest.raises(ClosedError):
         batch.prefill([[1]])
+
+
+@pytest.mark.parametrize("width", [VOCABULARY - 2, VOCABULARY + 2])
+def test_logits_of_another_width_than_the_settings_say_are_refused(tmp_path: Path, width: int) -> None:
+    made = decoder()
+    made.graph.output[0].type.tensor_type.shape.dim[2].dim_param = "any"
+    folder = write_folder(tmp_path, {"config.json": CONFIG | {"vocab_size": width}, "model.onnx": made})
+    graph = StepGraph.open(open_bundle(folder), threads=1)
+    batch = ForeignBatch(graph, context_length=9, prefill_chunk=8)
+    with pytest.raises(ModelError, match=rf"logits of shape \(2, 1, {VOCABULARY}\) .* the vocabulary has {width}"):
+        batch.prefill([[1], [2]])
+    sequence = ForeignDecoder(graph, context_length=9, prefill_chunk=8)
+    with pytest.raises(ModelError, match=f"the vocabulary has {width}"):
+        sequence.prefill([1, 2])
+    assert sequence.length == 0
+
+
+SOURCES = [[1, 2, 3], [4, 5]]
+
+
+def _source_encoder(path: Path, *names: str, masked: bool = True) -> SourceEncoder:
+    """Its hidden states are the ids, and the types of their tokens."""
+    dims = ("batch", "tokens")
+    inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, dims) for name in ("input_ids", *names)]
+    added = ["input_ids", "token_type_ids"] if "token_type_ids" in names else ["input_ids"]
+    nodes = [
+        helper.make_node("Identity", ["first"], ["ids"])
+        if len(added) == 1
+        else helper.make_node("Add", ["first", "second"], ["ids"]),
+        helper.make_node("Unsqueeze", ["ids", "axis"], ["last_hidden_state"]),
+    ]
+    casts = zip(added, ("first", "second"), strict=False)
+    nodes = [helper.make_node("Cast", [name], [to], to=TensorProto.FLOAT) for name, to in casts] + nodes
+    outputs = [helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, (*dims, 1))]
+    path.write_bytes(model(nodes, inputs, outputs, {"axis": np.array([2])}).SerializeToString())
+    return SourceEncoder(Session(path, threads=1), pad_token_id=7, masked=masked)
+
+
+@pytest.mark.parametrize("names", [("attention_mask",), ("attention_mask", "token_type_ids")])
+def test_sources_are_padded_and_of_the_first_type(tmp_path: Path, names: tuple[str, ...]) -> None:
+    source = _source_encoder(tmp_path / "g.onnx", *names).encode(SOURCES, Switch())
+    np.testing.assert_array_equal(source.hidden[:, :, 0], [[1, 2, 3], [4, 5, 7]])
+    np.testing.assert_array_equal(source.mask, [[1, 1, 1], [1, 1, 0]])
+
+
+@pytest.mark.parametrize(("names", "masked"), [((), True), (("attention_mask",), False)])
+def test_without_a_mask_only_sources_of_one_length_run_together(
+    tmp_path: Path, names: tuple[str, ...], masked: bool
+) -> None:
+    encoder = _source_encoder(tmp_path / "g.onnx", *names, masked=masked)
+    with pytest.raises(UnsupportedModelError, match="takes no mask: only sources of one length can run together"):
+        encoder.encode(SOURCES, Switch())
+    hidden = encoder.encode([SOURCES[1], [8, 9]], Switch()).hidden
+    np.testing.assert_array_equal(hidden[:, :, 0], [[4, 5], [8, 9]])
 
 
 def test_a_rewind_beyond_the_end_is_refused(graph: Open) -> None:
