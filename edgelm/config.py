@@ -115,9 +115,12 @@ class GenerationConfig:
 
         Such files carry many fields of other libraries; ``null`` stands for "the default", as a negative
         ``pad_token_id`` does. A ``max_new_tokens`` there is a suggestion of the model's authors and taken like the
-        others. Of beams and sampling together, which is not built, the beams are taken.
+        others. Of beams and sampling together, which is not built, the beams are taken. A ``temperature`` of 0 there
+        means greedy.
         """
         known = {k: v for k, v in values.items() if k in cls.field_names() and v is not None}
+        if known.get("temperature") == 0:
+            known = {name: value for name, value in known.items() if name not in ("temperature", "do_sample")}
         if known.get("do_sample") is True and known.get("num_beams", 1) != 1:
             del known["do_sample"]
         if isinstance(known.get("pad_token_id"), int) and known["pad_token_id"] < 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -39,7 +40,7 @@ def find_bundle(model: str | os.PathLike[str], variant: str | None) -> Bundle:
     return open_bundle(folder, stamps=stamps_folder(), variant=variant)
 
 
-class LoadedModel:
+class LoadedModel(ABC):
     """The shared half of ``LanguageModel`` and ``EncoderModel``; a context manager.
 
     Args:
@@ -102,9 +103,9 @@ class LoadedModel:
         token = self.special_token(role)
         return None if token is None else self.tokenizer.token_to_id(token)
 
+    @abstractmethod
     def close(self) -> None:
         """Gives memory back; what is in progress ends with ClosedError. May be called twice."""
-        raise NotImplementedError
 
     @contextlib.contextmanager
     def _reading_text(self) -> Iterator[None]:

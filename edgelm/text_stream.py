@@ -96,7 +96,10 @@ class TextStream(Iterator[Chunk]):
         return self.result
 
     def close(self) -> None:
-        """Ends the generation; may be called twice."""
+        """Ends the generation, or has it end at the next token where another thread is reading; may be called twice."""
+        self._answer.wanted = False
+        if self._chunks.gi_running:
+            return
         self._chunks.close()
         self._answer.finish(healthy=True)
 
@@ -118,6 +121,7 @@ class _Answer:
         self._prompt_tokens = prompt_tokens
         self._watch = watch
         self._token_ids: list[int] = []
+        self.wanted = True
 
     def run(self, text: IncrementalText) -> Generator[Chunk, None, None]:
         self._watch.start()
@@ -125,6 +129,9 @@ class _Answer:
             for step in self._steps:
                 self._watch.token_came()
                 self._token_ids.append(step.token)
+                if not self.wanted:
+                    self.finish(healthy=True)
+                    return
                 piece, stopped = text.push(step.token)
                 if step.finish_reason and not stopped:
                     rest, stopped = text.finish()

@@ -349,3 +349,9 @@ def test_a_file_that_asks_for_beams_and_sampling_gets_the_beams() -> None:
     config = GenerationConfig.from_file_values({"do_sample": True, "num_beams": 4, "temperature": 0.7})
     assert (config.do_sample, config.num_beams) == (False, 4)
     assert GenerationConfig.from_file_values({"do_sample": True, "num_beams": 1}).do_sample
+
+
+def test_a_temperature_of_zero_in_a_file_means_greedy() -> None:
+    config = GenerationConfig.from_file_values({"do_sample": True, "temperature": 0.0, "top_p": 0.9})
+    assert config == GenerationConfig(top_p=0.9)
+    assert GenerationConfig.from_file_values({"temperature": 0, "num_beams": 2}) == GenerationConfig(num_beams=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 
 import pytest
@@ -180,6 +181,29 @@ def test_a_stream_ends_once_however_it_is_left(taken, leave):
     del opened  # no garbage collection is needed
     assert close.calls == [(tuple(ids[:taken]), True)]
     assert log == (["steps closed"] if taken else [])
+
+
+def test_another_thread_can_end_an_answer_that_is_being_read():
+    tokenizer, close, asked, given = Tokenizer(builders.word_level()), Closing(), threading.Event(), threading.Event()
+    ids = tokenizer.encode("The quick brown fox")
+
+    def waiting():
+        yield Step(ids[0])
+        asked.set()
+        given.wait(10)
+        yield from steps(ids[1:])
+
+    opened = stream(tokenizer, waiting(), close=close)
+    texts = []
+    reader = threading.Thread(target=lambda: texts.extend(chunk.text for chunk in opened))
+    reader.start()
+    asked.wait(10)
+    opened.close()
+    assert close.calls == []
+    given.set()
+    reader.join(10)
+    assert texts == ["The"]
+    assert close.calls == [(tuple(ids[:2]), True)]
 
 
 @pytest.mark.parametrize("error", [NumericError("NaN"), KeyboardInterrupt()])
