@@ -21,8 +21,41 @@ INT8_COMPUTE = 4
 EMBEDDING_BLOCK = 32
 
 
+class Int8Tables:
+    """The tables of a ``Scheme``: embeddings and output head in int8 blocks of 32, stored once where they are tied."""
+
+    def head(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, tied_to: str | None) -> str:
+        if tied_to is None:
+            _store_blocks(g, name, matrix, 8, EMBEDDING_BLOCK)
+        stored = [f"{tied_to or name}.weight", f"{tied_to or name}.scales"]
+        return _matmul_nbits(g, x, name, stored, matrix, 8, EMBEDDING_BLOCK)
+
+    def lookup(self, g: GraphBuilder, name: str, matrix: Matrix, ids: str) -> tuple[str, str]:
+        """Rows are dequantized when they are looked up."""
+        _store_blocks(g, name, matrix, 8, EMBEDDING_BLOCK)
+        width = -(-matrix.columns // EMBEDDING_BLOCK) * EMBEDDING_BLOCK
+        table = g.view(f"{name}.table", f"{name}.weight", (matrix.rows, width))
+        vectors = g.node(
+            "GatherBlockQuantized",
+            [table, ids, f"{name}.scales"],
+            name=name,
+            domain=MICROSOFT,
+            bits=8,
+            block_size=EMBEDDING_BLOCK,
+            quantize_axis=1,
+            gather_axis=0,
+        )
+        if width != matrix.columns:
+            ends = [g.constant(f"{name}.{key}", [value], np.int64) for key, value in _slice_ends(matrix.columns)]
+            vectors = g.node("Slice", [vectors, *ends], name=f"{name}.unpad")
+        return vectors, name
+
+    def embedding(self, g: GraphBuilder, name: str, matrix: Matrix) -> tuple[str, str]:
+        return self.lookup(g, name, matrix, token_ids(g))
+
+
 @dataclass(frozen=True)
-class Blockwise:
+class Blockwise(Int8Tables):
     """Blocks of weights along the input dimension share a scale (operators MatMulNBits and GatherBlockQuantized).
 
     Embeddings and output head are int8 in blocks of 32 whatever ``bits`` is: they are few and matter most.
@@ -40,47 +73,9 @@ class Blockwise:
         stored = _store_blocks(g, name, matrix, self.bits, self.block_size)
         return _matmul_nbits(g, x, name, stored, matrix, self.bits, self.block_size)
 
-    def head(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, tied_to: str | None) -> str:
-        return int8_head(g, x, name, matrix, tied_to)
-
-    def lookup(self, g: GraphBuilder, name: str, matrix: Matrix, ids: str) -> tuple[str, str]:
-        return int8_lookup(g, name, matrix, ids)
-
-    def embedding(self, g: GraphBuilder, name: str, matrix: Matrix) -> tuple[str, str]:
-        return int8_lookup(g, name, matrix, token_ids(g))
-
-
-def int8_lookup(g: GraphBuilder, name: str, matrix: Matrix, ids: str) -> tuple[str, str]:
-    """Rows of an int8 table in blocks of 32, dequantized when they are looked up."""
-    _store_blocks(g, name, matrix, 8, EMBEDDING_BLOCK)
-    width = -(-matrix.columns // EMBEDDING_BLOCK) * EMBEDDING_BLOCK
-    table = g.view(f"{name}.table", f"{name}.weight", (matrix.rows, width))
-    vectors = g.node(
-        "GatherBlockQuantized",
-        [table, ids, f"{name}.scales"],
-        name=name,
-        domain=MICROSOFT,
-        bits=8,
-        block_size=EMBEDDING_BLOCK,
-        quantize_axis=1,
-        gather_axis=0,
-    )
-    if width != matrix.columns:
-        ends = [g.constant(f"{name}.{key}", [value], np.int64) for key, value in _slice_ends(matrix.columns)]
-        vectors = g.node("Slice", [vectors, *ends], name=f"{name}.unpad")
-    return vectors, name
-
 
 def _slice_ends(columns: int) -> list[tuple[str, int]]:
     return [("start", 0), ("end", columns), ("axis", -1)]
-
-
-def int8_head(g: GraphBuilder, x: str, name: str, matrix: Matrix, tied_to: str | None) -> str:
-    """The output head in int8 blocks of 32; shares the embedding's table where the two are tied."""
-    if tied_to is None:
-        _store_blocks(g, name, matrix, 8, EMBEDDING_BLOCK)
-    stored = [f"{tied_to or name}.weight", f"{tied_to or name}.scales"]
-    return _matmul_nbits(g, x, name, stored, matrix, 8, EMBEDDING_BLOCK)
 
 
 def _matmul_nbits(

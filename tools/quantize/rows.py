@@ -13,11 +13,11 @@ from edgelm.runtime.embedding import row_dtype
 from edgelm_tools.graph import MICROSOFT, GraphBuilder
 from edgelm_tools.matrix import Matrix
 from edgelm_tools.quantize import blockwise
-from edgelm_tools.quantize.blocks import int8_head, int8_lookup
+from edgelm_tools.quantize.blocks import Int8Tables
 from edgelm_tools.quantize.gptq import round_to_inputs
 from edgelm_tools.quantize.rotation import hadamard, largest_hadamard
 from edgelm_tools.quantize.rowwise import round_rows, row_scales
-from edgelm_tools.quantize.scheme import Calibration, Rows, token_ids
+from edgelm_tools.quantize.scheme import Calibration, Rows
 
 EMBEDDING_NAME = "embedding.int8"
 HADAMARD_SIZE = 128
@@ -27,7 +27,7 @@ _NO_ROW = 1e-20
 
 
 @dataclass(frozen=True)
-class Rowwise:
+class Rowwise(Int8Tables):
     """int8 with one scale for all activations of a run and one for each output channel of the weights.
 
     One integer matrix product serves any number of rows at the machine's full int8 speed. A single scale suits values
@@ -54,14 +54,11 @@ class Rowwise:
 
     def head(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, tied_to: str | None) -> str:
         if tied_to is not None:
-            return int8_head(g, x, name, matrix, tied_to)
+            return super().head(g, x, name, matrix, tied_to)
         # Loading holds the largest weight twice more for a moment: a head in pieces keeps that moment small.
         pieces = matrix.split(HEAD_PIECES)
         logits = [self.linear(g, x, f"{name}.{i}", piece, rows="normed") for i, piece in enumerate(pieces)]
         return g.node("Concat", logits, name=f"{name}.joined", axis=-1)
-
-    def lookup(self, g: GraphBuilder, name: str, matrix: Matrix, ids: str) -> tuple[str, str]:
-        return int8_lookup(g, name, matrix, ids)
 
     def embedding(self, g: GraphBuilder, name: str, matrix: Matrix) -> tuple[str, str]:
         """The table goes into a file of its own, see ``edgelm.runtime.embedding``: it takes no memory there."""
@@ -70,7 +67,7 @@ class Rowwise:
 
 
 @dataclass(frozen=True)
-class DynamicInt8:
+class DynamicInt8(Int8Tables):
     """ONNX Runtime's classic dynamic quantization: one scale for a whole activation tensor. Fast, and coarse."""
 
     name: str = "dynamic-int8"
@@ -82,15 +79,6 @@ class DynamicInt8:
     def linear(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, *, rows: Rows = "uneven") -> str:
         weight, scales = store_rowwise(g, name, matrix)
         return _integer_product(g, x, name, weight, scales)
-
-    def head(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, tied_to: str | None) -> str:
-        return int8_head(g, x, name, matrix, tied_to)
-
-    def lookup(self, g: GraphBuilder, name: str, matrix: Matrix, ids: str) -> tuple[str, str]:
-        return int8_lookup(g, name, matrix, ids)
-
-    def embedding(self, g: GraphBuilder, name: str, matrix: Matrix) -> tuple[str, str]:
-        return int8_lookup(g, name, matrix, token_ids(g))
 
 
 def store_embedding(path: Path, matrix: Matrix) -> None:

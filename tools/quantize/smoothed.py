@@ -11,7 +11,7 @@ that scale's range; where they are is the same in all texts:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from edgelm_tools.graph import MICROSOFT, GraphBuilder
 from edgelm_tools.matrix import Matrix
-from edgelm_tools.quantize.blocks import int8_head, int8_lookup
+from edgelm_tools.quantize.blocks import Int8Tables
 from edgelm_tools.quantize.rows import store_rowwise
-from edgelm_tools.quantize.scheme import Rows, token_ids
+from edgelm_tools.quantize.scheme import Rows
 
 _INPUTS_A_SPIKE = 64
 # How much of the range of the inputs, in powers of it, is moved to the weights.
@@ -31,7 +31,7 @@ _LEAST = 1e-5
 
 
 @dataclass(frozen=True)
-class SmoothedRows:
+class SmoothedRows(Int8Tables):
     """Implements ``Scheme``; ``inputs``: linear layer → largest magnitudes (K,) of its inputs, where they are known."""
 
     name: str = "int8"
@@ -63,21 +63,12 @@ class SmoothedRows:
             factors = _smoothing(self.inputs[name], matrix)
             shrinking = g.constant(f"{name}.shrinking", 1 / factors, np.float32)
             x = g.node("Mul", [x, shrinking], name=f"{name}.smooth")
-            matrix = _scaled_columns(matrix, factors)
+            matrix = matrix.mapped(lambda rows: rows * factors)
         weight, scales = store_rowwise(g, name, matrix)
         inputs = [x, weight, scales]
         if bias is not None:
             inputs += ["", g.constant(f"{name}.bias", bias, np.float32)]
         return g.node("DynamicQuantizeMatMul", inputs, name=name, domain=MICROSOFT)
-
-    def head(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, tied_to: str | None) -> str:
-        return int8_head(g, x, name, matrix, tied_to)
-
-    def lookup(self, g: GraphBuilder, name: str, matrix: Matrix, ids: str) -> tuple[str, str]:
-        return int8_lookup(g, name, matrix, ids)
-
-    def embedding(self, g: GraphBuilder, name: str, matrix: Matrix) -> tuple[str, str]:
-        return int8_lookup(g, name, matrix, token_ids(g))
 
 
 def _smoothing(largest: NDArray[np.float32], matrix: Matrix) -> NDArray[np.float32]:
@@ -87,11 +78,3 @@ def _smoothing(largest: NDArray[np.float32], matrix: Matrix) -> NDArray[np.float
         np.maximum(weights, np.abs(part).max(axis=0), out=weights)
     factors = np.maximum(largest, _LEAST) ** _MOVED / np.maximum(weights, _LEAST) ** (1 - _MOVED)
     return np.asarray(factors / np.median(factors), np.float32)
-
-
-def _scaled_columns(matrix: Matrix, factors: NDArray[np.float32]) -> Matrix:
-    def read() -> Iterator[NDArray[np.float32]]:
-        for part in matrix.float_parts():
-            yield part * factors
-
-    return Matrix(matrix.rows, matrix.columns, read)
