@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgelm import __version__
-from edgelm.bundle.manifest import MANIFEST_NAME, EmbeddingFile, FileEntry, Manifest, Source
+from edgelm.bundle.manifest import MANIFEST_NAME, EmbeddingFile, FileEntry, Manifest, Source, parse_manifest
 from edgelm.bundle.progress import NoProgress, Progress
 from edgelm.bundle.publish import publishing
 from edgelm.bundle.tokenizer_kind import tokenizer_kind
@@ -21,7 +21,7 @@ from edgelm_tools.architectures.registry import understand
 from edgelm_tools.checkpoint import TextAssets, open_checkpoint
 from edgelm_tools.checkpoint.adapter import AdaptedCheckpoint
 from edgelm_tools.evaluate import MEASURES
-from edgelm_tools.generation_settings import generation_settings
+from edgelm_tools.generation_settings import check_tokens, generation_settings
 from edgelm_tools.graph import GraphBuilder, SharedWeights
 from edgelm_tools.quantize.schemes import EMBEDDING_NAME, SCHEMES, Float32, Scheme, scheme_named
 
@@ -57,6 +57,7 @@ def export(
         progress: told of each stage.
 
     Raises:
+        ConfigError: there is no such scheme.
         ModelError: the checkpoint is broken; UnsupportedModelError: of a kind that is not built natively.
         BundleExistsError: ``target`` exists. LockedError: another process is making it.
         StorageError: the disk is full or not writable.
@@ -69,14 +70,18 @@ def export(
             checkpoint = AdaptedCheckpoint(checkpoint, adapter)
         model = understand(checkpoint)
         assets = _with_generation_settings(checkpoint.text_assets(), checkpoint.config, model.facts)
+        # What would make a bundle that does not open is found before the work, not behind it.
         fitting_tokenizer(assets.tokenizer, model.facts.vocab_size, what="tokenizer.json", model=name)
+        check_tokens(assets.generation_config, model.facts.vocab_size)
         with publishing(target, force=force) as folder:
             used = model.prepared(chosen, assets, folder)
             write_graphs(folder, model, used, shown)
             write_text_assets(folder, checkpoint.config, assets)
             quality = _report(folder, model, used, shown) if report else {}
             manifest = replace(_manifest(folder, name, origin, model.facts, used, assets), quality=quality)
-            (folder / MANIFEST_NAME).write_bytes(manifest.to_json())
+            document = manifest.to_json()
+            parse_manifest(document)
+            (folder / MANIFEST_NAME).write_bytes(document)
     finally:
         checkpoint.close()
     return manifest

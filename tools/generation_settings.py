@@ -1,13 +1,15 @@
-"""What ``generation_config.json`` of a bundle says, where the checkpoint has no such file.
+"""What ``generation_config.json`` of a bundle says: what the checkpoint's own file does.
 
-transformers then takes the settings from ``config.json`` (and, what that leaves out, from the defaults of the model
-type's class), as all checkpoints had them before the file existed.
+Where it has none, transformers takes the settings from ``config.json`` (and, what that leaves out, from the defaults of
+the model type's class), as all checkpoints had them before the file existed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+from edgelm.errors import ModelError
 
 FIELDS = (
     "bad_words_ids",
@@ -47,11 +49,29 @@ def generation_settings(
         class_defaults: of transformers' configuration class, for fields that ``config`` leaves out.
     """
     if given:
-        return dict(given)
+        return {name: value for name, value in given.items() if not _is_no_token(name, value)}
     values = {**class_defaults, **config}
-    return {name: values[name] for name in FIELDS if _is_set(name, values.get(name))}
+    wanted = {name: values[name] for name in FIELDS if values.get(name) is not None}
+    return {name: value for name, value in wanted.items() if not _is_no_token(name, value)}
 
 
-def _is_set(name: str, value: Any) -> bool:
-    # Old configurations have −1 where there is no such token.
-    return value is not None and not (name.endswith("_token_id") and isinstance(value, int) and value < 0)
+def check_tokens(settings: Mapping[str, Any], vocab_size: int) -> None:
+    """Checks the settings that name tokens.
+
+    Raises:
+        ModelError: one is no id of the model's ``vocab_size`` tokens; names it.
+    """
+    for name, value in settings.items():
+        if not name.endswith("_token_id") or value is None:
+            continue
+        ids = value if isinstance(value, list) and name in _MAY_BE_LISTS else [value]
+        if not all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < vocab_size for i in ids):
+            raise ModelError(f"{name} must be of the model's tokens, from 0 to {vocab_size - 1}, not {value!r:.80}")
+
+
+_MAY_BE_LISTS = ("eos_token_id", "forced_eos_token_id")
+
+
+def _is_no_token(name: str, value: Any) -> bool:
+    """Old files have −1 where there is no such token."""
+    return name.endswith("_token_id") and isinstance(value, int) and value < 0
