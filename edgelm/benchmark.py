@@ -15,6 +15,7 @@ import numpy as np
 from edgelm.errors import ConfigError, NumericError, PromptError
 from edgelm.generation.history import check_prompt
 from edgelm.language_model import LanguageModel, available_cores, load
+from edgelm.runtime.footprint import MB
 from edgelm.runtime.memory import peak_memory
 from edgelm.runtime.sequences import SequenceDecoder
 
@@ -25,7 +26,7 @@ _STRIDE = 7919
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark:
-    """What one run measured. Speeds in tokens a second, times in seconds, memory in MiB.
+    """What one run measured. Speeds in tokens a second, times in seconds, memory in MB (10^6 bytes).
 
     Attributes:
         prefill_tps: the prompt's tokens by the time until the first token of the answer is chosen.
@@ -61,6 +62,7 @@ def benchmark(
     context_length: int | None = None,
     max_memory: int | None = None,
     prepack: bool = True,
+    variant: str | None = None,
 ) -> Benchmark:
     """Loads a model anew and measures one greedy answer, which no end-of-sequence token ends early.
 
@@ -72,6 +74,7 @@ def benchmark(
         context_length: tokens of prompt and answer together.
         max_memory: bytes.
         prepack: keep a copy of the weights in this machine's layout.
+        variant: of a folder of another tool.
 
     Raises:
         ConfigError: ``new_tokens`` is below one, or prompt and answer do not fit into the context window.
@@ -89,6 +92,7 @@ def benchmark(
         context_length=context_length,
         max_memory=max_memory,
         prepack=prepack,
+        variant=variant,
         preload_text=False,
     )
     load_s = time.perf_counter() - started
@@ -107,7 +111,7 @@ def benchmark(
             decode_tps=round((new_tokens - 1) / decode_s, 2) if new_tokens > 1 else None,
             ttft_s=round(ttft_s, 5),
             load_s=round(load_s, 4),
-            peak_rss_mb=round(peak_memory() / (1 << 20), 1),
+            peak_rss_mb=round(peak_memory() / MB, 1),
             tokens=tuple(tokens),
         )
 

@@ -12,7 +12,7 @@ EdgeLMError                          exit code 1
 ├── TemplateError (ValueError)                 2  a chat template is missing, fails or misbehaves
 ├── MissingDependencyError (ImportError)       2  an extra is not installed; carries the pip command
 ├── BundleExistsError (FileExistsError)        2  the target exists and was not to be replaced
-├── LockedError (BlockingIOError)              2  another process is writing the same target
+├── LockedError (BlockingIOError)              1  another process is writing the same target
 ├── MemoryLimitError (MemoryError)             3  does not fit; says need and limit in bytes
 ├── StorageError (OSError)                     4  disk full, read-only, or a write that failed
 ├── DownloadError (ConnectionError)            1  a source cannot be reached or does not answer
@@ -88,8 +88,6 @@ class BundleExistsError(EdgeLMError, FileExistsError):
 
 class LockedError(EdgeLMError, BlockingIOError):
     """Another process is writing the same target."""
-
-    exit_code = 2
 
 
 class MemoryLimitError(EdgeLMError, MemoryError):

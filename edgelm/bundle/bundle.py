@@ -130,10 +130,31 @@ def open_bundle(folder: Path, *, stamps: Path | None = None, variant: str | None
         return Bundle(folder, found.manifest, found.graphs, found.documents, found.variants, found.variant)
     if variant is not None:
         raise ConfigError(f"{folder} is a bundle, which has no variants; {variant!r:.80} was asked for")
-    manifest = parse_manifest(read_file(folder, MANIFEST_NAME, limit=MAX_MANIFEST_BYTES))
+    manifest = read_manifest(folder)
     verify_files(folder, manifest, stamps=stamps)
     checked = {name: check_graph(folder, name, manifest) for name in dict.fromkeys(manifest.graphs.values())}
     return Bundle(folder, manifest, {role: checked[name] for role, name in manifest.graphs.items()})
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a bundle, alone: no other file is looked at.
+
+    Raises:
+        ManifestError: ``edgelm.json`` breaks a rule.
+        ModelError: it is missing, or cannot be read.
+    """
+    return parse_manifest(read_file(folder, MANIFEST_NAME, limit=MAX_MANIFEST_BYTES))
+
+
+def manifest_of(folder: Path, *, variant: str | None = None) -> Manifest:
+    """What a model is, before it is opened: a bundle's manifest alone; of a folder of another tool, what its files say.
+
+    Raises:
+        See ``open_bundle``.
+    """
+    if is_foreign(folder):
+        return open_bundle(folder, variant=variant).manifest
+    return read_manifest(folder)
 
 
 def is_foreign(folder: Path) -> bool:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from edgelm.bundle.home import user_catalog_file
+from edgelm.bundle.manifest import QUANTIZATION_SCHEMES
 from edgelm.bundle.sources import HubSource, LocalSource, Source, parse_source
 from edgelm.config import parse_size
 from edgelm.errors import ConfigError
@@ -51,7 +52,8 @@ class CatalogEntry:
         parameters: number of weights.
         download_size: bytes to download, about.
         bundle_size: bytes of the converted bundle, about.
-        context_length: tokens that prompt and answer may have together.
+        context_length: most tokens that prompt and answer have together; an encoder's text; an encoder-decoder's
+            answer.
         system_prompt: what a chat starts with; None: what the chat template has.
         quantization: the scheme it is converted to unless asked otherwise.
         aliases: other names for the same.
@@ -98,6 +100,12 @@ class Catalog:
         return sorted({*self.entries, *self._aliases})
 
 
+def own_catalog() -> Catalog:
+    """The catalog that EdgeLM comes with."""
+    file = importlib.resources.files("edgelm_models").joinpath("catalog.toml")
+    return Catalog(parse_catalog(file.read_bytes(), Path("models", "catalog.toml")))
+
+
 def load_catalog(user_file: Path | None = None) -> Catalog:
     """EdgeLM's catalog with the user's own entries, which add to it or replace entries of the same name.
 
@@ -107,8 +115,7 @@ def load_catalog(user_file: Path | None = None) -> Catalog:
     Raises:
         ConfigError: an entry breaks a rule; names file, entry and field.
     """
-    own = importlib.resources.files("edgelm_models").joinpath("catalog.toml")
-    entries = parse_catalog(own.read_bytes(), Path("models", "catalog.toml"))
+    entries = list(own_catalog().entries.values())
     path = user_catalog_file() if user_file is None else user_file
     try:
         entries += parse_catalog(path.read_bytes(), path)
@@ -174,7 +181,7 @@ def _entry(name: str, table: object, folder: Path) -> CatalogEntry:
         bundle_size=_size(table, "bundle_size"),
         context_length=_count(table, "context_length"),
         system_prompt=_text(table, "system_prompt") if "system_prompt" in table else None,
-        quantization=_text(table, "quantization") if "quantization" in table else "int8",
+        quantization=_scheme(table),
         aliases=aliases,
         gated=_flag(table, "gated"),
         languages=_pair(table),
@@ -205,6 +212,13 @@ def _pair(table: Mapping[str, Any]) -> tuple[str, ...]:
     if len(languages) not in (0, 2):
         raise ConfigError(f"'languages' must be two codes, from and to, not {table['languages']!r:.80}")
     return languages
+
+
+def _scheme(table: Mapping[str, Any]) -> str:
+    value = table.get("quantization", "int8")
+    if value not in QUANTIZATION_SCHEMES:
+        raise ConfigError(f"'quantization' must be one of {', '.join(QUANTIZATION_SCHEMES)}, not {value!r:.80}")
+    return str(value)
 
 
 def _count(table: Mapping[str, Any], field: str) -> int | None:

@@ -10,14 +10,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgelm.bundle.bundle import read_manifest
 from edgelm.bundle.catalog import NAME, Catalog, load_catalog
 from edgelm.bundle.files import tree_size
 from edgelm.bundle.home import models_folder
 from edgelm.bundle.integrity import check_size
-from edgelm.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from edgelm.bundle.manifest import MANIFEST_NAME, Manifest
 from edgelm.bundle.names import name_fault
 from edgelm.bundle.publish import discard, heal, interrupted_targets
-from edgelm.bundle.regular_file import read_file
 from edgelm.bundle.sources import HubSource, parse_source
 from edgelm.errors import ModelError, ModelNotFoundError, StorageError
 
@@ -104,14 +104,14 @@ class Store:
             ConfigError: see ``store_name``.
             ModelNotFoundError: there is none; says how to get it, or names near ones.
         """
-        literal = self._installed_path(_hub_name(model)) if model.startswith(_HUB_PREFIX) else None
+        literal = self._healed_path(_hub_name(model)) if model.startswith(_HUB_PREFIX) else None
         if literal is None and _is_name(model):
-            literal = self._installed_path(model)
+            literal = self._healed_path(model)
         if model and _is_folder(model) and (literal is None or (Path(model) / MANIFEST_NAME).is_file()):
             return Path(model)
         if literal is not None:
             return literal
-        found = self._installed_path(store_name(model, self._catalog))
+        found = self._healed_path(store_name(model, self._catalog))
         if found is None:
             raise ModelNotFoundError(self._not_found(model))
         return found
@@ -125,8 +125,7 @@ class Store:
             ModelNotFoundError: there is none of that name; a path is none.
             StorageError: the store cannot be changed.
         """
-        literal = self.root / model if _is_name(model) else None
-        target = literal if literal is not None and os.path.lexists(literal) else self.path(model)
+        target = self.installed_path(model)
         heal(target)
         size = tree_size(target) if target.is_dir() and not target.is_symlink() else 0
         try:
@@ -135,16 +134,28 @@ class Store:
             raise ModelNotFoundError(f"no model {model!r} is installed") from None
         return size
 
-    def _installed_path(self, name: str) -> Path | None:
+    def installed_path(self, model: str) -> Path:
+        """Where a model of the store lies: under its own name, or under the one that the catalog has for it.
+
+        Raises:
+            ConfigError, ModelNotFoundError: see ``store_name``.
+        """
+        literal = self.root / model if _is_name(model) else None
+        return literal if literal is not None and os.path.lexists(literal) else self.path(model)
+
+    def _healed_path(self, name: str) -> Path | None:
         target = self.root / name
         if not target.is_dir():
             heal(target, wait=True)  # perhaps a writer died between setting the old aside and moving the new in
         return target if target.is_dir() else None
 
     def _not_found(self, model: str) -> str:
+        how = f"{model!r} is not installed; get it with: edgelm pull {model}"
+        if model.startswith(_HUB_PREFIX):
+            return how
         catalog = load_catalog() if self._catalog is None else self._catalog
-        if model.startswith(_HUB_PREFIX) or catalog.get(model) is not None:
-            return f"{model!r} is not installed; get it with: edgelm pull {model}"
+        if catalog.get(model) is not None:
+            return how
         known = {*catalog.names(), *(entry.name for entry in self.installed())}
         near = difflib.get_close_matches(model, sorted(known), n=3)
         if near:
@@ -177,7 +188,7 @@ def _entry(path: Path) -> StoreEntry | None:
     manifest, fault = None, None
     try:
         modified = path.stat().st_mtime
-        manifest = parse_manifest(read_file(path, MANIFEST_NAME, limit=MAX_MANIFEST_BYTES))
+        manifest = read_manifest(path)
         for name, file in manifest.files.items():
             check_size(path, name, file)
     except FileNotFoundError:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from edgelm.bundle.strict_json import load_json
 from edgelm.cli import console
 from edgelm.cli.help_page import PagedCommand, SectionOption, examples
 from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
+from edgelm.cli.loading import load_settings
 from edgelm.cli.options import MachineOptions, json_option, machine_options
 from edgelm.cli.units import table
 from edgelm.errors import PromptError
@@ -57,7 +59,9 @@ _MAX_IDS_BYTES = 16 << 20
 )
 @machine_options
 @json_option
+@click.pass_context
 def command(
+    context: click.Context,
     model: str,
     prompt_ids: Path | None,
     prompt_tokens: int,
@@ -69,6 +73,8 @@ def command(
 
     Greedy decoding after a short warm-up. Times are of this process alone: let nothing else run beside it.
     """
+    if prompt_ids is not None and context.get_parameter_source("prompt_tokens") is not ParameterSource.DEFAULT:
+        raise click.UsageError("give either --prompt-ids or --prompt-tokens")
     ids = None if prompt_ids is None else _read_ids(prompt_ids)
     folder = ensure_installed(model, offline=machine.offline)
     from edgelm.benchmark import benchmark
@@ -78,10 +84,7 @@ def command(
             folder,
             prompt=prompt_tokens if ids is None else ids,
             new_tokens=new_tokens,
-            threads=machine.threads,
-            context_length=machine.context_length,
-            max_memory=machine.max_memory,
-            prepack=machine.prepack,
+            **load_settings(folder, machine),
         )
     if as_json:
         console.answer(json.dumps(dataclasses.asdict(measured)) + "\n")
@@ -115,7 +118,7 @@ def _summary(measured: Benchmark) -> str:
         ),
         ("first token", f"{measured.ttft_s:.3f} s"),
         ("load", f"{measured.load_s:.3f} s"),
-        ("peak memory", f"{measured.peak_rss_mb:.0f} MiB"),
+        ("peak memory", f"{measured.peak_rss_mb:.0f} MB"),
     ]
     title = (f"{measured.model}", f"{measured.scheme}, {measured.threads} threads")
     return table(title, rows)

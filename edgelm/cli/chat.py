@@ -39,7 +39,7 @@ def command(model: str, system: str | None, generation: dict[str, Any], machine:
         from edgelm.cli.conversation import Conversation
         from edgelm.cli.repl import hold_conversation
 
-        start = system_prompt(model, system)
+        start = system_prompt(folder, system)
         conversation = Conversation(None if start is None else checked_text(start, "--system"))
         lm = load_folder(folder, machine)
     with lm:

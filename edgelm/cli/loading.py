@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgelm.bundle.catalog import load_catalog
+from edgelm.bundle.bundle import manifest_of
+from edgelm.bundle.catalog import CatalogEntry, load_catalog, own_catalog
+from edgelm.bundle.store import Store
 from edgelm.cli import console
 from edgelm.cli.options import MachineOptions
+from edgelm.errors import ConfigError
 
 if TYPE_CHECKING:
     from edgelm.bundle.bundle import Bundle
@@ -19,7 +23,7 @@ def load_folder(folder: Path, machine: MachineOptions) -> LanguageModel:
     """The loaded model, for the caller to close; for the errors see ``edgelm.load``."""
     import edgelm
 
-    lm = edgelm.load(folder, **_settings(machine))
+    lm = edgelm.load(folder, **load_settings(folder, machine))
     _tell_variant(lm.bundle, machine)
     return lm
 
@@ -28,29 +32,41 @@ def load_encoder_folder(folder: Path, machine: MachineOptions) -> EncoderModel:
     """The loaded encoder, for the caller to close; for the errors see ``load_encoder``."""
     from edgelm.encoder_model import load_encoder
 
-    encoder = load_encoder(folder, **_settings(machine))
+    encoder = load_encoder(folder, **load_settings(folder, machine))
     _tell_variant(encoder.bundle, machine)
     return encoder
 
 
 def load_for_labels(folder: Path, machine: MachineOptions) -> EncoderModel | LanguageModel:
     """The loaded model of whichever family it is, for the caller to close."""
-    from edgelm.bundle.bundle import open_bundle
-    from edgelm.bundle.home import stamps_folder
-
-    family = open_bundle(folder, stamps=stamps_folder(), variant=machine.variant).manifest.family
+    family = manifest_of(folder, variant=machine.variant).family
     return load_encoder_folder(folder, machine) if family == "encoder" else load_folder(folder, machine)
 
 
-def _settings(machine: MachineOptions) -> dict[str, Any]:
-    """What both kinds of models take."""
+def load_settings(folder: Path, machine: MachineOptions) -> dict[str, Any]:
+    """What both kinds of models take; a context window that the catalog has for the model limits it."""
+    context_length = machine.context_length
+    if context_length is None:
+        context_length = _catalog_limit(folder, machine)
     return {
         "max_memory": machine.max_memory,
         "threads": machine.threads,
-        "context_length": machine.context_length,
+        "context_length": context_length,
         "prepack": machine.prepack,
         "variant": machine.variant,
     }
+
+
+def _catalog_limit(folder: Path, machine: MachineOptions) -> int | None:
+    """The context window that the catalog has for an installed model, if the model's own is longer."""
+    entry = installed_entry(folder)
+    if entry is None or entry.context_length is None:
+        return None
+    return (
+        entry.context_length
+        if entry.context_length < manifest_of(folder, variant=machine.variant).context_length
+        else None
+    )
 
 
 def _tell_variant(bundle: Bundle, machine: MachineOptions) -> None:
@@ -60,9 +76,29 @@ def _tell_variant(bundle: Bundle, machine: MachineOptions) -> None:
         console.say(f"{bundle.manifest.name}: running the variant {bundle.variant}; --variant takes {others} too")
 
 
-def system_prompt(model: str, given: str | None) -> str | None:
+def system_prompt(folder: Path, given: str | None) -> str | None:
     """What a conversation starts with: as given, else as the catalog has it for this model."""
     if given is not None:
         return given or None  # --system "" asks for none
-    entry = load_catalog().get(model)
+    entry = installed_entry(folder)
     return None if entry is None else entry.system_prompt
+
+
+def installed_entry(folder: Path) -> CatalogEntry | None:
+    """The catalog's entry of an installed model.
+
+    A mistake in the user's catalog is told, and keeps no model that is there already from running.
+    """
+    if folder.parent != Store().root:
+        return None
+    try:
+        catalog = load_catalog()
+    except ConfigError as error:
+        _tell_once(f"{error}; until that is mended, nothing of that file holds")
+        catalog = own_catalog()
+    return catalog.get(folder.name)
+
+
+@functools.cache
+def _tell_once(fault: str) -> None:
+    console.warning(fault)

@@ -13,15 +13,13 @@ from typing import Any, ParamSpec
 
 import click
 
+from edgelm.bundle.manifest import QUANTIZATION_SCHEMES
 from edgelm.cli.help_page import SectionOption
 from edgelm.config import GenerationConfig, RuntimeConfig, parse_size
 from edgelm.errors import ConfigError
 
 P = ParamSpec("P")
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-
-# A test holds them to what the tools know: asking those here would import all of them for a help page.
-SCHEMES = ("int8", "int8-block", "int4", "dynamic-int8", "fp32")
 
 _ANSWER = "Answer"
 _MACHINE = "Machine"
@@ -76,7 +74,7 @@ def implies_sampling(settings: dict[str, Any]) -> bool:
 
 def scheme_option(*, help: str, required: bool = False) -> Decorator:  # noqa: A002, click's name for it
     """``--scheme``, one of the quantization schemes."""
-    return click.option("--scheme", type=click.Choice(SCHEMES), required=required, help=help)
+    return click.option("--scheme", type=click.Choice(QUANTIZATION_SCHEMES), required=required, help=help)
 
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
+
 from edgelm.bundle.catalog import NAME, CatalogEntry, load_catalog
 from edgelm.bundle.manifest import Manifest
 from edgelm.bundle.names import name_fault
@@ -51,7 +53,8 @@ def find_origin(text: str) -> Origin:
         ConfigError: a source that is not written as one, or that gives no name for the bundle.
         ModelNotFoundError: nothing of that name; names near ones.
     """
-    entry = load_catalog().get(text)
+    # What can be no name needs no catalog, which the user may have to mend first.
+    entry = load_catalog().get(text) if NAME.fullmatch(text) else None
     if entry is not None:
         return _catalog_origin(entry)
     source = parse_source(text)
@@ -72,9 +75,32 @@ def bundle_name(text: str) -> str:
         ConfigError: nothing of it can be used.
     """
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:100]
-    if not NAME.fullmatch(name) or name_fault(name) is not None:
+    if not is_name(name):
         raise ConfigError(f"no name for the model can be made of {text!r:.120}; give one with --name")
     return name
+
+
+def destination(output: Path | None, name: str | None, usual: str) -> tuple[str, Path]:
+    """The name and the folder of a bundle to be made: ``--output``, or ``--name`` in the store, or the usual one there.
+
+    Raises:
+        click.UsageError: both are given.
+        ConfigError: it can be no name in the store.
+    """
+    if output is not None and name is not None:
+        raise click.UsageError("give either --output or --name")
+    if output is not None:
+        return bundle_name(output.resolve().name), output
+    stored = usual if name is None else name
+    if not is_name(stored):
+        raise ConfigError(f"{stored!r:.120} is no name for a model; take up to 100 letters, digits, '.', '_' and '-'")
+    # Not Store.path, to which an alias is the name of another model.
+    return stored, Store().root / stored
+
+
+def is_name(text: str) -> bool:
+    """Whether the store can keep a model under it."""
+    return NAME.fullmatch(text) is not None and name_fault(text) is None
 
 
 def origin_of_installed(manifest: Manifest) -> Origin:

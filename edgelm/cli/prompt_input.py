@@ -9,10 +9,11 @@ import click
 
 from edgelm.cli import console
 from edgelm.cli.standard_input import has_unread, is_piped, read_piped
+from edgelm.cli.units import size_text
 from edgelm.errors import PromptError
 
 # Far above what any context window holds, and little enough to be read and encoded without harm.
-MAX_PROMPT_BYTES = 4 << 20
+MAX_PROMPT_BYTES = 4_000_000
 STANDARD_INPUT = "-"
 _WAYS = "as an argument, with --file, or on standard input (-)"
 _WAITING = "reading standard input, which is put before the prompt; to leave it out: < /dev/null"
@@ -47,11 +48,14 @@ def read_prompt_in_context(argument: str | None, option: str | None, file: str |
     """The prompt as ``read_prompt`` finds it; what is piped in beside it is put before it, as its context.
 
     Raises:
-        See ``read_prompt``.
+        click.UsageError, PromptError: see ``read_prompt``; an empty pipe is no prompt, unless it was asked for (-).
     """
     prompt = _given(argument, option, file, "prompt", _WAYS, MAX_PROMPT_BYTES)
     if prompt is None:
-        return read_prompt(argument, option, file)
+        piped = read_prompt(argument, option, file)
+        if not piped and (argument, option, file) == (None, None, None):
+            raise click.UsageError(f"there is no prompt, and standard input is empty; give it {_WAYS}")
+        return piped
     if not is_piped():
         tell_unread("prompt")
         return prompt
@@ -87,15 +91,12 @@ def _given(argument: str | None, option: str | None, file: str | None, what: str
 
 
 def _from_standard_input(asked: bool, what: str, ways: str, limit: int) -> str:
-    """``asked``: whether it was named, so that it may be a terminal, or empty."""
+    """``asked``: whether it was named, so that it may be a terminal."""
     if not asked and console.is_terminal(sys.stdin):
         raise click.UsageError(f"there is no {what}; give it {ways}")
     if sys.stdin is None:
         raise click.UsageError(f"there is no {what}, and standard input is closed; give it {ways}")
-    data = sys.stdin.buffer.read(limit + 1)
-    if not asked and not data:
-        raise click.UsageError(f"there is no {what}, and standard input is empty; give it {ways}")
-    return _text(data, "standard input", limit)
+    return _text(sys.stdin.buffer.read(limit + 1), "standard input", limit)
 
 
 def _read_file(name: str, limit: int) -> str:
@@ -111,6 +112,6 @@ def _text(data: bytes, what: str, limit: int) -> str:
     from edgelm.text.prompt import decode_utf8
 
     if len(data) > limit:
-        raise PromptError(f"{what} has more than the {limit >> 20} MiB that are read at once; give it in parts")
+        raise PromptError(f"{what} has more than the {size_text(limit)} that are read at once; give it in parts")
     text = decode_utf8(data, what).removeprefix("\ufeff")
     return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text

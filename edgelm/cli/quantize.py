@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
+from edgelm.bundle.bundle import read_manifest
 from edgelm.bundle.catalog import load_catalog
-from edgelm.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, parse_manifest
-from edgelm.bundle.regular_file import read_file
+from edgelm.bundle.manifest import Manifest
 from edgelm.bundle.store import Store
 from edgelm.cli import console
 from edgelm.cli.help_page import PagedCommand, examples
 from edgelm.cli.options import scheme_option
-from edgelm.cli.origin import Origin, bundle_name, find_origin, origin_of_installed
+from edgelm.cli.origin import Origin, destination, find_origin, origin_of_installed
 from edgelm.cli.progress_bar import shown_progress
 from edgelm.cli.pulling import convert
 from edgelm.cli.summary import installed_line, quality_rows, scheme_text
@@ -39,13 +39,10 @@ def command(model: str, scheme: str, output: Path | None, name: str | None, forc
     It is made of the model's checkpoint, never of a bundle, which has lost precision already. MODEL is a name, a
     folder, a GGUF file, or hf:ORG/NAME.
     """
-    if output is not None and name is not None:
-        raise click.UsageError("give either --output or --name")
     present = _present(model)
     origin = _origin(model, present)
     present = present or _present(origin.name)
-    stored = bundle_name(output.resolve().name) if output is not None else name or f"{origin.name}-{scheme}"
-    target = output if output is not None else Store().path(stored)
+    stored, target = destination(output, name, f"{origin.name}-{scheme}")
     with shown_progress() as progress:
         made = convert(origin, target, name=stored, scheme=scheme, force=force, offline=offline, progress=progress)
     console.say(installed_line(made))
@@ -55,8 +52,7 @@ def command(model: str, scheme: str, output: Path | None, name: str | None, forc
 def _present(model: str) -> Manifest | None:
     """The manifest of the bundle that MODEL names, if there is a sound one."""
     try:
-        folder = Store().resolve(model)
-        return parse_manifest(read_file(folder, MANIFEST_NAME, limit=MAX_MANIFEST_BYTES))
+        return read_manifest(Store().resolve(model))
     except ModelError:
         return None
 

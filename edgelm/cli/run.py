@@ -64,7 +64,7 @@ def command(
     text = read_prompt_in_context(prompt, option, file)
     folder = ensure_installed(model, offline=machine.offline)
     with prompt_exit(), load_folder(folder, machine) as lm:
-        with _stream(lm, text, None if raw else system_prompt(model, system), raw, generation) as stream:
+        with _stream(lm, text, None if raw else system_prompt(folder, system), raw, generation) as stream:
             if as_json:
                 fields = {"model": lm.bundle.manifest.name, **stream.drain().as_dict()}
                 console.answer_json(fields)

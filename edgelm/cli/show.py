@@ -10,15 +10,14 @@ from typing import Any
 
 import click
 
-from edgelm.bundle.bundle import is_foreign, open_bundle
-from edgelm.bundle.catalog import load_catalog
-from edgelm.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, parse_manifest
-from edgelm.bundle.regular_file import read_file
+from edgelm.bundle.bundle import manifest_of
+from edgelm.bundle.catalog import NAME, CatalogEntry, load_catalog
+from edgelm.bundle.manifest import Manifest
 from edgelm.bundle.store import Store
 from edgelm.cli import console
 from edgelm.cli.help_page import PagedCommand, examples
 from edgelm.cli.options import json_option
-from edgelm.cli.summary import catalog_values, manifest_rows, quality_rows
+from edgelm.cli.summary import catalog_rows, catalog_values, manifest_rows, quality_rows
 from edgelm.cli.units import size_text, table
 from edgelm.config import ENCODER_BATCH_TOKENS, RuntimeConfig
 from edgelm.errors import ModelNotFoundError
@@ -42,13 +41,12 @@ def command(model: str, memory: bool, as_json: bool) -> None:
     try:
         folder = Store().resolve(model)
     except ModelNotFoundError:
-        entry = load_catalog().get(model)
-        if entry is None:
+        entry = load_catalog().get(model) if NAME.fullmatch(model) else None
+        if entry is None or memory:  # what it needs is in its bundle alone
             raise
-        _print_fields({**catalog_values(entry)}, as_json)
-        console.say(f"{entry.name} is not installed; get it with: edgelm pull {entry.name}")
+        _print_available(entry, as_json)
         return
-    manifest = _manifest(folder)
+    manifest = manifest_of(folder)
     budgets = _budgets(manifest) if memory else {}
     if as_json:
         _print_json(folder, manifest, budgets)
@@ -56,11 +54,12 @@ def command(model: str, memory: bool, as_json: bool) -> None:
         _print_text(folder, manifest, budgets)
 
 
-def _manifest(folder: Path) -> Manifest:
-    """A bundle's manifest, read and not more; of a folder of another tool, what its files say."""
-    if is_foreign(folder):
-        return open_bundle(folder).manifest
-    return parse_manifest(read_file(folder, MANIFEST_NAME, limit=MAX_MANIFEST_BYTES))
+def _print_available(entry: CatalogEntry, as_json: bool) -> None:
+    if as_json:
+        _print_fields(catalog_values(entry))
+    else:
+        console.answer(_columns(catalog_rows(entry)) + "\n")
+    console.say(f"{entry.name} is not installed; get it with: edgelm pull {entry.name}")
 
 
 def _budgets(manifest: Manifest) -> dict[int, Budget]:
@@ -82,7 +81,7 @@ def _print_json(folder: Path, manifest: Manifest, budgets: dict[int, Budget]) ->
         values["memory"] = [
             {"tokens": tokens, **dataclasses.asdict(need), "total": need.total} for tokens, need in budgets.items()
         ]
-    _print_fields(values, as_json=True)
+    _print_fields(values)
 
 
 def _print_text(folder: Path, manifest: Manifest, budgets: dict[int, Budget]) -> None:
@@ -106,8 +105,5 @@ def _columns(rows: Sequence[tuple[str, ...]]) -> str:
     return table(indented[0], indented[1:])
 
 
-def _print_fields(values: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        console.answer(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-    else:
-        console.answer(_columns([(name.replace("_", " "), str(value)) for name, value in values.items()]) + "\n")
+def _print_fields(values: dict[str, Any]) -> None:
+    console.answer(json.dumps(values, indent=2, ensure_ascii=False) + "\n")

@@ -20,7 +20,7 @@ _QUALITY = {
 
 
 def installed_line(manifest: Manifest) -> str:
-    """``smollm2 is installed: int8, 150 MB, perplexity 12.3 (fp32: 12.2)``."""
+    """``smollm2 is ready: int8, 150 MB, perplexity 12.3 (fp32: 12.2)``."""
     size = sum(file.size for file in manifest.files.values())
     parts = [scheme_text(manifest), size_text(size)]
     if "perplexity" in manifest.quality:
@@ -87,6 +87,7 @@ def catalog_values(entry: CatalogEntry) -> dict[str, Any]:
         "name": entry.name,
         "installed": False,
         "source": entry.source.uri,
+        "tasks": list(entry.tasks),
         "download_size": entry.download_size,
         "size": entry.bundle_size,
         "scheme": entry.quantization,
@@ -96,6 +97,23 @@ def catalog_values(entry: CatalogEntry) -> dict[str, Any]:
         "description": entry.description,
         "gated": entry.gated,
     }
+
+
+def catalog_rows(entry: CatalogEntry) -> list[tuple[str, str]]:
+    """What a person wants to know of a model that could be pulled, label and value."""
+    rows = [
+        ("name", entry.name),
+        ("description", entry.description),
+        ("tasks", ", ".join(entry.tasks)),
+        ("context window", "" if entry.context_length is None else f"{entry.context_length} tokens"),
+        ("parameters", "" if entry.parameters is None else f"{entry.parameters:,}"),
+        ("quantization", entry.quantization),
+        ("licence", entry.license + (", to be accepted at the source" if entry.gated else "")),
+        ("source", entry.source.uri),
+        ("download", "" if entry.download_size is None else f"about {size_text(entry.download_size)}"),
+        ("size", "" if entry.bundle_size is None else f"about {size_text(entry.bundle_size)}"),
+    ]
+    return [(label, value) for label, value in rows if value]
 
 
 def _figure(value: float | None) -> str:

@@ -10,7 +10,7 @@ import click
 from edgelm.cli.prompt_input import STANDARD_INPUT, checked_text, read_prompt, tell_unread
 
 # Of all texts together; they and their results are held until the last is done.
-MAX_BYTES = 256 << 20
+MAX_BYTES = 256_000_000
 _LINE_BREAK = re.compile(r"\r\n?|\n")
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,11 +13,15 @@ from edgelm.cli.help_page import PagedCommand, SectionOption, examples
 from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
 from edgelm.cli.loading import load_folder
-from edgelm.cli.options import MachineOptions, generation_options, json_option, machine_options
+from edgelm.cli.options import MachineOptions, generation_options, json_option, machine_options, verbose_option
 from edgelm.cli.progress_bar import shown_progress
 from edgelm.cli.prompt_input import read_prompt
 from edgelm.errors import ModelNotFoundError
+from edgelm.runtime.memory import megabytes, peak_memory
 from edgelm.text.language_codes import base_language
+
+if TYPE_CHECKING:
+    from edgelm.tasks.translation import Translation
 
 _TEXT = "Text"
 _EXAMPLES = """
@@ -39,6 +43,7 @@ _WORTH_A_BAR = 2000
 @generation_options
 @machine_options
 @json_option
+@verbose_option
 def command(
     text: str | None,
     target: str | None,
@@ -48,6 +53,7 @@ def command(
     generation: dict[str, Any],
     machine: MachineOptions,
     as_json: bool,
+    verbose: bool,
 ) -> None:
     """Translate a text of any length.
 
@@ -62,14 +68,27 @@ def command(
         from edgelm.tasks.translation import Translator
 
         shown = progress if len(given) >= _WORTH_A_BAR else None
+        began = time.perf_counter()
         made = Translator(lm, source=source, target=target, progress=shown, **generation).translate(given)
         if as_json:
             fields = {"model": lm.bundle.manifest.name, **made.as_dict()}
-            console.answer(json.dumps(fields, ensure_ascii=False) + "\n")
+            console.answer_json(fields)
         else:
             console.answer(made.text + "\n")
         if made.incomplete:
-            console.warning(f"{made.incomplete} of {made.sentences} sentences ended at the limit of tokens")
+            console.warning(
+                f"{made.incomplete} of {made.sentences} sentences ended at the limit of tokens; raise it with -n"
+            )
+        if verbose:
+            console.say(_cost_line(made, time.perf_counter() - began))
+
+
+def _cost_line(made: Translation, seconds: float) -> str:
+    speed = f"{made.completion_tokens / seconds:.1f} tokens/s"
+    return (
+        f"{made.sentences} sentences, source {made.prompt_tokens} tokens, translation {made.completion_tokens} tokens "
+        f"at {speed}, {seconds:.3f} s, peak memory {megabytes(peak_memory())}"
+    )
 
 
 def translator(source: str | None, target: str | None) -> CatalogEntry:

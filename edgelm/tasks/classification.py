@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.bundle.manifest import Head
+from edgelm.checks import check_int
 from edgelm.encoder_model import EncoderModel
 from edgelm.errors import ConfigError, ModelError
 from edgelm.tasks.probabilities import softmax
@@ -118,5 +119,5 @@ def check_top_k(top_k: int | None) -> None:
     Raises:
         ConfigError: it is not None, and no integer of at least 1.
     """
-    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
-        raise ConfigError(f"top_k must be an integer of at least 1, not {top_k!r:.80}")
+    if top_k is not None:
+        check_int("top_k", top_k, 1)

@@ -11,7 +11,7 @@ from edgelm.language_model import LanguageModel
 from edgelm.tasks.any_labels import zero_shot_classifier
 from edgelm.tasks.classification import TextClassifier, checked_function
 from edgelm.tasks.embedding import FeatureExtractor
-from edgelm.tasks.pipeline_inputs import one_or_many, refuse_unknown, text_or_pair
+from edgelm.tasks.pipeline_inputs import one_or_many, text_or_pair
 from edgelm.tasks.ranking import Ranker
 from edgelm.tasks.similarity import cosine_matrix
 from edgelm.tasks.zero_shot import HYPOTHESIS_TEMPLATE
@@ -43,6 +43,8 @@ def sentence_similarity(model: EncoderModel, task: str) -> Call:
     def call(
         inputs: Any = None, *, source_sentence: Any = None, sentences: Any = None, truncation: bool = False
     ) -> list[float]:
+        if inputs is not None and (source_sentence is not None or sentences is not None):
+            raise PromptError("the sentences are given twice: in the inputs and by name")
         given = {"source_sentence": source_sentence, "sentences": sentences} if inputs is None else inputs
         named = isinstance(given, Mapping) and set(given) == {"source_sentence", "sentences"}
         if not named or given["sentences"] is None:
@@ -97,16 +99,19 @@ def zero_shot_classification(model: EncoderModel | LanguageModel, task: str) -> 
     """Text and ``candidate_labels`` → {"sequence", "labels", "scores"}. As in transformers, long texts are cut."""
     classifier = zero_shot_classifier(model)
 
-    def call(inputs: Any, candidate_labels: str | Sequence[str] = (), **settings: Any) -> Any:
-        refuse_unknown(settings, ("hypothesis_template", "multi_label", "truncation"), task)
-        template = settings.get("hypothesis_template", HYPOTHESIS_TEMPLATE)
-        multi_label, truncation = bool(settings.get("multi_label", False)), bool(settings.get("truncation", True))
-
+    def call(
+        inputs: Any,
+        candidate_labels: str | Sequence[str] = (),
+        *,
+        hypothesis_template: str = HYPOTHESIS_TEMPLATE,
+        multi_label: bool = False,
+        truncation: bool = True,
+    ) -> Any:
         def run(texts: list[str]) -> list[Any]:
             results = classifier.classify(
                 texts,
                 candidate_labels,
-                hypothesis_template=template,
+                hypothesis_template=hypothesis_template,
                 multi_label=multi_label,
                 truncation=truncation,
             )

@@ -51,10 +51,9 @@ class FilledText:
 
     gaps: tuple[tuple[Filling, ...], ...]
 
-    def as_dicts(self) -> list[Any]:
-        """As transformers' pipeline gives them: a list of dicts for one gap, a list of such lists for several."""
-        gaps = [[filling.as_dict() for filling in gap] for gap in self.gaps]
-        return gaps[0] if len(gaps) == 1 else gaps
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain values: ``gaps``, a list of fillings for each."""
+        return {"gaps": [[filling.as_dict() for filling in gap] for gap in self.gaps]}
 
 
 class MaskFiller:

@@ -7,7 +7,7 @@ https://arxiv.org/abs/2108.04106.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,22 +17,14 @@ from edgelm.language_model import LanguageModel
 from edgelm.runtime.sequences import SequenceDecoder
 from edgelm.tasks.classification import scores as function_scores
 from edgelm.tasks.probabilities import softmax
-from edgelm.tasks.zero_shot import (
-    HYPOTHESIS_TEMPLATE,
-    ZeroShotResult,
-    check_texts,
-    checked_labels,
-    filled_template,
-    ranked,
-)
 
 _ASK = "Write a sentence. {hypothesis}"
 # What each label is compared with where it stands for itself.
 _ANY_LABEL = "anything"
 
 
-class InstructClassifier:
-    """A ``ZeroShotClassifier`` by a language model; may be used by many threads.
+class InstructScorer:
+    """A ``LabelScorer`` by a language model; may be used by many threads.
 
     Scores are probabilities of the labels, all held to be equally frequent. The longer the text, the surer they are.
 
@@ -43,25 +35,22 @@ class InstructClassifier:
     def __init__(self, lm: LanguageModel) -> None:
         self._lm = lm
 
-    def classify(
+    def scores(
         self,
         texts: Sequence[str],
-        labels: str | Sequence[str],
+        labels: Sequence[str],
+        sentence: Callable[[str], str],
         *,
-        hypothesis_template: str = HYPOTHESIS_TEMPLATE,
-        multi_label: bool = False,
-        truncation: bool = False,
-    ) -> list[ZeroShotResult]:
-        """See ``ZeroShotClassifier``; with ``multi_label`` each label is compared with none in particular."""
-        names = checked_labels(labels)
-        check_texts(texts)
-        compared = [*names, _ANY_LABEL] if multi_label else names
-        prompts = [self._prompt(filled_template(hypothesis_template, name)) for name in compared]
+        multi_label: bool,
+        truncation: bool,
+    ) -> NDArray[np.float32]:
+        """See ``LabelScorer``; with ``multi_label`` each label is compared with none in particular."""
+        compared = [*labels, _ANY_LABEL] if multi_label else labels
+        prompts = [self._prompt(sentence(label)) for label in compared]
         answers = self._answers(texts, max(map(len, prompts)), truncation)
-        scorer = _Scorer(self._lm)
-        found = np.array([scorer.likelihoods(prompt, answers) for prompt in prompts]).T
-        found = function_scores(found[:, :-1] - found[:, -1:], "sigmoid") if multi_label else softmax(found)
-        return [ranked(text, names, row) for text, row in zip(texts, found, strict=True)]
+        likelihoods = _Likelihoods(self._lm)
+        found = np.array([likelihoods.of(prompt, answers) for prompt in prompts]).T
+        return function_scores(found[:, :-1] - found[:, -1:], "sigmoid") if multi_label else softmax(found)
 
     def _prompt(self, hypothesis: str) -> list[int]:
         asked = _ASK.format(hypothesis=hypothesis)
@@ -86,14 +75,14 @@ class InstructClassifier:
         return [answer[:room] for answer in answers]
 
 
-class _Scorer:
+class _Likelihoods:
     """Likelihoods of answers, on one KV cache: a prompt is computed from where it parts from the one before."""
 
     def __init__(self, lm: LanguageModel) -> None:
         self._decoder: SequenceDecoder = lm.new_decoder()
         self._held: list[int] = []
 
-    def likelihoods(self, prompt: list[int], answers: Sequence[list[int]]) -> NDArray[np.float32]:
+    def of(self, prompt: list[int], answers: Sequence[list[int]]) -> NDArray[np.float32]:
         """(answers,) float32: the log-probability of each answer behind the prompt."""
         shared = _common_prefix(self._held, prompt[:-1])
         self._decoder.rewind(shared)

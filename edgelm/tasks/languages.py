@@ -14,7 +14,7 @@ from typing import Any
 
 from edgelm.bundle.bundle import Bundle
 from edgelm.errors import ConfigError
-from edgelm.tasks.task_settings import CONFIG_NAME, task_settings
+from edgelm.tasks.task_settings import CONFIG_NAME, Suggestion, suggested
 from edgelm.text.language_codes import LANGUAGE_NAMES, base_language, three_letters
 from edgelm.text.tokenizer import Tokenizer
 
@@ -38,7 +38,8 @@ class LanguagePlan:
         target: that of the translation; None: not known.
         prompt: text before each source.
         around: tokens before and behind each source; None: those that the tokenizer puts there itself.
-        settings: of the generation.
+        settings: of the generation, which the languages ask for.
+        suggestion: the authors' for this pair.
     """
 
     source: str | None
@@ -46,6 +47,7 @@ class LanguagePlan:
     prompt: str = ""
     around: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    suggestion: Suggestion = field(default_factory=lambda: Suggestion("", {}))
 
 
 def language_plan(bundle: Bundle, tokenizer: Tokenizer, source: str | None, target: str | None) -> LanguagePlan:
@@ -105,9 +107,9 @@ def _with_prompt(bundle: Bundle, source: str | None, target: str | None) -> Lang
     for code in (source, target):
         if code not in LANGUAGE_NAMES:
             raise _unknown(code, LANGUAGE_NAMES)
-    suggested = task_settings(bundle, f"translation_{source}_to_{target}").get("prefix")
+    own = suggested(bundle, f"translation_{source}_to_{target}")
     prompt = f"translate {LANGUAGE_NAMES[source]} to {LANGUAGE_NAMES[target]}: "
-    return LanguagePlan(source=source, target=target, prompt=suggested if isinstance(suggested, str) else prompt)
+    return LanguagePlan(source=source, target=target, prompt=own.prefix or prompt, suggestion=own)
 
 
 def _with_tokens(bundle: Bundle, tokens: Mapping[str, int], source: str | None, target: str | None) -> LanguagePlan:

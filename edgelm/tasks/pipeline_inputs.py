@@ -10,6 +10,8 @@ from edgelm.text.encoding import TextOrPair
 
 T = TypeVar("T")
 
+_EMPTY = "there is no input: the list is empty"
+
 
 def one_or_many(inputs: Any, run: Callable[[list[Any]], list[T]]) -> T | list[T]:
     """Runs a list of inputs, or a single one, whose answer then stands alone.
@@ -19,9 +21,35 @@ def one_or_many(inputs: Any, run: Callable[[list[Any]], list[T]]) -> T | list[T]
     """
     if isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes):
         if not inputs:
-            raise PromptError("there is no input: the list is empty")
+            raise PromptError(_EMPTY)
         return run(list(inputs))
     return run([inputs])[0]
+
+
+def texts_of(inputs: Any) -> list[str]:
+    """The texts of an input: one alone, or a list of them.
+
+    Raises:
+        PromptError: one is no text, or there are none.
+    """
+    if isinstance(inputs, str):
+        return [inputs]
+    if not isinstance(inputs, Sequence) or isinstance(inputs, bytes):
+        raise PromptError(f"the input must be a text or a list of texts, not {type(inputs).__name__}")
+    if not inputs:
+        raise PromptError(_EMPTY)
+    return [check_text(text) for text in inputs]
+
+
+def check_text(given: Any) -> str:
+    """The input, if it is a text.
+
+    Raises:
+        PromptError: it is none.
+    """
+    if not isinstance(given, str):
+        raise PromptError(f"an input must be a text, not {type(given).__name__}")
+    return given
 
 
 def text_or_pair(given: Any) -> TextOrPair:

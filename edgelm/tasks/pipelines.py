@@ -16,9 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self
 
-from edgelm.bundle.bundle import open_bundle
+from edgelm.bundle.bundle import manifest_of
 from edgelm.bundle.catalog import load_catalog
-from edgelm.bundle.home import stamps_folder
 from edgelm.bundle.store import Store
 from edgelm.encoder_model import EncoderModel, load_encoder
 from edgelm.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
@@ -174,7 +173,7 @@ def _load(row: TaskRow, model: str | os.PathLike[str], settings: dict[str, Any])
     folder = Path(model) if isinstance(model, os.PathLike) else Store().resolve(model)
     kind = row.model
     if kind == "any":
-        family = open_bundle(folder, stamps=stamps_folder()).manifest.family
+        family = manifest_of(folder, variant=settings.get("variant")).family
         kind = "encoder" if family == "encoder" else "language"
     loader = load_encoder if kind == "encoder" else load
     refuse_unknown(settings, [name for name in signature(loader).parameters if name != "model"], "loading a model")

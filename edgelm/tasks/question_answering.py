@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgelm.checks import check_int
 from edgelm.encoder_model import EncoderModel
 from edgelm.errors import ConfigError, ContextLengthError, PromptError
 from edgelm.tasks.answer_spans import Answer, Window, best_answers
@@ -51,12 +52,11 @@ class AnswerConfig:
     align_to_words: bool = True
 
     def __post_init__(self) -> None:
-        for name, least in (("top_k", 1), ("max_answer_len", 1), ("max_seq_len", 1), ("doc_stride", 0)):
-            value = getattr(self, name)
-            if value is None and name in ("max_seq_len", "doc_stride"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigError(f"{name} must be an integer of at least {least}, not {value!r:.80}")
+        check_int("top_k", self.top_k, 1)
+        check_int("max_answer_len", self.max_answer_len, 1)
+        for name, least in (("max_seq_len", 1), ("doc_stride", 0)):
+            if getattr(self, name) is not None:
+                check_int(name, getattr(self, name), least)
 
 
 class QuestionAnswerer:

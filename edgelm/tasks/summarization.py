@@ -13,10 +13,10 @@ from typing import Any
 
 from edgelm.bundle.progress import NoProgress, Progress
 from edgelm.config import GenerationConfig
-from edgelm.errors import ConfigError, ContextLengthError, PromptError, UnsupportedModelError
+from edgelm.errors import ContextLengthError, PromptError, UnsupportedModelError
 from edgelm.language_model import LanguageModel
 from edgelm.results import GenerationResult
-from edgelm.tasks.task_settings import task_settings
+from edgelm.tasks.task_settings import MOST_TOKENS, refuse_several, suggested
 from edgelm.text.packing import pack
 from edgelm.text.sentences import split_sentences
 
@@ -91,16 +91,12 @@ class Summarizer:
                 f"{lm.bundle.manifest.name} only continues texts; a summary needs a model that takes instructions, "
                 "or an encoder-decoder"
             )
-        if settings.get("num_return_sequences", 1) != 1:
-            raise ConfigError("num_return_sequences must be 1 for a summary")
-        suggested = task_settings(lm.bundle, "summarization")
-        self._prefix = str(suggested.get("prefix", ""))
-        own = {name: value for name, value in suggested.items() if name in GenerationConfig.field_names()}
-        limits = {"max_new_tokens", "max_length"}
-        if limits & settings.keys():
-            own.pop("min_length", None)  # fits the suggested maximum, which is not asked for
-        default = {} if limits & (own.keys() | settings.keys()) else {"max_new_tokens": MAX_NEW_TOKENS}
-        self._settings = {**default, **own, **settings}
+        refuse_several(settings, "a summary")
+        own = suggested(lm.bundle, "summarization")
+        self._prefix = own.prefix
+        self._settings = own.under(settings)
+        if not MOST_TOKENS & self._settings.keys() and (self._asks or not _has_limit(lm.generation_config)):
+            self._settings["max_new_tokens"] = MAX_NEW_TOKENS
 
     def summarize(self, text: str | Sequence[Turn], *, dialogue: bool | None = None) -> Summary:
         """Summarizes a text, or a dialogue.
@@ -119,10 +115,11 @@ class Summarizer:
         if not text.strip():
             raise PromptError("there is no text to summarize")
         is_dialogue = looks_like_dialogue(text) if dialogue is None else dialogue
-        parts = self._parts(text, _ASK[is_dialogue], is_dialogue)
+        ask = _ASK[is_dialogue]
+        parts = self._parts(text, ask, is_dialogue)
         if len(parts) > 1:
-            parts = self._parts(text, _ASK_PART[is_dialogue], is_dialogue)
-        ask = _ASK_PART[is_dialogue] if len(parts) > 1 else _ASK[is_dialogue]
+            ask = _ASK_PART[is_dialogue]
+            parts = self._parts(text, ask, is_dialogue)
         answers = self._answers(parts, ask)
         count = len(parts)
         while len(parts) > 1:
@@ -154,27 +151,35 @@ class Summarizer:
 
     def _parts(self, text: str, ask: str, is_dialogue: bool = False) -> list[str]:
         """The text in parts that fit beside the question and the answer, cut between sentences or turns."""
-        limit = self._room(ask)
-        pieces = text.splitlines(keepends=True) if is_dialogue else split_sentences(text)
-        return pack(pieces, lambda part: len(self._lm.tokenizer.encode(part, add_special_tokens=False)), limit)
-
-    def _room(self, ask: str) -> int:
-        manifest = self._lm.bundle.manifest
-        if self._asks:
-            # None: as long as it gets; what is no number, ``generate_batch`` refuses.
-            answer = self._settings.get("max_new_tokens")
-            reserved = answer if isinstance(answer, int) else MAX_NEW_TOKENS
-            room = self._lm.context_length - len(self._prompt("", ask)) - reserved
-        else:
-            room = (manifest.source_length or USUAL_SOURCE_LENGTH) - len(self._lm.tokenizer.encode(self._prefix))
+        limit = self._room()
+        whole = self._prompt(text, ask)
+        if len(whole if isinstance(whole, list) else self._lm.tokenizer.encode(whole)) <= limit:
+            return [text]
         # Beside other text, the first and last words of a part may be encoded in a token more.
-        room -= 2
+        room = limit - self._tokens_around(ask) - 2
         if room < min(LEAST_PART_TOKENS, self._lm.context_length // 4):
             raise ContextLengthError(
                 f"beside question and answer, the context window leaves {max(room, 0)} tokens for the text; "
                 "allow a longer context or a shorter answer"
             )
-        return room
+        pieces = text.splitlines(keepends=True) if is_dialogue else split_sentences(text)
+        return pack(pieces, lambda part: len(self._lm.tokenizer.encode(part, add_special_tokens=False)), room)
+
+    def _room(self) -> int:
+        """Most tokens of a prompt."""
+        if not self._asks:
+            return self._lm.bundle.manifest.source_length or USUAL_SOURCE_LENGTH
+        # None: as long as it gets; what is no number, ``generate_batch`` refuses.
+        answer = self._settings.get("max_new_tokens")
+        return self._lm.context_length - (answer if isinstance(answer, int) else MAX_NEW_TOKENS)
+
+    def _tokens_around(self, ask: str) -> int:
+        empty = self._prompt("", ask)
+        return len(empty if isinstance(empty, list) else self._lm.tokenizer.encode(empty))
+
+
+def _has_limit(config: GenerationConfig) -> bool:
+    return config.max_new_tokens is not None or config.max_length is not None
 
 
 def looks_like_dialogue(text: str) -> bool:

@@ -1,18 +1,57 @@
-"""What a checkpoint's authors suggest for a task: ``task_specific_params`` of its ``config.json``."""
+"""What a checkpoint's authors suggest for a task: ``task_specific_params`` and ``prefix`` of its ``config.json``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from edgelm.bundle.bundle import Bundle
+from edgelm.config import GenerationConfig
+from edgelm.errors import ConfigError
 
 CONFIG_NAME = "config.json"
+MOST_TOKENS = frozenset({"max_new_tokens", "max_length"})
+_FEWEST_TOKENS = frozenset({"min_new_tokens", "min_length"})
+_OF_BEAMS = frozenset({"num_beams", "early_stopping", "length_penalty"})
 
 
-def task_settings(bundle: Bundle, task: str) -> Mapping[str, Any]:
-    """The suggested settings of a task, under transformers' names; empty where there are none."""
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """Text to put before each input, and settings of ``GenerationConfig``."""
+
+    prefix: str
+    settings: Mapping[str, Any]
+
+    def under(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings with the caller's on top, and without those that only made sense with what these replace."""
+        replaced: set[str] = set()
+        if MOST_TOKENS & given.keys():
+            replaced |= MOST_TOKENS | _FEWEST_TOKENS
+        if given.get("do_sample") is True or given.get("num_beams") == 1:
+            replaced |= _OF_BEAMS
+        return {**{name: value for name, value in self.settings.items() if name not in replaced}, **given}
+
+
+def suggested(bundle: Bundle, task: str) -> Suggestion:
+    """The suggestions for a task, under transformers' names; empty where there are none."""
     config = bundle.read_json(CONFIG_NAME) if bundle.has(CONFIG_NAME) else {}
-    of_all = config.get("task_specific_params") if isinstance(config, dict) else None
-    settings = of_all.get(task) if isinstance(of_all, dict) else None
-    return settings if isinstance(settings, dict) else {}
+    fields = config if isinstance(config, dict) else {}
+    of_all = fields.get("task_specific_params")
+    of_task = of_all.get(task) if isinstance(of_all, dict) else None
+    own = of_task if isinstance(of_task, dict) else {}
+    prefix = own.get("prefix", fields.get("prefix"))
+    known = GenerationConfig.field_names()
+    settings = {name: value for name, value in own.items() if name in known and value is not None}
+    return Suggestion(prefix if isinstance(prefix, str) else "", settings)
+
+
+def refuse_several(settings: Mapping[str, Any], what: str) -> None:
+    """Refuses settings that ask for several answers where ``what`` is made of one.
+
+    Raises:
+        ConfigError: they do.
+    """
+    count = settings.get("num_return_sequences", 1)
+    if count != 1:
+        raise ConfigError(f"num_return_sequences must be 1 for {what}, not {count!r:.80}")

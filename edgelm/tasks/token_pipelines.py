@@ -55,6 +55,8 @@ def question_answering(model: EncoderModel, task: str) -> Call:
 
     def call(inputs: Any = None, **settings: Any) -> Any:
         refuse_unknown(settings, (*_QUESTION, *_ANSWERS), task)
+        if inputs is not None and (twice := sorted(set(_QUESTION) & settings.keys())):
+            raise PromptError(f"{twice[0]} is given twice: in the inputs and by its name")
         given = _questions({name: settings.get(name) for name in _QUESTION} if inputs is None else inputs)
         config = AnswerConfig(**{name: value for name, value in settings.items() if name in _ANSWERS})
 
@@ -74,9 +76,11 @@ def fill_mask(model: EncoderModel, task: str) -> Call:
     filler = MaskFiller(model)
 
     def call(inputs: Any, *, top_k: int | None = 5, targets: str | Sequence[str] | None = None) -> Any:
-        answers = one_or_many(
-            inputs, lambda texts: [filled.as_dicts() for filled in filler.fill(texts, top_k=top_k, targets=targets)]
-        )
+        def run(texts: list[str]) -> list[Any]:
+            gaps = [filled.as_dict()["gaps"] for filled in filler.fill(texts, top_k=top_k, targets=targets)]
+            return [one[0] if len(one) == 1 else one for one in gaps]
+
+        answers = one_or_many(inputs, run)
         # As in transformers, a list of one text is one text.
         return answers[0] if not isinstance(inputs, str) and len(inputs) == 1 else answers
 

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgelm.bundle.progress import NoProgress, Progress, transfer
-from edgelm.errors import ContextLengthError, PromptError, UnsupportedModelError
+from edgelm.checks import check_int
+from edgelm.errors import ContextLengthError, UnsupportedModelError
 from edgelm.language_model import LanguageModel, available_cores
 from edgelm.results import GenerationResult
 from edgelm.tasks.languages import LanguagePlan, language_plan
+from edgelm.tasks.task_settings import MOST_TOKENS, refuse_several
 from edgelm.text.language_codes import base_language
 from edgelm.text.packing import pack
 from edgelm.text.sentences import split_clauses, split_sentences
@@ -86,7 +88,8 @@ class Translator:
 
     Raises:
         UnsupportedModelError: the model is no encoder-decoder.
-        ConfigError: the model does not translate these languages, or must be told them and was not.
+        ConfigError: the model does not translate these languages, or must be told them and was not; ``batch_size`` is
+            below 1, or the settings ask for several answers.
     """
 
     def __init__(
@@ -102,6 +105,8 @@ class Translator:
         manifest = lm.bundle.manifest
         if manifest.family != "encoder-decoder":
             raise UnsupportedModelError(f"{manifest.name} is of the family {manifest.family!r}; it does not translate")
+        check_int("batch_size", batch_size, 1)
+        refuse_several(settings, "a translation")
         self._lm = lm
         self._batch_size = batch_size
         self._progress = progress or NoProgress()
@@ -176,10 +181,11 @@ class Translator:
         return self._lm.generate_batch([ids for ids, _ in batch], **self._limits(len(batch[0][0])))
 
     def _limits(self, longest: int) -> dict[str, Any]:
+        settings = self.plan.suggestion.under({**self.plan.settings, **self._settings})
+        if MOST_TOKENS & settings.keys():
+            return settings
         limit = min(int(longest * LENGTH_FACTOR) + SPARE_TOKENS, self._lm.context_length - 1)
-        given = {"max_new_tokens", "max_length"} & self._settings.keys()
-        default = {} if given else {"max_new_tokens": limit, "max_length": None}
-        return {**default, **self.plan.settings, **self._settings}
+        return {"max_new_tokens": limit, "max_length": None, **settings}
 
     def _joined(self, segments: Iterable[Segment], answers: dict[str, GenerationResult]) -> Translation:
         listed = list(segments)
@@ -213,18 +219,3 @@ def _segment(piece: str) -> Segment:
     text = piece.strip()
     start = len(piece) - len(piece.lstrip())
     return Segment(piece[:start], text, piece[start + len(text) :])
-
-
-def check_texts(texts: Iterable[Any]) -> list[str]:
-    """The texts of a pipeline's input.
-
-    Raises:
-        PromptError: one is no text, or there are none.
-    """
-    checked = list(texts)
-    if not checked:
-        raise PromptError("there is no input: the list is empty")
-    for text in checked:
-        if not isinstance(text, str):
-            raise PromptError(f"an input must be a text, not {type(text).__name__}")
-    return checked

@@ -98,10 +98,25 @@ def test_bad_files_of_ids(invoke: Invoke, tmp_path: Path, content: str, words: s
     assert result.stderr.count("\n") == 1
 
 
+def test_ids_and_a_number_of_tokens_exclude_each_other(invoke: Invoke, tmp_path: Path) -> None:
+    file = tmp_path / "ids.json"
+    file.write_text("[1, 2]")
+    result = invoke("bench", "tiny", "--prompt-ids", str(file), "--prompt-tokens", "255")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "give either --prompt-ids or --prompt-tokens" in result.stderr
+
+
+def test_a_variant_is_for_folders_of_other_tools(invoke: Invoke) -> None:
+    result = invoke("bench", "tiny", "--variant", "q4")
+    assert result.exit_code == 2
+    assert "has no variants" in result.stderr
+
+
 def test_summary(invoke: Invoke) -> None:
     result = invoke("bench", "tiny", "--prompt-tokens", "20", "-n", "5")
     assert result.exit_code == 0
     assert all(name in result.stdout for name in ("prefill", "decode", "first token", "load", "peak memory"))
+    assert " MB\n" in result.stdout
     assert "'-n'" in invoke("bench", "tiny", "-n", "0").stderr
     assert "No such file" in invoke("bench", "tiny", "--prompt-ids", "none.json").stderr
 

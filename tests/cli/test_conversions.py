@@ -18,9 +18,8 @@ from support.bundles import write_decoder_bundle
 from support.checkpoints import llama_metadata, llama_tensors, write_gguf
 from support.command_line import edgelm, started
 
-from edgelm.bundle.manifest import Source, parse_manifest
+from edgelm.bundle.manifest import QUANTIZATION_SCHEMES, Source, parse_manifest
 from edgelm.bundle.sources import HubSource, LocalSource
-from edgelm.cli.options import SCHEMES
 from edgelm.cli.origin import Origin, bundle_name, find_origin, origin_of_installed
 from edgelm.cli.toolbox import exporter
 from edgelm.errors import ConfigError, MissingDependencyError, ModelNotFoundError
@@ -43,7 +42,7 @@ def manifest_of(home: Path, name: str) -> dict[str, object]:
 
 
 def test_schemes_are_those_of_the_tools() -> None:
-    assert exporter().SCHEMES == SCHEMES
+    assert exporter().SCHEMES == QUANTIZATION_SCHEMES
 
 
 def test_pull(invoke: Invoke, home: Path, checkpoint: Path) -> None:

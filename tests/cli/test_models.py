@@ -75,17 +75,22 @@ def test_show_what_is_not_installed(invoke: Invoke) -> None:
     assert result.exit_code == 0
     assert "Apache-2.0" in result.stdout
     assert "edgelm pull smollm2" in result.stderr
-    assert invoke("show", "smollm3").exit_code == 2
+    assert "None" not in result.stdout
+    assert "about 93 MB" in result.stdout
+    assert json.loads(invoke("show", "smollm2", "--json").stdout)["download_size"] == 93_000_000
+    for command in (["smollm3"], ["./nowhere"], ["hf:org/other"], ["smollm2", "--memory"]):
+        refused = invoke("show", *command)
+        assert (refused.exit_code, refused.stdout) == (2, "")
 
 
 def test_rm_frees_the_prepacked_copy_as_well(invoke: Invoke, home: Path) -> None:
     assert invoke("run", "tiny", "hello").exit_code == 0
     assert len([path for path in (home / "prepacked").iterdir() if path.is_dir()]) == 1
-    size = sum(file.stat().st_size for file in home.glob("models/tiny/*"))
-    size += sum(file.stat().st_size for file in home.glob("prepacked/*/*"))
+    copy = sum(file.stat().st_size for file in home.glob("prepacked/*/*"))
+    size = copy + sum(file.stat().st_size for file in home.glob("models/tiny/*"))
     result = invoke("rm", "tiny")
     assert (result.exit_code, result.stdout) == (0, "")
-    assert result.stderr == f"deleted tiny, {size_text(size)} freed\n"
+    assert result.stderr == f"deleted tiny, {size_text(size)} freed, of which {size_text(copy)} in its prepacked copy\n"
     assert not (home / "models" / "tiny").exists()
     assert not [path for path in (home / "prepacked").iterdir() if path.is_dir()]
 
@@ -100,6 +105,19 @@ def test_rm_goes_on_after_an_error(invoke: Invoke, home: Path) -> None:
     assert not any((home / "models" / name).exists() for name in ("tiny", "broken"))
 
 
+def test_rm_clears_the_cache(invoke: Invoke, home: Path) -> None:
+    assert invoke("run", "tiny", "hello").exit_code == 0
+    old = home / "prepacked" / "of-an-old-version" / "graph.onnx"
+    old.parent.mkdir()
+    old.write_bytes(bytes(3_000_000))
+    result = invoke("rm", "--cache")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr.startswith("cleared the cache, 3.0")
+    assert sorted(path.name for path in home.iterdir() if any(path.iterdir())) == ["models"]
+    assert invoke("run", "tiny", "hello").exit_code == 0
+    assert "name the models to delete, or give --cache" in invoke("rm").stderr
+
+
 def test_rm_takes_no_path(invoke: Invoke, home: Path) -> None:
     result = invoke("rm", str(home / "models" / "tiny"))
     assert result.exit_code == 2
@@ -108,8 +126,8 @@ def test_rm_takes_no_path(invoke: Invoke, home: Path) -> None:
 
 def test_a_model_without_a_manifest(invoke: Invoke, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for command in ("show", "run", "bench"):
-        result = invoke(command, str(tmp_path / "empty"))
+    for command, *arguments in (("show",), ("run", "hello"), ("bench",)):
+        result = invoke(command, str(tmp_path / "empty"), *arguments)
         assert result.exit_code == 2
         assert "edgelm.json is missing" in result.stderr
 

@@ -314,8 +314,8 @@ def test_bad_prompt_files(invoke: Invoke, tmp_path: Path) -> None:
     for name, words in (
         (str(tmp_path / "none.txt"), "No such file"),
         (str(tmp_path), "Is a directory"),
-        (str(large), "more than the 4 MiB"),
-        ("/dev/zero", "more than the 4 MiB"),
+        (str(large), "more than the 4 MB"),
+        ("/dev/zero", "more than the 4 MB"),
     ):
         result = invoke("run", "tiny", "-f", name)
         assert result.exit_code == 2

@@ -80,3 +80,10 @@ def test_a_text_that_is_not_utf8_is_refused(invoke: Invoke, model: Path) -> None
     done = invoke("translate", "--to", "pt", stdin=b"ab\xff")
     assert done.exit_code == 2
     assert "offset 2" in done.stderr
+
+
+def test_verbose_says_what_it_cost(invoke: Invoke, expected: str) -> None:
+    done = invoke("translate", "--to", "pt", "-n", "8", "--verbose", TEXT)
+    assert done.stdout == expected + "\n"
+    assert "2 sentences, source " in done.stderr
+    assert all(part in done.stderr for part in (" tokens/s, ", "peak memory "))

@@ -9,9 +9,9 @@ import pytest
 from support.source_tree import ROOT
 
 import edgelm
+from edgelm.bundle.manifest import QUANTIZATION_SCHEMES
 from edgelm.cli.app import app
 from edgelm.cli.help_page import SUB_COMMANDS
-from edgelm.cli.options import SCHEMES
 from edgelm_tools.architectures.bart_model import MEMBERS as BART
 from edgelm_tools.architectures.encoder_members import ENCODERS
 from edgelm_tools.architectures.gpt_members import MEMBERS as GPT
@@ -60,7 +60,7 @@ def test_every_flag_of_the_readme_exists() -> None:
 
 
 def test_every_scheme_is_in_the_table() -> None:
-    assert first_cells(section("Quantization")) == list(SCHEMES)
+    assert first_cells(section("Quantization")) == list(QUANTIZATION_SCHEMES)
 
 
 def test_every_decoder_is_in_the_table() -> None:

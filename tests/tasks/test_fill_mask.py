@@ -34,7 +34,7 @@ def filler(model: EncoderModel) -> MaskFiller:
 
 def test_one_gap_has_a_list_of_fillings(filler: MaskFiller) -> None:
     (filled,) = filler.fill([GAP], top_k=3)
-    fillings = filled.as_dicts()
+    (fillings,) = filled.as_dict()["gaps"]
     assert len(fillings) == 3
     for filling in fillings:
         assert list(filling) == ["score", "token", "token_str", "sequence"]
@@ -45,7 +45,7 @@ def test_one_gap_has_a_list_of_fillings(filler: MaskFiller) -> None:
 
 def test_several_gaps_have_a_list_each_and_keep_the_other_masks(filler: MaskFiller) -> None:
     (filled,) = filler.fill(["[MASK] sells [MASK]"], top_k=2)
-    first, second = filled.as_dicts()
+    first, second = filled.as_dict()["gaps"]
     assert len(first) == len(second) == 2
     assert first[0]["sequence"].endswith("sells [MASK] [SEP]")
     assert second[0]["sequence"].startswith("[CLS] [MASK] sells")
@@ -101,7 +101,7 @@ def test_a_batch_gives_what_its_texts_give_alone(filler: MaskFiller) -> None:
             ContextLengthError,
             rf"text 0 has {CONTEXT + 3} tokens; .* takes {CONTEXT}",
         ),
-        ([GAP], {"top_k": 0}, ConfigError, "top_k must be an integer of at least 1, not 0"),
+        ([GAP], {"top_k": 0}, ConfigError, "top_k must be at least 1, not 0"),
         ([GAP], {"targets": []}, ConfigError, "targets must name at least one token"),
     ],
     ids=str,

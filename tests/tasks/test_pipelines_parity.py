@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.task_models import KINDS, TEXTS, Kind, reference_pipeline, write_task_checkpoint
+from support.task_models import DEBERTA, KINDS, TEXTS, Kind, reference_pipeline, write_task_checkpoint
 from support.tiny_checkpoints import Variant, reference_model, write_checkpoint
 from support.tokenizers import byte_level
 
@@ -23,6 +23,7 @@ pytestmark = pytest.mark.reference
 
 TOLERANCE = 1e-3
 LABELS = {"contradiction": 0, "neutral": 1, "Entailment": 2}
+CLASSIFIERS = (*KINDS[:2], DEBERTA)
 # Every head that decides for itself what is made of its logits.
 HEADS: dict[str, dict[str, Any]] = {
     "nli": {"id2label": {index: label for label, index in LABELS.items()}, "label2id": LABELS},
@@ -34,7 +35,7 @@ PAIR = {"text": "The quick brown fox.", "text_pair": "A lazy dog?"}
 
 
 @pytest.fixture(
-    scope="module", params=[(kind, head) for kind in KINDS[:2] for head in HEADS], ids=lambda p: f"{p[0]}-{p[1]}"
+    scope="module", params=[(kind, head) for kind in CLASSIFIERS for head in HEADS], ids=lambda p: f"{p[0]}-{p[1]}"
 )
 def classifier(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """transformers' pipeline and ours."""
@@ -44,7 +45,7 @@ def classifier(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         yield reference_pipeline("text-classification", folder), pipeline("text-classification", model)
 
 
-@pytest.fixture(scope="module", params=KINDS[:2], ids=str)
+@pytest.fixture(scope="module", params=CLASSIFIERS, ids=str)
 def entailment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     kind = request.param
     kind = Kind(kind.name, kind.tokenizer, kind.roles, {**kind.settings, **HEADS["nli"]})

@@ -80,9 +80,9 @@ def test_a_question_that_leaves_no_room_is_refused(answerer: QuestionAnswerer) -
     [
         ({"max_seq_len": CONTEXT + 1}, rf"max_seq_len must be at most {CONTEXT} for .*, not {CONTEXT + 1}"),
         ({"doc_stride": CONTEXT}, r"doc_stride must be below \d+, .* not 40"),
-        ({"top_k": 0}, "top_k must be an integer of at least 1, not 0"),
-        ({"max_answer_len": True}, "max_answer_len must be an integer of at least 1, not True"),
-        ({"doc_stride": -1}, "doc_stride must be an integer of at least 0, not -1"),
+        ({"top_k": 0}, "top_k must be at least 1, not 0"),
+        ({"max_answer_len": True}, "max_answer_len must be an integer, not True"),
+        ({"doc_stride": -1}, "doc_stride must be at least 0, not -1"),
         ({"max_seq_len": 1.5}, "max_seq_len must be an integer"),
     ],
     ids=str,

@@ -12,7 +12,6 @@ from support.task_models import CONTEXT, KINDS, LONG_TEXT, TEXTS, Kind, referenc
 from edgelm.bundle.manifest import Source
 from edgelm.encoder_model import EncoderModel, load_encoder
 from edgelm.tasks.entities import AGGREGATIONS, Aggregation
-from edgelm.tasks.fill_mask import MaskFiller
 from edgelm.tasks.pipelines import pipeline
 from edgelm.tasks.question_answering import AnswerConfig, Question, QuestionAnswerer
 from edgelm.tasks.token_classification import TokenClassifier
@@ -158,9 +157,9 @@ class TestFillMask:
             f"naïve {mask}, façade 🌍 {mask}?",
             f"user{mask}world {mask} {mask}",
         ]
-        ours = MaskFiller(model).fill(texts, **settings)
+        ours = pipeline("fill-mask", model)(texts, **settings)
         for filled, text in zip(ours, texts, strict=True):
-            assert_same(filled.as_dicts(), reference(theirs_of, text, **settings))
+            assert_same(filled, reference(theirs_of, text, **settings))
 
 
 BATCHES = (

@@ -10,15 +10,9 @@ from support.encoder_fixtures import open_encoder
 
 import edgelm
 from edgelm.errors import ConfigError, ContextLengthError, PromptError, UnsupportedModelError
-from edgelm.tasks.instruct_zero_shot import InstructClassifier
-from edgelm.tasks.zero_shot import (
-    EmbeddingClassifier,
-    NliClassifier,
-    checked_labels,
-    entailment_index,
-    entailment_scores,
-    filled_template,
-)
+from edgelm.tasks.any_labels import zero_shot_classifier
+from edgelm.tasks.zero_shot import check_template, checked_labels
+from edgelm.tasks.zero_shot_encoders import NliScorer, entailment_index, entailment_scores
 
 NLI = ("contradiction", "neutral", "ENTAILMENT")
 
@@ -46,7 +40,7 @@ def test_labels_on_their_own_are_weighed_against_contradiction(entailment: int, 
 
 def test_by_entailment_a_batch_equals_single_texts(tmp_path: Path) -> None:
     with open_encoder(tmp_path / "a", "text-classification", labels=NLI) as model:
-        classifier = NliClassifier(model)
+        classifier = zero_shot_classifier(model)
         texts = ["the dog", "she sells sea shells"]
         together = classifier.classify(texts, "dogs, shells,world")
         for text, result in zip(texts, together, strict=True):
@@ -59,7 +53,7 @@ def test_by_entailment_a_batch_equals_single_texts(tmp_path: Path) -> None:
 
 def test_a_long_text_is_cut_and_its_hypothesis_is_not(tmp_path: Path) -> None:
     with open_encoder(tmp_path / "a", "text-classification", labels=NLI) as model:
-        classifier = NliClassifier(model)
+        classifier = zero_shot_classifier(model)
         with pytest.raises(ContextLengthError, match="ask for truncation"):
             classifier.classify(["dog " * 200], ["dogs", "shells"])
         long = classifier.classify(["dog " * 200], ["dogs", "shells"], truncation=True)[0]
@@ -70,7 +64,7 @@ def test_a_long_text_is_cut_and_its_hypothesis_is_not(tmp_path: Path) -> None:
 
 def test_by_vectors(tmp_path: Path) -> None:
     with open_encoder(tmp_path / "a") as model:
-        classifier = EmbeddingClassifier(model)
+        classifier = zero_shot_classifier(model)
         (one,) = classifier.classify(["the lazy dog"], ["the lazy dog", "numbers"], hypothesis_template="{}")
         assert one.labels[0] == "the lazy dog"
         assert sum(one.scores) == pytest.approx(1, rel=1e-5)
@@ -84,11 +78,11 @@ def test_by_vectors(tmp_path: Path) -> None:
 
 def test_what_texts_share_in_the_cache_changes_nothing(tmp_path: Path) -> None:
     with edgelm.load(write_decoder_bundle(tmp_path / "b", TinyDecoder(context_length=600)), prepack=False) as lm:
-        classifier = InstructClassifier(lm)
+        classifier = zero_shot_classifier(lm)
         texts = ["a dog runs", "a fox sleeps"]
         together = classifier.classify(texts, ["animal", "a", "weather"])
         for text, result in zip(texts, together, strict=True):
-            (alone,) = InstructClassifier(lm).classify([text], ["animal", "a", "weather"])
+            (alone,) = zero_shot_classifier(lm).classify([text], ["animal", "a", "weather"])
             assert result.labels == alone.labels
             np.testing.assert_allclose(result.scores, alone.scores, rtol=1e-3)
             assert sum(result.scores) == pytest.approx(1, rel=1e-5)
@@ -107,7 +101,7 @@ def whole_sequence(lm: edgelm.LanguageModel, hypothesis: str, text: str) -> floa
 def test_likelihoods_are_those_of_the_whole_sequence(tmp_path: Path) -> None:
     with edgelm.load(write_decoder_bundle(tmp_path / "b", TinyDecoder(context_length=600)), prepack=False) as lm:
         text, labels = "a dog runs", ["animal", "fox"]
-        (result,) = InstructClassifier(lm).classify([text], labels)
+        (result,) = zero_shot_classifier(lm).classify([text], labels)
         likelihoods = np.array([whole_sequence(lm, f"This example is {label}.", text) for label in labels])
         odds = np.exp(likelihoods - likelihoods.max())
         expected = dict(zip(labels, odds / odds.sum(), strict=True))
@@ -117,12 +111,12 @@ def test_likelihoods_are_those_of_the_whole_sequence(tmp_path: Path) -> None:
 def test_labels_on_their_own_are_compared_with_none_in_particular(tmp_path: Path) -> None:
     with edgelm.load(write_decoder_bundle(tmp_path / "b", TinyDecoder(context_length=600)), prepack=False) as lm:
         settings: dict[str, Any] = {"hypothesis_template": "On {}.", "multi_label": True}
-        (result,) = InstructClassifier(lm).classify(["a dog runs"], "animal,weather", **settings)
+        (result,) = zero_shot_classifier(lm).classify(["a dog runs"], "animal,weather", **settings)
         none = whole_sequence(lm, "On anything.", "a dog runs")
         for label, score in zip(result.labels, result.scores, strict=True):
             odds = np.exp(whole_sequence(lm, f"On {label}.", "a dog runs") - none)
             assert score == pytest.approx(odds / (1 + odds), rel=1e-3)
-        (alone,) = InstructClassifier(lm).classify(["a dog runs"], "weather", **settings)
+        (alone,) = zero_shot_classifier(lm).classify(["a dog runs"], "weather", **settings)
         assert alone.scores[0] == pytest.approx(
             dict(zip(result.labels, result.scores, strict=True))["weather"], rel=1e-3
         )
@@ -130,14 +124,16 @@ def test_labels_on_their_own_are_compared_with_none_in_particular(tmp_path: Path
 
 def test_the_order_of_the_labels_changes_nothing(tmp_path: Path) -> None:
     with edgelm.load(write_decoder_bundle(tmp_path / "b", TinyDecoder(context_length=600)), prepack=False) as lm:
-        one, other = (InstructClassifier(lm).classify(["a dog"], labels)[0] for labels in ("x,animal,y", "y,x,animal"))
+        one, other = (
+            zero_shot_classifier(lm).classify(["a dog"], labels)[0] for labels in ("x,animal,y", "y,x,animal")
+        )
         assert one.labels == other.labels
         np.testing.assert_allclose(one.scores, other.scores, rtol=1e-3)
 
 
 def test_a_long_text_for_a_language_model_is_cut_only_when_asked(tmp_path: Path) -> None:
     with edgelm.load(write_decoder_bundle(tmp_path / "b", TinyDecoder(context_length=600)), prepack=False) as lm:
-        classifier = InstructClassifier(lm)
+        classifier = zero_shot_classifier(lm)
         with pytest.raises(ContextLengthError, match="ask for truncation"):
             classifier.classify(["dog " * 400], ["a", "b"])
         assert classifier.classify(["dog " * 400], ["a", "b"], truncation=True)[0].labels
@@ -154,12 +150,12 @@ def test_bad_labels_are_refused(labels: Any) -> None:
 
 def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"must have \{\} where the label goes, unlike 'This is good'"):
-        filled_template("This is good", "a")
+        check_template("This is good")
     refused = pytest.raises(UnsupportedModelError, match="sad, neutral, glad: none is called 'entailment'")
     with open_encoder(tmp_path / "a", "text-classification") as model, refused:
-        NliClassifier(model)
+        NliScorer(model)
     with open_encoder(tmp_path / "b", "text-classification", labels=NLI) as model:
         for texts in ("dog", [""], [" "], [3]):
             with pytest.raises(PromptError, match=r"list of texts|must be a text that is not empty"):
-                NliClassifier(model).classify(texts, ["a", "b"])  # type: ignore[arg-type]
-        assert NliClassifier(model).classify([], ["a", "b"]) == []
+                zero_shot_classifier(model).classify(texts, ["a", "b"])  # type: ignore[arg-type]
+        assert zero_shot_classifier(model).classify([], ["a", "b"]) == []
