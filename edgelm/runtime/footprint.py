@@ -165,6 +165,13 @@ def output_bytes(manifest: Manifest, sizes: Footprint) -> int:
     return FLOAT_BYTES * max(2, len(manifest.head.labels) if manifest.head is not None else 0)
 
 
+def takes_whole_prompts(manifest: Manifest) -> bool:
+    """Whether a first run takes a prompt in one piece, and those behind it a token: graphs of others in two parts."""
+    if manifest.layout == NATIVE_LAYOUT or manifest.family != "decoder":
+        return False
+    return "decoder_with_past" in manifest.graphs or "merged" in manifest.graphs["decoder"]
+
+
 def _gives_logits(manifest: Manifest) -> bool:
     """Whether there is an output head as large as the table of embeddings."""
     return manifest.family != "encoder" or "fill-mask" in manifest.tasks

@@ -21,6 +21,7 @@ from edgelm.runtime.footprint import (
     output_bytes,
     run_values,
     source_scores,
+    takes_whole_prompts,
     tokenizer_bytes,
     weight_bytes,
 )
@@ -169,9 +170,10 @@ def _values(manifest: Manifest, needs: Needs, prefill_chunk: int) -> int:
     """The largest runs of all generations at a time."""
     sizes = footprint_of(manifest)
     reads_sources = manifest.family == "encoder-decoder"
-    # An answer to a source begins with a single token; the rows of a batch share the chunk. ``longest`` is already the
-    # sum of all sequences'.
-    chunk = needs.rows if reads_sources else min(prefill_chunk, needs.tokens)
+    # An answer to a source begins with a single token; the rows of a batch share the chunk, and take a token each in a
+    # step. ``longest`` is already the sum of all sequences'.
+    chunk = needs.tokens if takes_whole_prompts(manifest) else min(prefill_chunk, needs.tokens)
+    chunk = needs.rows if reads_sources else max(chunk, needs.rows)
     tokens = chunk if reads_sources else needs.sequences * chunk
     scores = decoder_scores(manifest, sizes, tokens=chunk, longest=needs.longest)
     values = run_values(manifest, sizes, tokens=tokens, scores=scores)

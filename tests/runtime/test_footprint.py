@@ -162,6 +162,23 @@ def test_graphs_of_others_copy_their_cache_and_give_all_logits():
     assert theirs.activations - ours.activations == 4 * (2 * 100 * 30_000 + 3 * 8 * 100 * 1000)
 
 
+@pytest.mark.parametrize("graphs", [{"decoder_with_past": "later.onnx"}, {"decoder": "decoder_model_merged.onnx"}])
+def test_graphs_in_two_parts_take_a_prompt_in_one_run(graphs):
+    plain = model(layout="optimum")
+    parted = replace(plain, graphs=plain.graphs | graphs)
+    parted = replace(parted, files=plain.files | {name: FileEntry(20_000, "") for name in graphs.values()})
+    for tokens in (50, 1000):
+        assert budget(parted, tokens=tokens, prefill_chunk=100).activations == (
+            budget(plain, tokens=tokens, prefill_chunk=tokens).activations
+        )
+
+
+def test_a_step_of_more_rows_than_a_chunk_has_tokens():
+    few, many = (values(model(), sequences=1, rows=rows).activations for rows in (100, 300))
+    widths = 4 * 512 + 10 * 512 + int(4.5 * 2048)
+    assert many - few == 4 * 200 * (widths + 4 * 30_000)
+
+
 def test_an_old_encoder_is_taken_to_be_as_wide_as_its_weights_allow():
     known, old = (encoder_budget(model("encoder", footprint=f), batch_tokens=512, longest=512) for f in (SIZES, None))
     assert old.activations > known.activations

@@ -77,7 +77,8 @@ class StepGraph:
         """
         manifest = bundle.manifest
         sessions = {
-            role: Session(bundle.path(manifest.graphs[role]), threads=threads, renamed=manifest.renamed)
+            # Each step has another shape, and a plan for each would be kept for ever.
+            role: Session(bundle.path(manifest.graphs[role]), threads=threads, renamed=manifest.renamed, planning=False)
             for role in ("decoder", "decoder_with_past")
             if role in manifest.graphs
         }

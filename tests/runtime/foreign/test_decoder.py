@@ -105,6 +105,12 @@ def test_rows_of_a_batch_are_as_single_ones_however_they_are_selected(
         logits = batch.step(np.array(tokens))
 
 
+def test_no_plan_is_kept_of_each_length_that_a_past_has(graph: Open) -> None:
+    for session in (graph("pair")._first, graph("pair")._later):
+        assert session._session is not None
+        assert not session._session.get_session_options().enable_mem_pattern
+
+
 def test_rows_that_cannot_be_placed_run_in_groups_of_one_length(graph: Open) -> None:
     assert graph("one").pads
     assert not graph("unplaced").pads
