@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
 from typing import Self
@@ -98,7 +99,7 @@ class TextStream(Iterator[Chunk]):
     def close(self) -> None:
         """Ends the generation, or has it end at the next token where another thread is reading; may be called twice."""
         self._answer.wanted = False
-        if self._chunks.gi_running:
+        if inspect.getgeneratorstate(self._chunks) == inspect.GEN_RUNNING:
             return
         self._chunks.close()
         self._answer.finish(healthy=True)

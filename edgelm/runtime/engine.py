@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 from edgelm.bundle.bundle import Bundle
@@ -17,7 +16,7 @@ from edgelm.errors import UnsupportedModelError
 from edgelm.runtime.batch_decoder import BatchDecoder
 from edgelm.runtime.decoder import Decoder
 from edgelm.runtime.embedding import EmbeddingTable
-from edgelm.runtime.prepack import try_prepack
+from edgelm.runtime.prepack import graph_to_load
 from edgelm.runtime.recurrent_decoder import RecurrentDecoder
 from edgelm.runtime.sequences import SequenceDecoder
 from edgelm.runtime.session import Session, Switch, available_cores
@@ -79,7 +78,7 @@ class NativeEngine:
         roles = ("encoder", "decoder") if manifest.family == "encoder-decoder" else ("decoder",)
         sessions = {}
         for role in roles:
-            graph, optimize = _graph(bundle, role, prepack=runtime.prepack)
+            graph, optimize = graph_to_load(bundle, role, prepack=runtime.prepack)
             # A recurrent decoder's steps are so short that threads which spin between them cost more than they save.
             sessions[role] = Session(
                 graph,
@@ -141,12 +140,6 @@ class NativeEngine:
             self._encoder.close()
         if self._embedding is not None:
             self._embedding.close()
-
-
-def _graph(bundle: Bundle, role: str, *, prepack: bool) -> tuple[Path, bool]:
-    """The graph to load, and whether it is still to be optimized."""
-    copy = try_prepack(bundle, role) if prepack else None
-    return (bundle.path(bundle.manifest.graphs[role]), True) if copy is None else (copy, False)
 
 
 def _embedding(bundle: Bundle) -> EmbeddingTable | None:

@@ -16,7 +16,8 @@ import tokenizers
 
 from edgelm.checks import check_int
 from edgelm.errors import ConfigError, PromptError
-from edgelm.text.tokenizer import Tokenizer, checked_text, library_errors, sibling
+from edgelm.text.library import checked_text, library_errors, sibling
+from edgelm.text.tokenizer import Tokenizer
 
 Strategy = Literal["longest_first", "only_first", "only_second"]
 # A text, or two that belong together: question and passage, premise and hypothesis.

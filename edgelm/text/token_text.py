@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgelm.errors import ModelError, PromptError
-from edgelm.text.tokenizer import Tokenizer, library_errors, sibling
+from edgelm.text.library import library_errors, sibling
+from edgelm.text.tokenizer import Tokenizer
 
 # In this order: " ' " must be whole for what follows it.
 _STRAY_SPACES = tuple(
@@ -63,7 +64,7 @@ def token_label(tokenizer: Tokenizer, token_id: int) -> str:
         return f"#{token_id}"
     text = tokenizer.decode([token_id], skip_special_tokens=False)
     if _UNDECODED in text or not text:
-        return token
+        return token.replace(_SPACE, " ")
     # Decoders that join words with spaces leave out the one before the first.
     return f" {text}" if token.startswith(_SPACE) and not text.startswith(" ") else text
 
