@@ -36,9 +36,10 @@ def check_float(
     *,
     above: float | None = None,
     least: float | None = None,
+    below: float | None = None,
     most: float | None = None,
 ) -> None:
-    """Refuses what is no finite number ``above`` one, at ``least`` another and at ``most`` a third.
+    """Refuses what is no finite number, or not ``above``, at ``least``, ``below`` or at ``most`` a bound.
 
     Raises:
         ConfigError: it is none; names ``name``, the value and the range.
@@ -46,9 +47,11 @@ def check_float(
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not is_finite(value):
         raise ConfigError(f"{name} must be a finite number, not {value!r:.80}")
     too_low = (above is not None and value <= above) or (least is not None and value < least)
-    if too_low or (most is not None and value > most):
+    too_high = (below is not None and value >= below) or (most is not None and value > most)
+    if too_low or too_high:
         bounds = [f"above {above:g}"] if above is not None else []
         bounds += [f"at least {least:g}"] if least is not None else []
+        bounds += [f"below {below:g}"] if below is not None else []
         bounds += [f"at most {most:g}"] if most is not None else []
         raise ConfigError(f"{name} must be {' and '.join(bounds)}, not {value}")
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from edgelm.checks import check_bool, check_float, check_int, is_finite
+from edgelm.config_values import as_decay, as_logit_bias, as_sequence_bias, as_tuple, as_words, check_stops
 from edgelm.errors import ConfigError
 
-MAX_STOP_STRINGS = 64
-MAX_STOP_LENGTH = 1024
-MAX_BAD_WORDS = 1 << 16
 DEFAULT_NEW_TOKENS = 512
 
 
@@ -21,15 +19,19 @@ DEFAULT_NEW_TOKENS = 512
 class GenerationConfig:
     """How the next tokens are chosen and when to stop; field names are transformers'.
 
-    Disabled values: ``top_k=0``, ``top_p=1``, ``min_p=0``, ``repetition_penalty=1``, ``num_beams=1``; sizes, lengths
-    and minima 0; lists empty; single tokens None. With ``eos_token_id`` empty no token ends an answer; a model's file
-    that names none leaves it to the model's own. ``seed=None`` draws a fresh seed.
+    Disabled values: 1 for ``temperature``, ``top_p``, ``typical_p``, the penalties of repetition and counts of beams; 0
+    for other sizes, lengths, cutoffs and penalties; lists empty; single tokens None. With ``eos_token_id`` empty no
+    token ends an answer; a model's file that names none leaves it to the model's own. ``seed=None`` draws a fresh seed.
 
     Lengths: ``max_new_tokens`` and ``min_new_tokens`` count the answer, ``max_length`` and ``min_length`` the whole
     sequence: prompt and answer of a decoder, all of the decoder's tokens (its start token too) of an encoder-decoder.
     Where both of a pair are given, the count of new tokens holds. With neither maximum an answer has up to 512 tokens.
 
     ``pad_token_id`` is taken because models' files have it: answers are not padded.
+
+    ``presence_penalty`` and ``frequency_penalty`` are OpenAI's: the answer's tokens lose so many logits, once or each
+    time. ``sequence_bias`` (token ids → bias) and ``logit_bias`` (token id → bias) may be given as mappings; -inf
+    rules out. ``exponential_decay_length_penalty``: (tokens after which ending becomes likelier, factor).
 
     ``early_stopping``: a beam search ends as soon as it has ``num_beams`` answers (True), when no better one is likely
     (False), or when none is possible ("never"). A ``length_penalty`` above 0 favours long answers.
@@ -48,13 +50,23 @@ class GenerationConfig:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    typical_p: float = 1.0
+    epsilon_cutoff: float = 0.0
+    eta_cutoff: float = 0.0
+    top_n_sigma: float = 0.0
     num_beams: int = 1
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
     num_return_sequences: int = 1
     repetition_penalty: float = 1.0
+    encoder_repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    exponential_decay_length_penalty: tuple[int, float] | None = None
     no_repeat_ngram_size: int = 0
     encoder_no_repeat_ngram_size: int = 0
+    sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = ()
+    logit_bias: tuple[tuple[int, float], ...] = ()
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
     suppress_tokens: tuple[int, ...] = ()
     begin_suppress_tokens: tuple[int, ...] = ()
@@ -69,8 +81,18 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         # One value may stand for a tuple of one.
         for name in (*_TOKEN_LISTS, "stop_strings"):
-            object.__setattr__(self, name, _as_tuple(name, getattr(self, name)))
-        object.__setattr__(self, "bad_words_ids", _as_words(self.bad_words_ids))
+            object.__setattr__(self, name, as_tuple(name, getattr(self, name)))
+        object.__setattr__(self, "bad_words_ids", as_words("bad_words_ids", self.bad_words_ids))
+        object.__setattr__(self, "sequence_bias", as_sequence_bias("sequence_bias", self.sequence_bias))
+        object.__setattr__(self, "logit_bias", as_logit_bias("logit_bias", self.logit_bias))
+        if self.exponential_decay_length_penalty is not None:
+            decay = as_decay("exponential_decay_length_penalty", self.exponential_decay_length_penalty)
+            object.__setattr__(self, "exponential_decay_length_penalty", decay)
+        self._check_ranges()
+        check_stops(self.stop_strings)
+        self._check_contradictions()
+
+    def _check_ranges(self) -> None:
         check_bool("do_sample", self.do_sample)
         for name, least in _INTEGERS.items():
             check_int(name, getattr(self, name), least)
@@ -80,15 +102,10 @@ class GenerationConfig:
         for name in _TOKEN_LISTS:
             for token in getattr(self, name):
                 check_int(name, token, 0)
-        check_float("temperature", self.temperature, above=0.0)
-        check_float("top_p", self.top_p, above=0.0, most=1.0)
-        check_float("min_p", self.min_p, least=0.0, most=1.0)
-        check_float("repetition_penalty", self.repetition_penalty, above=0.0)
-        check_float("length_penalty", self.length_penalty)
+        for name, bounds in _FLOATS.items():
+            check_float(name, getattr(self, name), **bounds)
         if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
             raise ConfigError(f"early_stopping must be true, false or 'never', not {self.early_stopping!r:.80}")
-        _check_stops(self.stop_strings)
-        self._check_contradictions()
 
     def _check_contradictions(self) -> None:
         for least, most in (("min_new_tokens", "max_new_tokens"), ("min_length", "max_length")):
@@ -184,6 +201,21 @@ _OPTIONAL_INTEGERS = {
     "decoder_start_token_id": 0,
     "seed": 0,
 }
+# Setting → its range.
+_FLOATS: dict[str, dict[str, float]] = {
+    "temperature": {"above": 0.0},
+    "top_p": {"above": 0.0, "most": 1.0},
+    "min_p": {"least": 0.0, "most": 1.0},
+    "typical_p": {"above": 0.0, "most": 1.0},
+    "epsilon_cutoff": {"least": 0.0, "below": 1.0},
+    "eta_cutoff": {"least": 0.0, "below": 1.0},
+    "top_n_sigma": {"least": 0.0},
+    "repetition_penalty": {"above": 0.0},
+    "encoder_repetition_penalty": {"above": 0.0},
+    "presence_penalty": {},
+    "frequency_penalty": {},
+    "length_penalty": {},
+}
 _TOKEN_LISTS = ("suppress_tokens", "begin_suppress_tokens", "forced_eos_token_id", "eos_token_id")
 # A setting, the other way to say the same, and that one's value when it is off.
 _RIVALS = (
@@ -267,32 +299,3 @@ def parse_size(text: str | int) -> int:
     if not is_finite(size) or size < 1:
         raise ConfigError(f"{text!r:.80} is not a size; write for example 400MB, 1.5GiB or a number of bytes")
     return int(size)
-
-
-def _as_tuple(name: str, value: object) -> tuple[object, ...]:
-    if isinstance(value, (int, str)):
-        return (value,)
-    if isinstance(value, Sequence):
-        return tuple(value)
-    raise ConfigError(f"{name} must be a value or a list of values, not {value!r}")
-
-
-def _as_words(value: object) -> tuple[tuple[int, ...], ...]:
-    """Lists of token ids, none of them empty."""
-    words = _as_tuple("bad_words_ids", value)
-    if len(words) > MAX_BAD_WORDS:
-        raise ConfigError(f"bad_words_ids takes at most {MAX_BAD_WORDS} words, not {len(words)}")
-    for word in words:
-        if not isinstance(word, Sequence) or isinstance(word, str) or not word:
-            raise ConfigError(f"bad_words_ids must be lists of token ids, not {word!r:.80}")
-        for token in word:
-            check_int("bad_words_ids", token, 0)
-    return tuple(tuple(word) for word in words if isinstance(word, Sequence))
-
-
-def _check_stops(stops: tuple[str, ...]) -> None:
-    if len(stops) > MAX_STOP_STRINGS:
-        raise ConfigError(f"stop_strings takes at most {MAX_STOP_STRINGS} strings, not {len(stops)}")
-    for stop in stops:
-        if not isinstance(stop, str) or not 0 < len(stop) <= MAX_STOP_LENGTH:
-            raise ConfigError(f"a stop string must have 1 to {MAX_STOP_LENGTH} characters, not {stop!r:.80}")

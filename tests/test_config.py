@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgelm.config import MAX_STOP_LENGTH, MAX_STOP_STRINGS, GenerationConfig, RuntimeConfig, parse_size
+from edgelm.config import GenerationConfig, RuntimeConfig, parse_size
+from edgelm.config_values import MAX_STOP_LENGTH, MAX_STOP_STRINGS
 from edgelm.errors import ConfigError
 
 INTEGERS = {
@@ -24,7 +25,12 @@ NUMBERS = {
     "temperature": "above 0",
     "top_p": "above 0 and at most 1",
     "min_p": "at least 0 and at most 1",
+    "typical_p": "above 0 and at most 1",
+    "epsilon_cutoff": "at least 0 and below 1",
+    "eta_cutoff": "at least 0 and below 1",
+    "top_n_sigma": "at least 0",
     "repetition_penalty": "above 0",
+    "encoder_repetition_penalty": "above 0",
 }
 
 
@@ -36,32 +42,16 @@ def refused(message, make, **settings):
 def test_the_defaults_are_greedy_with_everything_off():
     config = GenerationConfig()
     assert dataclasses.asdict(config) == {
-        "max_new_tokens": None,
-        "min_new_tokens": 0,
-        "max_length": None,
-        "min_length": 0,
-        "do_sample": False,
-        "temperature": 1.0,
-        "top_k": 0,
-        "top_p": 1.0,
-        "min_p": 0.0,
-        "num_beams": 1,
-        "length_penalty": 1.0,
-        "early_stopping": False,
-        "num_return_sequences": 1,
-        "repetition_penalty": 1.0,
-        "no_repeat_ngram_size": 0,
-        "encoder_no_repeat_ngram_size": 0,
-        "bad_words_ids": (),
-        "suppress_tokens": (),
-        "begin_suppress_tokens": (),
-        "forced_bos_token_id": None,
-        "forced_eos_token_id": (),
-        "eos_token_id": (),
-        "pad_token_id": None,
-        "decoder_start_token_id": None,
-        "stop_strings": (),
-        "seed": None,
+        **dict.fromkeys(("max_new_tokens", "max_length", "exponential_decay_length_penalty"), None),
+        **dict.fromkeys(("forced_bos_token_id", "pad_token_id", "decoder_start_token_id", "seed"), None),
+        **dict.fromkeys(("min_new_tokens", "min_length", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), 0),
+        **dict.fromkeys(("top_k", "min_p", "epsilon_cutoff", "eta_cutoff", "top_n_sigma"), 0),
+        **dict.fromkeys(("presence_penalty", "frequency_penalty"), 0),
+        **dict.fromkeys(("num_beams", "num_return_sequences", "length_penalty"), 1),
+        **dict.fromkeys(("temperature", "top_p", "typical_p"), 1),
+        **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty"), 1),
+        **dict.fromkeys(("do_sample", "early_stopping"), False),
+        **dict.fromkeys(("sequence_bias", "logit_bias", "bad_words_ids", "stop_strings", *TOKEN_LISTS), ()),
     }
     assert config.new_tokens(7) == 512
     assert GenerationConfig.field_names() == tuple(dataclasses.asdict(config))
@@ -151,6 +141,46 @@ def test_contradictions_are_named():
         refused(message, GenerationConfig, num_return_sequences=3, num_beams=beams)
     assert GenerationConfig(num_return_sequences=3, num_beams=3)
     assert GenerationConfig(num_return_sequences=3, do_sample=True)
+
+
+def test_biases_are_mappings_or_pairs():
+    expected = (((5,), -1.0), ((1, 2), 3.0))
+    for form in ({(5,): -1, (1, 2): 3.0}, [[[5], 7.0], [[1, 2], 3.0], [[5], -1.0]]):
+        config = GenerationConfig(sequence_bias=form)
+        assert config.sequence_bias == expected
+        assert config.updated(seed=1).sequence_bias == expected
+    assert GenerationConfig(logit_bias={7: 1, "8": float("-inf")}).logit_bias == ((7, 1.0), (8, float("-inf")))
+    hash(GenerationConfig(logit_bias={7: 1}, sequence_bias={(5,): 1}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"logit_bias": 5}, "logit_bias must be a mapping, or a list of pairs, not 5"),
+        ({"logit_bias": [1, 2]}, "logit_bias must be a mapping, or a list of pairs, not [1, 2]"),
+        ({"logit_bias": {"Paris": 1}}, "logit_bias must be an integer, not 'Paris'"),
+        ({"logit_bias": {-1: 1}}, "logit_bias must be at least 0, not -1"),
+        ({"logit_bias": {1: float("inf")}}, "logit_bias must be a finite number, not inf"),
+        ({"logit_bias": {1: 1e7}}, "logit_bias must be at least -1e+06 and at most 1e+06, not 10000000.0"),
+        ({"sequence_bias": {5: 1.0}}, "sequence_bias must be lists of token ids, not 5"),
+        ({"sequence_bias": {(): 1.0}}, "sequence_bias must be lists of token ids, not ()"),
+        ({"sequence_bias": [[[1], "a"]]}, "sequence_bias must be a finite number, not 'a'"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_is_no_bias_is_refused(settings, message):
+    refused(message, GenerationConfig, **settings)
+
+
+def test_a_decay_has_a_start_and_a_factor():
+    assert GenerationConfig(exponential_decay_length_penalty=[15, 1.6]).exponential_decay_length_penalty == (15, 1.6)
+    for value, message in (
+        (1.5, "exponential_decay_length_penalty must be (start, factor), not 1.5"),
+        ((1, 2, 3), "exponential_decay_length_penalty must be (start, factor), not (1, 2, 3)"),
+        ((-1, 2), "the start of exponential_decay_length_penalty must be at least 0, not -1"),
+        ((1, 0), "the factor of exponential_decay_length_penalty must be above 0, not 0"),
+    ):
+        refused(message, GenerationConfig, exponential_decay_length_penalty=value)
 
 
 @pytest.mark.parametrize("name", INTEGERS)

@@ -18,6 +18,7 @@ from edgelm.config import GenerationConfig
 from edgelm.errors import NumericError
 from edgelm.generation.batch import BatchDecoder
 from edgelm.generation.candidates import top_k_indices
+from edgelm.generation.distributions import log_softmax
 from edgelm.generation.logits_processors import Ids, Logits, LogitsProcessor
 from edgelm.generation.loop import Step, raise_if_cancelled
 from edgelm.generation.requests import Request, Task, check_request, check_requests
@@ -230,14 +231,6 @@ class _Search:
             divisor = np.maximum(np.float32(np.float64(length) ** self._config.length_penalty), _LEAST_DIVISOR)
             penalized: Scores = np.maximum(scores / divisor, _LOWEST)
         return penalized
-
-
-def log_softmax(logits: Logits) -> Scores:
-    """Log probabilities of logits, (V,) float32, at least one of them finite."""
-    with np.errstate(under="ignore"):
-        shifted: Logits = logits - logits.max()
-        normalized: Scores = shifted - np.float32(np.log(np.exp(shifted).sum(dtype=np.float64)))
-    return normalized
 
 
 def _largest(values: Scores, count: int) -> NDArray[np.intp]:

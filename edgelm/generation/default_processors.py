@@ -1,11 +1,22 @@
-"""The logits processors that a configuration asks for, in transformers' order."""
+"""The logits processors and warpers that a configuration asks for, in transformers' order."""
 
 from __future__ import annotations
 
 from edgelm.config import GenerationConfig
 from edgelm.errors import ConfigError
-from edgelm.generation.logits_processors import Ids, LogitsProcessor, MinNewTokens, RepetitionPenalty
+from edgelm.generation.cutoffs import EpsilonCutoff, EtaCutoff, TopNSigma, TypicalP
+from edgelm.generation.logits_processors import (
+    Ids,
+    LogitsProcessor,
+    MinNewTokens,
+    MinP,
+    RepetitionPenalty,
+    Temperature,
+    TopK,
+    TopP,
+)
 from edgelm.generation.ngram_processors import NoRepeatNGram, NoRepeatSourceNGram
+from edgelm.generation.penalties import CountPenalty, ExponentialDecay, SequenceBias, SourcePenalty
 from edgelm.generation.token_processors import (
     ForceTokens,
     MinLength,
@@ -30,13 +41,60 @@ def default_processors(
         vocab_size: width of the logits.
 
     Raises:
-        ConfigError: a token that is to be forced is outside the vocabulary.
+        ConfigError: a token that is to be forced or biased is outside the vocabulary.
     """
-    _check_forced(config, vocab_size)
-    eos = _known(config.eos_token_id, vocab_size)
+    _check_vocabulary(config, vocab_size)
+    return [
+        *_penalties(config, prompt_length, source),
+        *_bans(config, prompt_length, source, vocab_size),
+        *_token_processors(config, prompt_length, limit, vocab_size),
+    ]
+
+
+def default_warpers(config: GenerationConfig) -> list[LogitsProcessor]:
+    """The warpers that a configuration asks for; none when it decodes greedily."""
+    if not config.do_sample:
+        return []
+    # A beam needs a token to go on with beside all those that end it.
+    least = 1 if config.num_beams == 1 else len(config.eos_token_id) + 1
+    warpers: list[LogitsProcessor] = []
+    if config.top_n_sigma > 0.0:
+        warpers.append(TopNSigma(config.top_n_sigma, least))
+    if config.temperature != 1.0:
+        warpers.append(Temperature(config.temperature))
+    if config.top_k > 0:
+        warpers.append(TopK(config.top_k, least))
+    if config.top_p < 1.0:
+        warpers.append(TopP(config.top_p, least))
+    if config.min_p > 0.0:
+        warpers.append(MinP(config.min_p, least))
+    if config.typical_p < 1.0:
+        warpers.append(TypicalP(config.typical_p, least))
+    if config.epsilon_cutoff > 0.0:
+        warpers.append(EpsilonCutoff(config.epsilon_cutoff, least))
+    if config.eta_cutoff > 0.0:
+        warpers.append(EtaCutoff(config.eta_cutoff, least))
+    return warpers
+
+
+def _penalties(config: GenerationConfig, prompt_length: int, source: Ids) -> list[LogitsProcessor]:
     processors: list[LogitsProcessor] = []
+    if config.sequence_bias:
+        processors.append(SequenceBias(config.sequence_bias))
+    if config.logit_bias:
+        processors.append(SequenceBias(tuple(((token,), bias) for token, bias in config.logit_bias)))
+    if config.encoder_repetition_penalty != 1.0:
+        processors.append(SourcePenalty(config.encoder_repetition_penalty, source))
     if config.repetition_penalty != 1.0:
         processors.append(RepetitionPenalty(config.repetition_penalty))
+    if config.presence_penalty or config.frequency_penalty:
+        processors.append(CountPenalty(prompt_length, config.presence_penalty, config.frequency_penalty))
+    return processors
+
+
+def _bans(config: GenerationConfig, prompt_length: int, source: Ids, vocab_size: int) -> list[LogitsProcessor]:
+    eos = _known(config.eos_token_id, vocab_size)
+    processors: list[LogitsProcessor] = []
     if config.no_repeat_ngram_size:
         processors.append(NoRepeatNGram(config.no_repeat_ngram_size))
     if config.encoder_no_repeat_ngram_size:
@@ -49,7 +107,7 @@ def default_processors(
         processors.append(MinNewTokens(prompt_length, config.min_new_tokens, eos))
     elif config.min_length and eos:
         processors.append(MinLength(config.min_length, eos))
-    return [*processors, *_token_processors(config, prompt_length, limit, vocab_size)]
+    return processors
 
 
 def _token_processors(
@@ -61,6 +119,10 @@ def _token_processors(
         processors.append(ForceTokens((forced_bos,), 1))
     if config.forced_eos_token_id:
         processors.append(ForceTokens(config.forced_eos_token_id, limit - 1))
+    eos = _known(config.eos_token_id, vocab_size)
+    if config.exponential_decay_length_penalty is not None and eos:
+        start, factor = config.exponential_decay_length_penalty
+        processors.append(ExponentialDecay(prompt_length + start, factor, eos))
     suppressed = _known(config.suppress_tokens, vocab_size)
     if suppressed:
         processors.append(SuppressTokens(suppressed))
@@ -76,9 +138,14 @@ def _known(tokens: tuple[int, ...], vocab_size: int) -> tuple[int, ...]:
     return tuple(token for token in tokens if token < vocab_size)
 
 
-def _check_forced(config: GenerationConfig, vocab_size: int) -> None:
-    forced = {"forced_bos_token_id": (config.forced_bos_token_id,), "forced_eos_token_id": config.forced_eos_token_id}
-    for name, tokens in forced.items():
+def _check_vocabulary(config: GenerationConfig, vocab_size: int) -> None:
+    named: dict[str, tuple[int | None, ...]] = {
+        "forced_bos_token_id": (config.forced_bos_token_id,),
+        "forced_eos_token_id": config.forced_eos_token_id,
+        "sequence_bias": tuple(token for sequence, _ in config.sequence_bias for token in sequence),
+        "logit_bias": tuple(token for token, _ in config.logit_bias),
+    }
+    for name, tokens in named.items():
         for token in tokens:
             if token is not None and token >= vocab_size:
                 raise ConfigError(f"{name} is {token}, but token ids are from 0 to {vocab_size - 1}")

@@ -1,7 +1,7 @@
 """Logits processors: ``(ids, logits) -> logits``, each the plain statement of its rule over one (V,) vector.
 
 They follow transformers 4.57, in its order (``default_processors.py``); then come the caller's own processors, and,
-when sampling, the warpers temperature, top-k, top-p, min-p. None of them changes the logits it is given.
+when sampling, the warpers, of which ``least`` tokens always stay. None of them changes the logits it is given.
 The sampler reaches the same tokens faster (``candidates.py``) and falls back on these where rounding could decide.
 """
 
@@ -14,8 +14,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.config import GenerationConfig
 from edgelm.errors import ConfigError
+from edgelm.generation.distributions import softmax
 
 Ids: TypeAlias = NDArray[np.int64]
 Logits: TypeAlias = NDArray[np.float32]
@@ -88,12 +88,14 @@ class TopK:
     """Keeps the k largest logits, and all that are tied with the k-th."""
 
     top_k: int
+    least: int = 1
 
     def __call__(self, ids: Ids, logits: Logits) -> Logits:
         """Returns a copy with the others at -inf."""
-        if self.top_k >= logits.size:
+        count = max(self.top_k, self.least)
+        if count >= logits.size:
             return logits
-        kth_largest = np.sort(logits)[-self.top_k]
+        kth_largest = np.sort(logits)[-count]
         return np.where(logits < kth_largest, REMOVED, logits)
 
 
@@ -105,13 +107,14 @@ class TopP:
     """
 
     top_p: float
+    least: int = 1
 
     def __call__(self, ids: Ids, logits: Logits) -> Logits:
         """Returns a copy with the others at -inf."""
         rising = np.argsort(-logits, kind="stable")[::-1]
         mass_up_to = np.cumsum(softmax(logits[rising]), dtype=np.float64).astype(np.float32)
         removed = mass_up_to <= np.float32(1.0 - self.top_p)
-        removed[-1] = False
+        removed[-self.least :] = False
         kept = logits.copy()
         kept[rising[removed]] = REMOVED
         return kept
@@ -122,36 +125,15 @@ class MinP:
     """Keeps the tokens at least ``min_p`` times as likely as the likeliest. Source: Nguyen et al. 2024."""
 
     min_p: float
+    least: int = 1
 
     def __call__(self, ids: Ids, logits: Logits) -> Logits:
         """Returns a copy with the others at -inf."""
         probabilities = softmax(logits)
-        threshold = np.float32(self.min_p) * probabilities.max()
-        return np.where(probabilities < threshold, REMOVED, logits)
-
-
-def softmax(logits: Logits) -> NDArray[np.float32]:
-    """Probabilities of the logits, (V,) float32; the sum is taken in float64, so the order of tokens is no matter."""
-    with np.errstate(over="ignore", under="ignore"):
-        weights = np.exp(logits - logits.max())
-        probabilities: NDArray[np.float32] = weights / np.float32(weights.sum(dtype=np.float64))
-    return probabilities
-
-
-def default_warpers(config: GenerationConfig) -> list[LogitsProcessor]:
-    """The warpers that a configuration asks for; none when it decodes greedily."""
-    if not config.do_sample:
-        return []
-    warpers: list[LogitsProcessor] = []
-    if config.temperature != 1.0:
-        warpers.append(Temperature(config.temperature))
-    if config.top_k > 0:
-        warpers.append(TopK(config.top_k))
-    if config.top_p < 1.0:
-        warpers.append(TopP(config.top_p))
-    if config.min_p > 0.0:
-        warpers.append(MinP(config.min_p))
-    return warpers
+        removed = probabilities < np.float32(self.min_p) * probabilities.max()
+        if self.least > 1:
+            removed[np.argsort(-logits, kind="stable")[: self.least]] = False
+        return np.where(removed, REMOVED, logits)
 
 
 def compose(processors: Sequence[LogitsProcessor]) -> LogitsProcessor:

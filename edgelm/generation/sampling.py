@@ -7,7 +7,6 @@ the cumulative distribution over the kept tokens in the order of their ids.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -16,7 +15,17 @@ from numpy.typing import NDArray
 from edgelm.config import GenerationConfig
 from edgelm.errors import NumericError
 from edgelm.generation.candidates import min_p_indices, top_k_indices, top_p_indices
-from edgelm.generation.logits_processors import NO_IDS, Logits, Temperature
+from edgelm.generation.default_processors import default_warpers
+from edgelm.generation.logits_processors import (
+    NO_IDS,
+    REMOVED,
+    Logits,
+    LogitsProcessor,
+    MinP,
+    Temperature,
+    TopK,
+    TopP,
+)
 
 Sampler: TypeAlias = Callable[[Logits], int]
 """Chooses a token from logits, (V,) float32, which it leaves as they are; one call is one step."""
@@ -30,7 +39,7 @@ _BLOCK = 512
 
 
 def make_sampler(config: GenerationConfig, *, copy: int = 0) -> Sampler:
-    """The sampler that a configuration asks for: greedy, or a draw after temperature, top-k, top-p and min-p.
+    """The sampler that a configuration asks for: greedy, or a draw after the warpers.
 
     ``copy``: which of several samples of one prompt it is for; where a seed is given, its seed is ``seed + copy``.
     A sampler raises NumericError when the logits hold NaN or infinity or allow no token; the message names the step,
@@ -91,27 +100,34 @@ def likeliest(logits: Logits, step: int) -> int:
 
 def make_narrower(config: GenerationConfig) -> Narrower:
     """The warpers of a configuration as one fast function, exactly equal to applying ``default_warpers`` in order."""
-    filters: list[Callable[[Logits], NDArray[np.intp]]] = []
-    if config.top_k > 0:
-        filters.append(partial(top_k_indices, top_k=config.top_k))
-    if config.top_p < 1.0:
-        filters.append(partial(top_p_indices, top_p=config.top_p))
-    if config.min_p > 0.0:
-        filters.append(partial(min_p_indices, min_p=config.min_p))
-    scale = Temperature(config.temperature) if config.temperature != 1.0 else None
+    warpers = default_warpers(config)
 
     @np.errstate(over="ignore", under="ignore")
     def narrow(logits: Logits) -> tuple[NDArray[np.intp] | None, Logits]:
         tokens = None
-        if scale is not None:
-            logits = scale(NO_IDS, logits)
-        for keep in filters:
-            kept = keep(logits)
+        for warper in warpers:
+            if isinstance(warper, Temperature):
+                logits = warper(NO_IDS, logits)
+                continue
+            kept = _kept(warper, logits)
             logits = logits[kept]
             tokens = kept if tokens is None else tokens[kept]
         return tokens, logits
 
     return narrow
+
+
+def _kept(warper: LogitsProcessor, logits: Logits) -> NDArray[np.intp]:
+    """The tokens that a warper keeps, ascending."""
+    match warper:
+        case TopK(top_k, 1):
+            return top_k_indices(logits, top_k)
+        case TopP(top_p, 1):
+            return top_p_indices(logits, top_p)
+        case MinP(min_p, 1):
+            return min_p_indices(logits, min_p)
+        case _:
+            return np.flatnonzero(warper(NO_IDS, logits) != REMOVED)
 
 
 @np.errstate(over="ignore", under="ignore")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgelm.generation.logits_processors import REMOVED, Ids, Logits
+from edgelm.generation.penalties import stands_before
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class NoBadWords:
         masked = logits.copy()
         masked[self._single] = REMOVED
         begun = self._by_newest.get(int(ids[-1]), ()) if ids.size else ()
-        masked[[word[-1] for word in begun if _begins(word, ids)]] = REMOVED
+        masked[[word[-1] for word in begun if stands_before(word, ids)]] = REMOVED
         return masked
 
 
@@ -95,7 +96,3 @@ def without(logits: Logits, tokens: tuple[int, ...] | list[int]) -> Logits:
     masked = logits.copy()
     masked[list(tokens)] = REMOVED
     return masked
-
-
-def _begins(word: tuple[int, ...], ids: Ids) -> bool:
-    return len(word) <= len(ids) and tuple(ids[len(ids) - len(word) + 1 :].tolist()) == word[:-1]

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from support.logit_vectors import generated_logits, small_logits
 
 from edgelm.config import GenerationConfig
-from edgelm.generation.logits_processors import NO_IDS, compose, default_warpers, softmax
+from edgelm.generation.default_processors import default_warpers
+from edgelm.generation.distributions import softmax
+from edgelm.generation.logits_processors import NO_IDS, compose
 from edgelm.generation.sampling import make_narrower
 
 configs = st.builds(
@@ -20,6 +22,10 @@ configs = st.builds(
     top_p=st.sampled_from([1.0, 0.9, 0.5, 0.1, 0.3, 0.95, 1e-6, 0.999999, 1 - 1e-9, 1 - 1e-16])
     | st.floats(0.0, 1.0, exclude_min=True),
     min_p=st.sampled_from([0.0, 0.05, 0.5, 1.0, 1e-4, 1e-40]) | st.floats(0.0, 1.0),
+    typical_p=st.sampled_from([1.0, 1.0, 0.9, 0.2]),
+    epsilon_cutoff=st.sampled_from([0.0, 0.0, 1e-3, 0.1]),
+    eta_cutoff=st.sampled_from([0.0, 0.0, 1e-3, 0.1]),
+    top_n_sigma=st.sampled_from([0.0, 0.0, 1.0, 2.5]),
 )
 
 

@@ -9,6 +9,8 @@ from support.processors import built_in
 
 from edgelm.config import GenerationConfig
 from edgelm.errors import ConfigError
+from edgelm.generation.default_processors import default_warpers
+from edgelm.generation.distributions import softmax
 from edgelm.generation.logits_processors import (
     NO_IDS,
     MinNewTokens,
@@ -18,8 +20,6 @@ from edgelm.generation.logits_processors import (
     TopK,
     TopP,
     compose,
-    default_warpers,
-    softmax,
 )
 
 any_logits = small_logits() | generated_logits(least=1, most=300)

@@ -10,7 +10,8 @@ from support.logit_vectors import generated_logits, small_logits
 
 from edgelm.config import GenerationConfig
 from edgelm.errors import NumericError
-from edgelm.generation.logits_processors import NO_IDS, compose, default_warpers
+from edgelm.generation.default_processors import default_warpers
+from edgelm.generation.logits_processors import NO_IDS, compose
 from edgelm.generation.sampling import draw, make_narrower, make_sampler
 
 DRAWS = 100_000
@@ -73,14 +74,29 @@ def test_a_sampler_has_the_exact_distribution():
         {"temperature": 0.7, "top_k": 20, "top_p": 0.9, "min_p": 0.05},
         {"temperature": 1.7, "top_p": 0.8},
         {"min_p": 0.2, "top_k": 7},
+        {"temperature": 0.3},
+        {"temperature": 4.0},
+        {"top_k": 2},
+        {"top_k": 13},
+        {"top_p": 0.5},
+        {"min_p": 0.02},
+        {"typical_p": 0.6},
+        {"typical_p": 0.9, "temperature": 1.4, "top_k": 40},
+        {"epsilon_cutoff": 0.01},
+        {"eta_cutoff": 0.05, "temperature": 2.0},
+        {"top_n_sigma": 0.8},
+        {"top_n_sigma": 1.5, "temperature": 3.0, "top_p": 0.95},
+        {"top_k": 50, "top_p": 0.97, "min_p": 0.01, "typical_p": 0.95, "epsilon_cutoff": 1e-3, "eta_cutoff": 1e-3},
     ],
+    ids=str,
 )
 def test_draws_from_what_is_kept_have_the_exact_distribution(settings):
     config = sampling(**settings)
     logits = wave(60, scale=4)
     tokens, kept = make_narrower(config)(logits)
     uniforms = np.random.default_rng(11).random(DRAWS)
-    counts = np.bincount(tokens[[draw(kept, uniform) for uniform in uniforms]], minlength=logits.size)
+    drawn = np.array([draw(kept, uniform) for uniform in uniforms])
+    counts = np.bincount(drawn if tokens is None else tokens[drawn], minlength=logits.size)
     probabilities = exact_probabilities(logits, config)
     assert (counts[probabilities == 0] == 0).all()
     statistic, freedom = chi_square(counts, probabilities)

@@ -10,6 +10,8 @@ from support.logit_vectors import generated_logits
 from support.processors import built_in
 
 from edgelm.config import GenerationConfig
+from edgelm.generation.cutoffs import EpsilonCutoff, EtaCutoff, TypicalP
+from edgelm.generation.default_processors import default_warpers
 from edgelm.generation.logits_processors import (
     NO_IDS,
     MinNewTokens,
@@ -18,8 +20,8 @@ from edgelm.generation.logits_processors import (
     Temperature,
     TopK,
     TopP,
-    default_warpers,
 )
+from edgelm.generation.penalties import ExponentialDecay, SequenceBias, SourcePenalty
 
 pytestmark = pytest.mark.reference
 
@@ -27,6 +29,9 @@ thousand_cases = settings(max_examples=1000, deadline=None)
 few_cases = settings(max_examples=20, deadline=None)
 logits_of_a_model = generated_logits(most=5000)
 logits_of_a_large_model = generated_logits(least=49_000, most=51_000)
+# Where entropies are numbers that float32 holds well.
+moderate_logits = generated_logits(most=5000, kinds=("normal", "flat", "peaked", "tied", "equal", "zipf"))
+few_kept = st.integers(1, 5)
 probabilities = st.floats(0.01, 0.999) | st.sampled_from([0.1, 0.5, 0.9, 0.95])
 
 
@@ -97,6 +102,59 @@ def check_min_p(logits, min_p):
     assert_same_but_at_the_edge(MinP(min_p)(NO_IDS, logits), reference, is_at_the_edge)
 
 
+def check_source_penalty(case, penalty):
+    import torch
+
+    logits, ids = case
+    reference = theirs("EncoderRepetitionPenaltyLogitsProcessor", ids, logits, penalty, torch.tensor(ids)[None])
+    np.testing.assert_array_equal(SourcePenalty(penalty, ids)(ids, logits), reference)
+
+
+def check_sequence_bias(case, biases):
+    logits, ids = case
+    reference = theirs("SequenceBiasLogitsProcessor", ids, logits, dict(biases))
+    np.testing.assert_array_equal(SequenceBias(tuple(dict(biases).items()))(ids, logits), reference)
+
+
+def check_decay(case, start, factor, prompt_length, ends):
+    logits, ids = case
+    reference = theirs("ExponentialDecayLengthPenalty", ids, logits, (start, factor), ends, prompt_length)
+    ours = ExponentialDecay(prompt_length + start, factor, tuple(ends))(ids, logits)
+    possible = np.isfinite(logits)  # there, an end that may not come becomes NaN
+    np.testing.assert_array_equal(ours[possible], np.minimum(reference, np.finfo(np.float32).max)[possible])
+    np.testing.assert_array_equal(ours[~possible], logits[~possible])
+
+
+def check_typical(logits, typical_p):
+    exact = logits.astype(np.float64)
+    log_p = exact - exact.max() - np.log(np.exp(exact - exact.max()).sum())
+    p = np.exp(log_p)
+    shift = np.abs(-log_p + np.sum(np.where(p > 0, p * np.where(p > 0, log_p, 0), 0)))
+    order = np.argsort(shift, kind="stable")
+    mass_up_to = np.cumsum(p[order])
+    ours = np.isfinite(TypicalP(typical_p)(NO_IDS, logits))
+    reference = np.isfinite(theirs("TypicalLogitsWarper", NO_IDS, logits, typical_p))
+    for token in np.flatnonzero(ours != reference):
+        near = np.abs(shift[order] - shift[token]) <= 1e-4 * max(1.0, shift[token])
+        reached = mass_up_to[near]
+        # The mass is reached among tokens that are as typical as this one, but for rounding.
+        assert reached[0] - p[order][near][0] - 1e-5 <= typical_p <= reached[-1] + 1e-5
+    np.testing.assert_array_equal(TypicalP(typical_p)(NO_IDS, logits)[ours], logits[ours])
+
+
+def check_cutoff(warper, name, logits, value):
+    exact = logits.astype(np.float64)
+    p = np.exp(exact - exact.max())
+    p /= p.sum()
+    entropy = -np.sum(np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0))
+    edge = value if warper is EpsilonCutoff else min(value, np.sqrt(value) * np.exp(-entropy))
+
+    def is_at_the_edge(logit):
+        return np.isclose(p[logits == logit][0], edge, rtol=1e-5, atol=0)
+
+    assert_same_but_at_the_edge(warper(value)(NO_IDS, logits), theirs(name, NO_IDS, logits, value), is_at_the_edge)
+
+
 @given(with_history(logits_of_a_model), st.floats(0.5, 3.0))
 @thousand_cases
 def test_repetition_penalty(case, penalty):
@@ -138,6 +196,57 @@ def test_min_p(logits, min_p):
     check_min_p(logits, min_p)
 
 
+@given(with_history(logits_of_a_model), st.floats(0.5, 3.0))
+@thousand_cases
+def test_source_penalty(case, penalty):
+    check_source_penalty(case, penalty)
+
+
+@given(
+    with_history(generated_logits(most=5000, masked=False)),
+    st.lists(
+        st.tuples(st.lists(st.integers(0, 9), min_size=1, max_size=3).map(tuple), st.floats(-9, 9)),
+        min_size=1,
+        max_size=9,
+        unique_by=lambda pair: pair[0],
+    ),
+)
+@thousand_cases
+def test_sequence_bias(case, biases):
+    logits, ids = case
+    check_sequence_bias((logits, ids % 10), biases)
+
+
+@given(
+    with_history(logits_of_a_model),
+    st.integers(0, 30),
+    st.floats(0.5, 3.0),
+    st.integers(0, 30),
+    st.lists(st.integers(0, 49), min_size=1, max_size=4),
+)
+@thousand_cases
+def test_exponential_decay(case, start, factor, prompt_length, ends):
+    check_decay(case, start, factor, prompt_length, ends)
+
+
+@given(moderate_logits, probabilities)
+@thousand_cases
+def test_typical_p(logits, typical_p):
+    check_typical(logits, typical_p)
+
+
+@given(logits_of_a_model, st.floats(1e-5, 0.9) | st.sampled_from([3e-4, 6e-4, 2e-3]))
+@thousand_cases
+def test_epsilon_cutoff(logits, epsilon):
+    check_cutoff(EpsilonCutoff, "EpsilonLogitsWarper", logits, epsilon)
+
+
+@given(moderate_logits, st.floats(1e-5, 0.9) | st.sampled_from([3e-4, 6e-4, 2e-3]))
+@thousand_cases
+def test_eta_cutoff(logits, epsilon):
+    check_cutoff(EtaCutoff, "EtaLogitsWarper", logits, epsilon)
+
+
 @given(with_history(logits_of_a_large_model), st.integers(1, 100), st.floats(0.5, 0.99))
 @few_cases
 def test_all_with_a_large_vocabulary(case, top_k, probability):
@@ -147,6 +256,35 @@ def test_all_with_a_large_vocabulary(case, top_k, probability):
     check_top_k(logits, top_k)
     check_top_p(logits, probability)
     check_min_p(logits, probability)
+    check_source_penalty(case, 1.0 + probability)
+    check_typical(logits, probability)
+    check_cutoff(EpsilonCutoff, "EpsilonLogitsWarper", logits, probability / 1000)
+
+
+# Ours → theirs.
+NAMES = {
+    "SequenceBias": "SequenceBiasLogitsProcessor",
+    "SourcePenalty": "EncoderRepetitionPenaltyLogitsProcessor",
+    "ExponentialDecay": "ExponentialDecayLengthPenalty",
+    "TypicalP": "TypicalLogitsWarper",
+    "EpsilonCutoff": "EpsilonLogitsWarper",
+    "EtaCutoff": "EtaLogitsWarper",
+    "RepetitionPenalty": "RepetitionPenaltyLogitsProcessor",
+    "NoRepeatNGram": "NoRepeatNGramLogitsProcessor",
+    "NoRepeatSourceNGram": "EncoderNoRepeatNGramLogitsProcessor",
+    "NoBadWords": "NoBadWordsLogitsProcessor",
+    "MinLength": "MinLengthLogitsProcessor",
+    "MinNewTokens": "MinNewTokensLengthLogitsProcessor",
+    "ForceTokens(tokens=(5,), length=1)": "ForcedBOSTokenLogitsProcessor",
+    "ForceTokens(tokens=(3,), length=19)": "ForcedEOSTokenLogitsProcessor",
+    "SuppressTokens": "SuppressTokensLogitsProcessor",
+    "SuppressTokensAtBegin": "SuppressTokensAtBeginLogitsProcessor",
+    "Own": "Own",
+    "Temperature": "TemperatureLogitsWarper",
+    "TopK": "TopKLogitsWarper",
+    "TopP": "TopPLogitsWarper",
+    "MinP": "MinPLogitsWarper",
+}
 
 
 @pytest.mark.parametrize("least", [{"min_length": 5}, {"min_new_tokens": 5}], ids=str)
@@ -160,7 +298,13 @@ def test_the_order_of_all_processors(least):
         "top_k": 20,
         "top_p": 0.9,
         "min_p": 0.1,
+        "typical_p": 0.9,
+        "epsilon_cutoff": 0.01,
+        "eta_cutoff": 0.01,
+        "sequence_bias": [[[7, 8], 1.5]],
+        "encoder_repetition_penalty": 1.1,
         "repetition_penalty": 1.2,
+        "exponential_decay_length_penalty": [4, 1.1],
         "no_repeat_ngram_size": 3,
         "encoder_no_repeat_ngram_size": 4,
         "bad_words_ids": [[7], [3], [8, 9]],
@@ -189,22 +333,5 @@ def test_the_order_of_all_processors(least):
     own = type("Own", (), {})()
     config = GenerationConfig.from_file_values(values)
     ours = [*built_in(config), own, *default_warpers(config)]
-    names = {
-        "RepetitionPenalty": "RepetitionPenaltyLogitsProcessor",
-        "NoRepeatNGram": "NoRepeatNGramLogitsProcessor",
-        "NoRepeatSourceNGram": "EncoderNoRepeatNGramLogitsProcessor",
-        "NoBadWords": "NoBadWordsLogitsProcessor",
-        "MinLength": "MinLengthLogitsProcessor",
-        "MinNewTokens": "MinNewTokensLengthLogitsProcessor",
-        "ForceTokens(tokens=(5,), length=1)": "ForcedBOSTokenLogitsProcessor",
-        "ForceTokens(tokens=(3,), length=19)": "ForcedEOSTokenLogitsProcessor",
-        "SuppressTokens": "SuppressTokensLogitsProcessor",
-        "SuppressTokensAtBegin": "SuppressTokensAtBeginLogitsProcessor",
-        "Own": "Own",
-        "Temperature": "TemperatureLogitsWarper",
-        "TopK": "TopKLogitsWarper",
-        "TopP": "TopPLogitsWarper",
-        "MinP": "MinPLogitsWarper",
-    }
-    ours_by_name = [names.get(type(processor).__name__) or names[str(processor)] for processor in ours]
+    ours_by_name = [NAMES.get(type(processor).__name__) or NAMES[str(processor)] for processor in ours]
     assert ours_by_name == [type(processor).__name__ for processor in prepared]

@@ -11,6 +11,8 @@ from support.source_tree import imports, is_of, modules
 FLOORS = (
     {"edgelm.errors", "edgelm.results"},
     {"edgelm.checks"},
+    {"edgelm.config_values"},
+    {"edgelm.config_values"},
     {"edgelm.config"},
     {"edgelm.bundle", "edgelm.text"},
     {"edgelm.runtime"},
