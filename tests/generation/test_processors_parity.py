@@ -88,8 +88,10 @@ def test_suppressed_tokens(ids, logits, begin, suppressed):
 
 
 def test_an_end_token_is_no_bad_word():
-    processors = built_in(GenerationConfig(bad_words_ids=[[3], [4, 3]], eos_token_id=(3, 5)), vocab_size=9)
-    assert processors == [NoBadWords(((4, 3),))]
+    (processor,) = built_in(GenerationConfig(bad_words_ids=[[3], [4, 3]], eos_token_id=(3, 5)), vocab_size=9)
+    logits = np.zeros(9, np.float32)
+    assert np.isfinite(processor(np.array([4, 2]), logits)).all()
+    assert np.flatnonzero(processor(np.array([2, 4]), logits)).tolist() == [3]
 
 
 def test_tokens_that_are_not_in_the_vocabulary_are_left_out():
