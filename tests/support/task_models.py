@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from support.tiny_encoders import Encoder, reference_encoder
+from support.tiny_encoders import DEBERTA_V3, Encoder, reference_encoder
 from support.tokenizers import SENTENCES, byte_level, unigram, word_piece
 from tokenizers import AddedToken, Tokenizer, processors
 
@@ -85,13 +85,16 @@ KINDS = (
     Kind("xlm-roberta", _unigram_tokenizer, _ANGLE, {"vocab_size": 230, **_ONE_TYPE}),
 )
 
+# Classifies texts, also with labels of the user's own.
+DEBERTA = Kind("deberta-v2", _unigram_tokenizer, _ANGLE, {"vocab_size": 230, **DEBERTA_V3})
+
 
 def write_task_checkpoint(folder: Path, kind: Kind, head: str, seed: int = 0) -> Path:
     """The checkpoint as its authors would publish it; ``head``: the class's name without the type's own."""
     tokenizer = kind.tokenizer()
     pad = tokenizer.token_to_id(kind.roles["pad_token"])
     # RoBERTa's kin count positions from behind the padding's.
-    positions = CONTEXT if kind.name == "bert" else CONTEXT + pad + 1
+    positions = CONTEXT if kind.name in ("bert", "deberta-v2") else CONTEXT + pad + 1
     settings = {"max_position_embeddings": positions, "pad_token_id": pad, **kind.settings}
     if head == "ForTokenClassification":
         settings["id2label"] = dict(enumerate(LABELS))

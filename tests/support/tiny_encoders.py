@@ -66,7 +66,7 @@ _FIVE = {"num_labels": 5}
 _WIDE = {"hidden_size": 40, "num_attention_heads": 5}
 
 # As in v3: 16 distances each way of their own, the rest of 150 in runs; the test's texts are longer than all of them.
-_V3: dict[str, Any] = {
+DEBERTA_V3: dict[str, Any] = {
     "relative_attention": True,
     "position_biased_input": False,
     "pos_att_type": ["p2c", "c2p"],
@@ -131,25 +131,28 @@ ENCODER_VARIANTS = (
     Encoder("mpnet.token", _TOKEN, _FIVE),
     Encoder("mpnet.question", _QUESTION),
     Encoder("mpnet.masked", _MASKED),
-    Encoder("deberta-v2", settings=_V3),
-    Encoder("deberta-v2.wide", settings=_V3 | _WIDE | {"max_relative_positions": 64, "position_buckets": 7}),
-    Encoder("deberta-v2.own", settings=_V3 | {"share_att_key": False, "norm_rel_ebd": "none", "type_vocab_size": 1}),
-    Encoder("deberta-v2.c2p", settings=_V3 | {"pos_att_type": ["c2p"], "max_position_embeddings": 260}),
+    Encoder("deberta-v2", settings=DEBERTA_V3),
+    Encoder("deberta-v2.wide", settings=DEBERTA_V3 | _WIDE | {"max_relative_positions": 64, "position_buckets": 7}),
     Encoder(
-        "deberta-v2.p2c", settings=_V3 | {"pos_att_type": ["p2c"], "share_att_key": False, "num_attention_heads": 1}
+        "deberta-v2.own", settings=DEBERTA_V3 | {"share_att_key": False, "norm_rel_ebd": "none", "type_vocab_size": 1}
     ),
-    Encoder("deberta-v2.no_terms", settings=_V3 | {"pos_att_type": None, "position_biased_input": True}),
-    Encoder("deberta-v2.absolute", settings=_V3 | {"relative_attention": False, "position_biased_input": True}),
+    Encoder("deberta-v2.c2p", settings=DEBERTA_V3 | {"pos_att_type": ["c2p"], "max_position_embeddings": 260}),
+    Encoder(
+        "deberta-v2.p2c",
+        settings=DEBERTA_V3 | {"pos_att_type": ["p2c"], "share_att_key": False, "num_attention_heads": 1},
+    ),
+    Encoder("deberta-v2.no_terms", settings=DEBERTA_V3 | {"pos_att_type": None, "position_biased_input": True}),
+    Encoder("deberta-v2.absolute", settings=DEBERTA_V3 | {"relative_attention": False, "position_biased_input": True}),
     Encoder("deberta-v2.convolution", settings=_V2),
     Encoder("deberta-v2.wide_kernel", settings=_V2 | {"conv_kernel_size": 5, "conv_act": "tanh", "type_vocab_size": 1}),
-    Encoder("deberta-v2.sequence", _SEQUENCE, _V3 | _FIVE),
-    Encoder("deberta-v2.one_label", _SEQUENCE, _V3 | {"num_labels": 1, "pooler_hidden_act": "tanh"}),
+    Encoder("deberta-v2.sequence", _SEQUENCE, DEBERTA_V3 | _FIVE),
+    Encoder("deberta-v2.one_label", _SEQUENCE, DEBERTA_V3 | {"num_labels": 1, "pooler_hidden_act": "tanh"}),
     Encoder("deberta-v2.token", _TOKEN, _V2 | _FIVE),
-    Encoder("deberta-v2.question", _QUESTION, _V3),
-    Encoder("deberta-v2.masked", _MASKED, _V3),
+    Encoder("deberta-v2.question", _QUESTION, DEBERTA_V3),
+    Encoder("deberta-v2.masked", _MASKED, DEBERTA_V3),
     Encoder("deberta-v2.untied", _MASKED, _V2 | {"tie_word_embeddings": False}),
     # transformers can tie this head only in code: where the configuration says so, it ties another matrix.
-    Encoder("deberta-v2.newer", _MASKED, _V3 | {"legacy": False, "tie_word_embeddings": False}),
+    Encoder("deberta-v2.newer", _MASKED, DEBERTA_V3 | {"legacy": False, "tie_word_embeddings": False}),
 )
 
 
