@@ -17,13 +17,9 @@ def pool(hidden: NDArray[np.float32], lengths: NDArray[np.int64], mode: str) -> 
         return hidden[:, 0].copy()
     if mode == "last":
         return hidden[np.arange(len(hidden)), lengths - 1]
-    valid = np.arange(hidden.shape[1]) < lengths[:, None]
-    if mode == "max":
-        highest: NDArray[np.float32] = np.where(valid[:, :, None], hidden, np.float32(-np.inf)).max(axis=1)
-        return highest
-    shares = valid / lengths[:, None].astype(np.float32)
-    mean: NDArray[np.float32] = np.matmul(shares.astype(np.float32)[:, None], hidden)[:, 0]
-    return mean
+    # Row by row: what lies behind a row's end need not even be a number.
+    rows = [row[:length] for row, length in zip(hidden, lengths, strict=True)]
+    return np.stack([row.max(axis=0) if mode == "max" else row.mean(axis=0) for row in rows])
 
 
 def to_unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
