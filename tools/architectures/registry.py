@@ -56,7 +56,8 @@ ARCHITECTURES: dict[str, str] = {
 }
 # The first of ``architectures`` in config.json → the same, for classes of another family than others of their type.
 CLASSES: dict[str, str] = {
-    "BartForSequenceClassification": "edgelm_tools.architectures.bart_classifier_model:BartClassifierModel",
+    f"{family}ForSequenceClassification": "edgelm_tools.architectures.seq2seq_classifier_model:Seq2SeqClassifierModel"
+    for family in ("Bart", "MBart", "T5", "MT5", "UMT5")
 }
 
 

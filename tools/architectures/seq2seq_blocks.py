@@ -83,9 +83,9 @@ class Blocks:
         """Packed queries, keys and values (B, L, 3 · heads · size), mask int32 (B, L) → (B, L, heads · size)."""
         return self._multi_head([*self._split(packed, 3, stack, name), "", mask, bias], stack, name)
 
-    def causal_attention(self, packed: str, stack: Heads, name: str) -> str:
+    def causal_attention(self, packed: str, bias: str, stack: Heads, name: str) -> str:
         """The same without a mask, for which tokens see those before them only."""
-        return self._multi_head(self._split(packed, 3, stack, name), stack, name, unidirectional=1)
+        return self._multi_head([*self._split(packed, 3, stack, name), "", "", bias], stack, name, unidirectional=1)
 
     def whole_cross_attention(self, query: str, packed: str, mask: str, stack: Heads, name: str) -> str:
         """Queries (B, S, heads · size) over packed keys and values (B, L, 2 · heads · size), mask int32 (B, L)."""

@@ -87,13 +87,23 @@ class Half:
         table = self.g.constant(f"{name}.table", self.weights.positions(role, self.spec.positions), np.float32)
         return self.blocks.first_rows(table, ids, name)
 
-    def sublayer(self, state: State, name: str, norm: NormWeights, compute: Callable[[str], str]) -> State:
-        """The state behind a sublayer, with the norm before it or behind its sum with the stream."""
+    def sublayer(
+        self,
+        state: State,
+        name: str,
+        norm: NormWeights,
+        compute: Callable[[str], str],
+        keep: Callable[[str], str] = lambda stream: stream,
+    ) -> State:
+        """The state behind a sublayer, with the norm before it or behind its sum with the stream.
+
+        ``keep``: takes of the stream the tokens that ``compute`` gives something for.
+        """
         stream, update = state
         if self.spec.residual == "pre":
             stream, x = self.blocks.join(stream, update, norm, f"{name}.norm")
-            return stream, compute(x)
-        _, stream = self.blocks.join(stream, compute(stream), norm, f"{name}.norm")
+            return keep(stream), compute(x)
+        _, stream = self.blocks.join(keep(stream), compute(stream), norm, f"{name}.norm")
         return stream, ""
 
     def feed_forward(self, state: State, name: str, names: FeedForwardNames) -> State:
@@ -110,13 +120,13 @@ class Half:
 
         return self.sublayer(state, name, weights.norm(names.norm), compute)
 
-    def final(self, role: Role, state: State, factor: float = 1.0) -> str:
+    def final(self, role: Role, state: State, factor: float = 1.0, name: str = "final") -> str:
         """The stream behind the last layer, multiplied by ``factor``."""
         norm = self.spec.stack(role).names.final_norm
         if norm is not None:
-            return self.blocks.join(*state, self.weights.norm(norm, factor), "final.norm")[1]
+            return self.blocks.join(*state, self.weights.norm(norm, factor), f"{name}.norm")[1]
         # Without a final norm, nothing is pending: each sublayer ends with its own.
-        return state[0] if factor == 1 else self.blocks.scaled(state[0], factor, "final.scaled")
+        return state[0] if factor == 1 else self.blocks.scaled(state[0], factor, f"{name}.scaled")
 
 
 class Encoder(Half):

@@ -94,6 +94,11 @@ class Seq2SeqWeights:
         values = read_tensor(self.checkpoint, relative.tensor(role, i))
         return np.ascontiguousarray(values[buckets(relative.buckets, relative.max_distance)].T)
 
+    def causal_relative_bias(self, i: int) -> Floats:
+        """The same of a decoder for keys on both sides; those ahead, which are not seen, have that of the token."""
+        back = self.relative_bias("decoder", i)
+        return np.concatenate([back[:, :0:-1], np.repeat(back[:, :1], back.shape[1], axis=1)], axis=1)
+
     def norm(self, name: str, factor: float = 1.0) -> NormWeights:
         """Weight and bias of a norm, whose results are to be multiplied by ``factor``: (hidden,) each."""
         weight = read_tensor(self.checkpoint, f"{name}.weight") * np.float32(factor)
@@ -104,6 +109,10 @@ class Seq2SeqWeights:
     def linear(self, name: str) -> Linear:
         """A linear layer as the checkpoint has it."""
         return Matrix.of(self.checkpoint, f"{name}.weight"), self._bias(name)
+
+    def biased(self, name: str) -> Linear:
+        """A linear layer with a bias, also where the others have none."""
+        return Matrix.of(self.checkpoint, f"{name}.weight"), read_tensor(self.checkpoint, f"{name}.bias")
 
     def stacked(self, names: list[str]) -> Linear:
         """Several linear layers that read the same, in one."""

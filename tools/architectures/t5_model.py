@@ -71,8 +71,8 @@ class T5Model(Seq2SeqModel):
         super().__init__(checkpoint, t5_spec(checkpoint.config))
 
 
-def t5_spec(config: Mapping[str, Any]) -> Seq2SeqSpec:
-    """The record of a checkpoint's configuration.
+def t5_spec(config: Mapping[str, Any], prefix: str = "") -> Seq2SeqSpec:
+    """The record of a checkpoint's configuration; ``prefix`` stands before the names of its tensors.
 
     Raises:
         UnsupportedModelError: one of its settings is not known, or missing; names it.
@@ -91,8 +91,8 @@ def t5_spec(config: Mapping[str, Any]) -> Seq2SeqSpec:
         tasks=tasks_of(c),
         hidden_size=hidden,
         vocab_size=vocab_size,
-        encoder=_stack(c, "encoder", layers, gated=gated),
-        decoder=_stack(c, "decoder", decoder_layers, gated=gated),
+        encoder=_stack(c, "encoder", layers, prefix, gated=gated),
+        decoder=_stack(c, "decoder", decoder_layers, prefix, gated=gated),
         context_length=CONTEXT_LENGTH,
         source_length=None,
         decoder_start_token_id=c.integer(starts, least=0, most=vocab_size - 1),
@@ -104,13 +104,14 @@ def t5_spec(config: Mapping[str, Any]) -> Seq2SeqSpec:
         gated=gated,
         head_scale=1 / math.sqrt(hidden) if tied else 1.0,
         tied=tied,
-        relative_bias=_relative_bias(c, every_layer=model_type == "umt5"),
-        embeddings=("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
+        relative_bias=_relative_bias(c, prefix, every_layer=model_type == "umt5"),
+        embeddings=tuple(f"{prefix}{part}.weight" for part in _TABLES),
         class_defaults=DEFAULTS[model_type],
-        unused=("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",),
+        unused=(f"{prefix}decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",),
     )
 
 
+_TABLES = ("shared", "encoder.embed_tokens", "decoder.embed_tokens")
 _FEED_FORWARDS = [*ACTIVATIONS, *(f"gated-{name}" for name in ACTIVATIONS)]
 
 
@@ -126,30 +127,29 @@ def _feed_forward(c: ConfigFields) -> tuple[bool, str]:
     return gated, c.choice("dense_act_fn", ACTIVATIONS) if c.has("dense_act_fn") else activation
 
 
-def _relative_bias(c: ConfigFields, *, every_layer: bool) -> RelativeBias:
+def _relative_bias(c: ConfigFields, prefix: str, *, every_layer: bool) -> RelativeBias:
     buckets = c.integer("relative_attention_num_buckets", least=4, most=MAX_DISTANCE)
     return RelativeBias(
         buckets=buckets,
         max_distance=c.integer("relative_attention_max_distance", least=buckets // 2 + 1, most=MAX_DISTANCE),
         every_layer=every_layer,
-        tensor=lambda role, i: f"{role}.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight",
+        tensor=lambda role, i: f"{prefix}{role}.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight",
     )
 
 
-def _stack(c: ConfigFields, role: Role, layers: int, *, gated: bool) -> Stack:
+def _stack(c: ConfigFields, role: Role, layers: int, prefix: str, *, gated: bool) -> Stack:
     return Stack(
         layers=layers,
         heads=c.integer("num_heads", most=MAX_HEADS),
         head_size=c.integer("d_kv", most=MAX_HEAD_SIZE),
         intermediate_size=c.integer("d_ff", most=MAX_WIDTH),
         scale=1.0,
-        names=StackNames(final_norm=f"{role}.final_layer_norm"),
-        layer=lambda i: _layer_names(role, i, gated),
+        names=StackNames(final_norm=f"{prefix}{role}.final_layer_norm"),
+        layer=lambda i: _layer_names(f"{prefix}{role}.block.{i}.layer", role, gated),
     )
 
 
-def _layer_names(role: Role, i: int, gated: bool) -> LayerNames:
-    layer = f"{role}.block.{i}.layer"
+def _layer_names(layer: str, role: Role, gated: bool) -> LayerNames:
     last = f"{layer}.{2 if role == 'decoder' else 1}"
     inner = ("wi_0", "wi_1") if gated else ("wi",)
     return LayerNames(

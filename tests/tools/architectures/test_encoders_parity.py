@@ -4,29 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support.native_graphs import write_native
+from support.native_encoder import native_encoder
 from support.tiny_encoders import (
     ENCODER_VARIANTS,
     VOCABULARY,
     Arrays,
     Encoder,
     padded,
-    reference_encoder,
     reference_outputs,
     run_encoder,
-    write_encoder,
 )
 
 from edgelm.runtime.session import Session
 from edgelm_tools.architectures.encoder_model import EncoderModel
-from edgelm_tools.checkpoint import open_checkpoint
-from edgelm_tools.quantize.schemes import Float32
 
 pytestmark = pytest.mark.reference
 
@@ -39,7 +34,6 @@ class Case:
     model: Any
     built: EncoderModel
     session: Session
-    folder: Path
 
     def row(self, length: int, seed: int = 0) -> NDArray[np.int64]:
         # Above every padding id: transformers skips that one when it counts positions.
@@ -58,14 +52,8 @@ class Case:
 
 @pytest.fixture(scope="module", params=ENCODER_VARIANTS, ids=str)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
-    folder = tmp_path_factory.mktemp("case")
-    model = reference_encoder(request.param)
-    checkpoint = open_checkpoint(write_encoder(folder / "checkpoint", model))
-    write_native(folder / "encoder.onnx", checkpoint, Float32(), role="encoder")
-    session = Session(folder / "encoder.onnx", threads=1, spinning=False)
-    yield Case(request.param, model, EncoderModel(checkpoint), session, folder)
-    session.close()
-    checkpoint.close()
+    with native_encoder(request.param, tmp_path_factory.mktemp("case")) as made:
+        yield Case(request.param, made.model, EncoderModel(made.checkpoint), made.session)
 
 
 def assert_equal(ours: Arrays, theirs: Arrays, mask: NDArray[np.int64]) -> None:

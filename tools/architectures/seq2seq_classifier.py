@@ -1,9 +1,10 @@
-"""BART with a classifier behind its decoder, as bart-large-mnli is: what a text, or a pair of texts, says.
+"""Encoder-decoders with a classifier behind the decoder, as bart-large-mnli: what a text, or a pair of texts, says.
 
 Graph (inputs → output), with B rows padded on the right to S tokens:
     input_ids, attention_mask int64 (B, S) → logits float32 (B, labels).
-The decoder reads the text that the encoder has read, one place further right behind its start token, and the classifier
-what has become of the text's last ``</s>`` (Lewis et al. 2019, arXiv 1910.13461, section 3.1).
+The decoder reads the text that the encoder has read, one place further right behind a start token, and the classifier
+what has become of the text's last ``</s>`` (Lewis et al. 2019, arXiv 1910.13461, section 3.1). mBART's start token is
+the last of the text, which names its language.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from onnx import TensorProto
 
 from edgelm_tools.architectures.decoder_layers import activated, linear
-from edgelm_tools.architectures.seq2seq_graph import EMBEDDING, Encoder, given_mask
+from edgelm_tools.architectures.seq2seq_graph import EMBEDDING, Encoder, State, given_mask
 from edgelm_tools.architectures.seq2seq_spec import Seq2SeqSpec
 from edgelm_tools.architectures.seq2seq_weights import Seq2SeqWeights
 from edgelm_tools.graph import GraphBuilder
@@ -34,42 +35,54 @@ def build_classifier(
     done: Callable[[], None],
     *,
     end: int,
+    start: int | None,
 ) -> None:
     """Adds the whole graph; weights are read and written layer by layer, and ``done`` told of each.
 
-    ``end``: id of ``</s>``.
+    ``end``: id of ``</s>``; ``start``: that of the decoder's first token, None for the text's last one.
     """
-    _Classifier(g, spec, weights, scheme, end).classify(done)
+    _Classifier(g, spec, weights, scheme, end, start).classify(done)
 
 
 @dataclass(frozen=True)
 class _Classifier(Encoder):
     end: int
+    start: int | None
 
     def classify(self, done: Callable[[], None]) -> None:
         """Adds the whole graph."""
         ids, given = token_ids(self.g), given_mask(self.g)
-        mask = self.mask(given)
-        sources, targets = self._both_embedded(ids)
+        mask, layers = self.mask(given), self.spec.decoder.layers
+        sources, targets = self._both_embedded(ids, given)
         encoded = self.encoded(ids, self.entering("encoder", sources, self.first_positions("encoder", ids)), mask, done)
         places = self.first_positions("decoder", ids, "decoder.positions")
-        x = self.entering("decoder", targets, places, "decoder.embed")
-        last = self._last_end(ids, given)
-        for i in range(self.spec.decoder.layers):
-            x = self._decoder_layer(i, x, encoded, mask, last if i == self.spec.decoder.layers - 1 else "")
+        state: State = self.entering("decoder", targets, places, "decoder.embed"), ""
+        last, bias, relative = self._last_end(ids, given), "", self.spec.relative_bias
+        for i in range(layers):
+            if relative and (i == 0 or relative.every_layer):
+                table = self.weights.causal_relative_bias(i)
+                bias = self.blocks.bias_both_ways(ids, table, f"decoder.layer{i}.bias")
+            state = self._decoder_layer(i, state, encoded, mask, bias, last if i == layers - 1 else "")
             done()
-        self._labels(x)
+        self._labels(self.final("decoder", state, name="decoder.final"))
 
-    def _both_embedded(self, ids: str) -> tuple[str, str]:
+    def _both_embedded(self, ids: str, given: str) -> tuple[str, str]:
         """(Rows of the table of tokens for the encoder, those for the decoder), (B, S, hidden) each."""
         g = self.g
-        first = self._slice(ids, 0, 1, "ids.first")
-        none = g.node("Mul", [first, g.constant("number_0", 0, np.int64)], name="start.none")
-        token = g.constant("start.token", self.spec.decoder_start_token_id, np.int64)
-        start = g.node("Add", [none, token], name="start")
-        started = g.node("Concat", [start, ids], name="ids.started", axis=1)
+        started = g.node("Concat", [self._start(ids, given), ids], name="ids.started", axis=1)
         vectors, _ = self.scheme.lookup(g, EMBEDDING, self.weights.embedding(), started)
         return self._slice(vectors, 1, _ALL, "sources"), self._slice(vectors, 0, -1, "targets")
+
+    def _start(self, ids: str, given: str) -> str:
+        """The decoder's first token of each row: (B, 1) int64."""
+        g = self.g
+        columns = g.constant("column_axis", [1], np.int64)
+        if self.start is None:
+            count = g.node("ReduceSum", [given, columns], name="start.count")
+            place = g.node("Sub", [count, g.constant("number_1", 1, np.int64)], name="start.place")
+            return g.node("GatherElements", [ids, place], name="start", axis=1)
+        none = g.node("Mul", [self._slice(ids, 0, 1, "ids.first"), g.constant("number_0", 0, np.int64)], name="none")
+        return g.node("Add", [none, g.constant("start.token", self.start, np.int64)], name="start")
 
     def _slice(self, x: str, start: int, stop: int, name: str) -> str:
         """Columns of x (B, S, …)."""
@@ -96,18 +109,18 @@ class _Classifier(Encoder):
             "Unsqueeze", [g.node("Cast", [last], name="end.one", to=TensorProto.FLOAT), columns], name="end.row"
         )
 
-    def _decoder_layer(self, i: int, x: str, encoded: str, mask: str, last: str) -> str:
-        """x (B, S, hidden) → the same; with ``last``, only that token goes on behind self-attention: (B, 1, …)."""
+    def _decoder_layer(self, i: int, state: State, encoded: str, mask: str, bias: str, last: str) -> State:
+        """The state (B, S, hidden) behind a layer; with ``last``, only that token goes on behind self-attention."""
         blocks, weights, stack, name = self.blocks, self.weights, self.spec.decoder, f"decoder.layer{i}"
         own, cross = stack.layer(i).self_attention, stack.layer(i).cross
-        qkv = weights.stacked([own.query, own.key, own.value])
-        packed = blocks.linear(x, f"{name}.attention.qkv", qkv)
-        heads = blocks.causal_attention(packed, stack, f"{name}.attention")
-        if last:
-            x = self.g.node("MatMul", [last, x], name=f"{name}.stream")
-            heads = self.g.node("MatMul", [last, heads], name=f"{name}.heads")
-        update = blocks.linear(heads, f"{name}.attention.o", weights.linear(own.output), rows="uneven")
-        _, x = blocks.join(x, update, weights.norm(own.norm), f"{name}.attention.norm")
+
+        def kept(x: str, what: str = "stream") -> str:
+            return self.g.node("MatMul", [last, x], name=f"{name}.{what}") if last else x
+
+        def attend(x: str) -> str:
+            packed = blocks.linear(x, f"{name}.attention.qkv", weights.stacked([own.query, own.key, own.value]))
+            heads = kept(blocks.causal_attention(packed, bias, stack, f"{name}.attention"), "heads")
+            return blocks.linear(heads, f"{name}.attention.o", weights.linear(own.output), rows="uneven")
 
         def look(x: str) -> str:
             query = blocks.linear(x, f"{name}.cross.query", weights.linear(cross.query))
@@ -115,13 +128,14 @@ class _Classifier(Encoder):
             heads = blocks.whole_cross_attention(query, source, mask, stack, f"{name}.cross")
             return blocks.linear(heads, f"{name}.cross.o", weights.linear(cross.output), rows="uneven")
 
-        state = self.sublayer((x, ""), f"{name}.cross", weights.norm(cross.norm), look)
-        return self.feed_forward(state, f"{name}.mlp", stack.layer(i).feed_forward)[0]
+        state = self.sublayer(state, f"{name}.attention", weights.norm(own.norm), attend, kept)
+        state = self.sublayer(state, f"{name}.cross", weights.norm(cross.norm), look)
+        return self.feed_forward(state, f"{name}.mlp", stack.layer(i).feed_forward)
 
     def _labels(self, x: str) -> None:
         """The output; heads are small and stay in fp32."""
         g, (count, _) = self.g, self.spec.others[f"{LABELS}.weight"]
-        dense = linear(g, Float32(), x, "head.dense", *self.weights.linear(DENSE))
-        logits = linear(g, Float32(), activated(g, dense, "tanh", "head.tanh"), "head", *self.weights.linear(LABELS))
+        dense = linear(g, Float32(), x, "head.dense", *self.weights.biased(DENSE))
+        logits = linear(g, Float32(), activated(g, dense, "tanh", "head.tanh"), "head", *self.weights.biased(LABELS))
         output = g.output("logits", np.float32, ("batch", count))
         g.node("Reshape", [logits, g.constant("labels", [-1, count], np.int64)], name="logits", outputs=[output])
