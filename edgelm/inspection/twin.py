@@ -123,15 +123,18 @@ class _Maker(WireReader):
             return b""
         layer, kind = int(match[1]), _KINDS[match[2]]
         self.layers.setdefault(kind, []).append(layer)
-        if self._wanted is not None and layer not in self._wanted:
-            return b""
         output = AttentionOutput(f"inspected.{kind}.{layer}", node.attributes.get("num_heads", (0, 0, 0))[2])
-        self.outputs.setdefault(kind, {})[layer] = output
+        # Nodes of other layers are told so, too: asked for weights they round otherwise, and what is looked at must not
+        # depend on what else is.
+        wanted = self._wanted is None or layer in self._wanted
+        if wanted:
+            self.outputs.setdefault(kind, {})[layer] = output
         if node.op_type == "GroupQueryAttention":
             return _message(_GRAPH_NODE, self._with_weights(start, end, node, output.name))
         scores = f"{output.name}.scores"
         self._scores.append(scores)  # their type is said, because the library does not infer it
-        return _message(_GRAPH_NODE, self._with_output(start, end, node, scores)) + _softmax(scores, output.name)
+        changed = _message(_GRAPH_NODE, self._bytes[start:end] + _further_output(node, scores))
+        return changed + (_softmax(scores, output.name) if wanted else b"")
 
     def _node(self, start: int, end: int) -> _Node:
         node = _Node()
@@ -161,9 +164,6 @@ class _Maker(WireReader):
         old_start, old_end, _ = node.attributes.get("qk_output", (end, end, 0))
         kept = self._bytes[start:old_start] + self._bytes[old_end:end]
         return kept + _further_output(node, output) + _message(_NODE_ATTRIBUTE, _integer("qk_output", _AFTER_SOFTMAX))
-
-    def _with_output(self, start: int, end: int, node: _Node, output: str) -> bytes:
-        return self._bytes[start:end] + _further_output(node, output)
 
     def _begin(self, number: int, start: int, end: int) -> int:
         """Where the field begins whose content is [start, end): before its key and its length."""

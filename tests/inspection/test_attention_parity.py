@@ -123,7 +123,7 @@ def test_encoders(name: str, tmp_path: Path) -> None:
         (encoding,) = encoder.encode([pair])
         ours = attention_maps(encoder, pair).of("encoder")
     inputs = {"input_ids": np.array([encoding.ids])}
-    if "token_type_ids" in encoder._session.inputs:
+    if any(value.name == "token_type_ids" for value in encoder.bundle.graphs["encoder"].inputs):
         inputs["token_type_ids"] = np.array([encoding.type_ids])
     assert_same(ours, stacked(reference(model, **inputs).attentions))
     assert len(ours.queries) == len(encoding)

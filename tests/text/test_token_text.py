@@ -12,7 +12,7 @@ from tokenizers import AddedToken
 
 from edgelm.errors import ModelError
 from edgelm.text.encoding import TextEncoder
-from edgelm.text.token_text import join_tokens, marks_continuation, reading_token, without_stray_spaces
+from edgelm.text.token_text import join_tokens, marks_continuation, reading_token, token_label, without_stray_spaces
 from edgelm.text.tokenizer import Tokenizer
 
 
@@ -93,3 +93,25 @@ def test_stray_spaces_are_those_of_transformers(parts: list[str]) -> None:
     base = pytest.importorskip("transformers").PreTrainedTokenizerBase
     text = "".join(parts)
     assert without_stray_spaces(text) == base.clean_up_tokenization(text)
+
+
+@pytest.mark.parametrize(
+    ("build", "labels"),
+    [
+        (byte_level, ["t", "he", " shells", " ", "Ã", "©"]),
+        (byte_fallback, [" the", " shells", " ", "<0xC3>", "<0xA9>"]),
+        (unigram, [" t", "he", " shells", " ", "<0xC3>", "<0xA9>"]),
+        (word_piece, ["the", "shells", "e"]),
+        (word_level, ["the", "shells", "<unk>"]),
+    ],
+)
+def test_labels_of_tokens(build: Any, labels: list[str]) -> None:
+    tokenizer = Tokenizer(build())
+    ids = tokenizer.encode("the shells é", add_special_tokens=False)
+    assert [token_label(tokenizer, token_id) for token_id in ids] == labels
+
+
+def test_labels_of_special_tokens_and_of_ids_that_are_not_in_use() -> None:
+    tokenizer = Tokenizer(byte_level())
+    assert token_label(tokenizer, min(tokenizer.special_token_ids)) == "<|endoftext|>"
+    assert token_label(tokenizer, tokenizer.vocab_size) == f"#{tokenizer.vocab_size}"
