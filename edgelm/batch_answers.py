@@ -54,7 +54,7 @@ class _Answer:
         return GenerationResult(
             "".join(self._pieces),
             tuple(self._token_ids),
-            "stop" if self._stopped else reason,
+            "stop" if self._stopped else str(reason),
             Usage(len(given(request)), 0, len(self._token_ids)),
             self.watch.timings(),
             peak_memory(),

@@ -66,6 +66,7 @@ def test_a_batch_gives_what_each_prompt_gives_alone(load, call):
     assert [answer.token_ids for answer in together] == [answer.token_ids for answer in alone]
     assert [answer.text for answer in together] == [answer.text for answer in alone]
     assert [answer.finish_reason for answer in together] == [answer.finish_reason for answer in alone]
+    assert {type(answer.finish_reason) for answer in [*together, *alone]} == {str}
     assert [answer.usage.prompt_tokens for answer in together] == [len(lm.tokenizer.encode(p)) for p in PROMPTS]
 
 
