@@ -186,11 +186,6 @@ class SequencePool:
         self._ended.put((lent, None))
         self._settle()
 
-    def demand(self) -> tuple[int, int]:
-        """How many generations there are, and for how many tokens in all their caches have, or will have, room."""
-        needs = self.needs()
-        return needs.sequences, needs.tokens
-
     def needs(self) -> Needs:
         """What all decoders, lent and kept, have room for, or will have."""
         with self._locked():

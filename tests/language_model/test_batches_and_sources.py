@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 from support.bundles import TinyDecoder, tokenizer_json, write_decoder_bundle, write_manifest
+from support.pools import demand
 from support.recurrent_graph import CONTEXT, END, START, RecurrentWeights, recurrent_manifest, write_recurrent_graphs
 
 from edgelm.errors import (
@@ -84,7 +85,7 @@ def test_more_prompts_than_run_at_a_time_come_back_in_order(load):
     answers = lm.generate_batch(prompts, max_new_tokens=1)
     assert [answer.text for answer in answers] == [chr(ord(prompt[-1]) + 1) for prompt in prompts]
     assert lm.generate_batch([]) == []
-    assert lm._generator.pool.demand()[0] == 0
+    assert demand(lm._generator.pool)[0] == 0
 
 
 def test_several_answers_are_given_by_batches_only(load):
@@ -102,7 +103,7 @@ def test_a_bad_prompt_is_refused_before_any_runs(load):
         lm.generate_batch(["abc", [5] * 64])
     with pytest.raises(PromptError, match="position 0 is 999"):
         lm.generate_batch([[999], "abc"])
-    assert lm._generator.pool.demand() == (0, 0)
+    assert demand(lm._generator.pool) == (0, 0)
 
 
 def test_beam_settings_without_beams_warn_and_are_ignored(load):
@@ -134,7 +135,7 @@ def test_a_batch_is_halved_until_it_fits(tmp_path, load):
     assert seen == [6, 3, 3]
     with pytest.raises(MemoryLimitError, match="ask for fewer tokens"):
         limited.generate_batch(prompts[:1], num_beams=20, **settings)
-    assert limited._generator.pool.demand() == (0, 0)
+    assert demand(limited._generator.pool) == (0, 0)
 
 
 def test_a_cache_that_is_only_kept_gives_way(tmp_path, load):
@@ -143,9 +144,9 @@ def test_a_cache_that_is_only_kept_gives_way(tmp_path, load):
     settings = {"max_new_tokens": 1500, "eos_token_id": range(3, 20)}
     lm = load(folder, max_memory=load(folder).memory_budget(1504).total + 200_000)
     lm.generate([20, 21, 22, 23], **settings)
-    assert lm._generator.pool.demand() == (1, 1504)
+    assert demand(lm._generator.pool) == (1, 1504)
     assert lm.generate_batch([[24, 25, 26, 27]], **settings)[0].token_ids
-    assert lm._generator.pool.demand() == (0, 0)
+    assert demand(lm._generator.pool) == (0, 0)
 
 
 def test_no_memory_for_a_cache_leaves_no_loan_behind(load, monkeypatch):
@@ -230,9 +231,9 @@ def test_streams_of_sources_are_given_back(translator, load):
     for _ in range(3):
         stream = lm.stream("abc", max_new_tokens=9, eos_token_id=[])
         next(stream)
-        assert lm._generator.pool.demand() == (1, 10)
+        assert demand(lm._generator.pool) == (1, 10)
         del stream
-        assert lm._generator.pool.demand() == (0, 0)
+        assert demand(lm._generator.pool) == (0, 0)
 
 
 def test_a_closed_translator_says_so(translator, load):

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.bundles import VOCABULARY, TinyDecoder, write_decoder_bundle
+from support.pools import demand
 
 from edgelm.errors import ClosedError, ModelError
 
@@ -73,7 +74,7 @@ def test_abandoned_streams_give_their_decoders_back_at_once(load):
             for _ in range(taken):
                 next(stream)
             del stream
-            assert lm._generator.pool.demand() == (1, 23), "one idle decoder and nothing else"
+            assert demand(lm._generator.pool) == (1, 23), "one idle decoder and nothing else"
     finally:
         gc.enable()
     assert lm.generate("abcdefg", max_new_tokens=3).usage.cached_tokens == 6

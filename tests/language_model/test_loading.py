@@ -21,6 +21,7 @@ from support.bundles import (
     write_decoder_bundle,
 )
 from support.encoder_bundle import write_encoder_bundle
+from support.pools import demand
 from support.scripted_bundle import byte_tokenizer
 
 import edgelm
@@ -66,7 +67,7 @@ def test_a_tokenizer_with_more_tokens_than_logits_is_refused(tmp_path, load):
     for prompt in ("abc", [3, 4]):
         with pytest.raises(ModelError, match=message):
             lm.generate(prompt)
-    assert lm._generator.pool.demand() == (0, 0), "no decoder is left behind"
+    assert demand(lm._generator.pool) == (0, 0), "no decoder is left behind"
 
 
 @pytest.mark.parametrize("special", [True, False])

@@ -8,6 +8,7 @@ import weakref
 
 import numpy as np
 import pytest
+from support.pools import demand
 
 from edgelm.errors import CancelledError, ClosedError
 from edgelm.runtime.sequences import SequencePool
@@ -103,27 +104,27 @@ def test_a_discarded_decoder_is_not_lent_again(pool):
 
 def test_a_loan_that_is_forgotten_ends(pool):
     lent = pool.borrow(ids(3, 4), 50)
-    assert pool.demand() == (1, 50)
+    assert demand(pool) == (1, 50)
     decoder = weakref.ref(pool.made.pop())
     del lent
     gc.collect()
-    assert pool.demand() == (0, 0)
+    assert demand(pool) == (0, 0)
     assert decoder() is None
 
 
 def test_the_demand_is_what_all_sequences_may_come_to(pool):
-    assert pool.demand() == (0, 0)
+    assert demand(pool) == (0, 0)
     one, other = pool.borrow(ids(3), 20), pool.borrow(ids(4), 30)
-    assert pool.demand() == (2, 50)
+    assert demand(pool) == (2, 50)
     other.decoder.reserve(40)
-    assert pool.demand() == (2, 60), "what is reserved already counts where it is more"
+    assert demand(pool) == (2, 60), "what is reserved already counts where it is more"
     pool.discard(one)
-    assert pool.demand() == (1, 40)
+    assert demand(pool) == (1, 40)
     other.decoder.prefill(ids(4))
     pool.give_back(other, [4])
-    assert pool.demand() == (1, 40), "an idle cache still takes memory"
+    assert demand(pool) == (1, 40), "an idle cache still takes memory"
     again = pool.borrow(ids(4), 10)
-    assert (again.decoder, pool.demand()) == (other.decoder, (1, 40))
+    assert (again.decoder, demand(pool)) == (other.decoder, (1, 40))
 
 
 def test_closing_cancels_what_is_lent_and_frees_the_rest(pool):
@@ -140,7 +141,7 @@ def test_closing_cancels_what_is_lent_and_frees_the_rest(pool):
     del lent
     gc.collect()
     assert idle() is None
-    assert pool.demand() == (0, 0)
+    assert demand(pool) == (0, 0)
 
 
 def test_a_loan_may_end_in_a_destructor_that_interrupts_the_pool(new_decoder):
@@ -169,7 +170,7 @@ def test_a_loan_may_end_in_a_destructor_that_interrupts_the_pool(new_decoder):
     threading.Thread(target=borrow, daemon=True).start()
     assert done.wait(10), "the pool waits for itself"
     assert not streams
-    assert pool.demand() == (1, 0), "the abandoned decoder is idle again"
+    assert demand(pool) == (1, 0), "the abandoned decoder is idle again"
 
 
 def test_many_threads_end_their_loans(new_decoder):
@@ -190,6 +191,6 @@ def test_many_threads_end_their_loans(new_decoder):
         thread.start()
     for thread in threads:
         thread.join(30)
-    sequences, tokens = pool.demand()
+    sequences, tokens = demand(pool)
     assert (sequences <= 3, tokens) == (True, 0)
     assert not pool._lent

@@ -21,7 +21,7 @@ from edgelm.runtime.foreign.source_encoder import SourceEncoder
 from edgelm.runtime.session import Session, Switch
 
 Open = Callable[[str], StepGraph]
-KINDS = ("one", "pair", "half", "renamed", "unplaced")
+KINDS = ("one", "pair", "half", "int32", "renamed", "unplaced")
 TOKENS = st.integers(0, VOCABULARY - 1)
 
 
@@ -30,6 +30,12 @@ def _files(kind: str) -> dict[str, object]:
         return {"decoder_model.onnx": decoder(past=False), "decoder_with_past_model.onnx": decoder()}
     if kind == "half":
         return {"model.onnx": decoder(half=True)}
+    if kind == "int32":
+        made = decoder()
+        for value in made.graph.input:
+            if value.type.tensor_type.elem_type == TensorProto.INT64:
+                value.type.tensor_type.elem_type = TensorProto.INT32
+        return {"model.onnx": made}
     if kind == "unplaced":
         return {"model.onnx": decoder(positions=False)}
     if kind == "renamed":
