@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.language_model import available_cores
-from edgelm.runtime.session import Session, Switch, Tensor
+from edgelm.runtime.session import Session, Tensor
 from edgelm.text.chat_template import ChatTemplate
 from edgelm.text.prompt import encode_chat
 from edgelm.text.tokenizer import Tokenizer
@@ -27,10 +28,12 @@ from edgelm_tools.graph import GraphBuilder
 from edgelm_tools.matrix import Matrix
 from edgelm_tools.quantize.gptq import error_factor
 from edgelm_tools.quantize.schemes import Recorder, Rowwise, Scheme
+from edgelm_tools.runs import run
 
 Sequences = NDArray[np.int64]
 CALIBRATION_TOKENS = 4096
 _SEQUENCE = 256
+_HEAD = "head"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +143,15 @@ class LayerwiseCalibration:
 
     def factor(self, name: str) -> NDArray[np.float32]:
         """``gptq.error_factor`` for the linear layer ``layer{i}.{kind}``: (K, K) float32."""
-        layers = self._decoder.layers
-        layer = layers if name.startswith("head") else int(name.split(".")[0].removeprefix("layer"))
-        while self._layer < min(layer, layers - 1):
+        part, layers = name.split(".")[0], self._decoder.layers
+        layer = layers - 1 if part == _HEAD else int(part.removeprefix("layer"))
+        while self._layer < layer:
             self._advance()
-        return self._head_factor() if layer == layers else self._factors[self._recorded[name]]
+        if part != _HEAD:
+            return self._factors[self._recorded[name]]
+        if _HEAD not in self._factors:
+            self._factors = {_HEAD: self._head_factor()}
+        return self._factors[_HEAD]
 
     def _head_factor(self) -> NDArray[np.float32]:
         """Of the output head, which reads the normed sum of the two; the norm's weight is in the head already."""
@@ -163,12 +170,11 @@ class LayerwiseCalibration:
                 self._decoder.build_layer(graph, recorder, self._layer)
                 graph.save()
             # Threads that spin while they wait would slow down the products below.
-            session = Session(path, threads=available_cores(), spinning=False)
             inputs: dict[str, list[NDArray[np.float32]]] = {}
-            for sequence in range(len(self._stream)):
-                for name, x in self._run(session, sequence).items():
-                    inputs.setdefault(name, []).append(x)
-            session.close()
+            with closing(Session(path, threads=available_cores(), spinning=False)) as session:
+                for sequence in range(len(self._stream)):
+                    for name, x in self._run(session, sequence).items():
+                        inputs.setdefault(name, []).append(x)
         self._recorded = recorder.recorded
         while inputs:
             name, parts = inputs.popitem()
@@ -178,27 +184,22 @@ class LayerwiseCalibration:
 
     def _run(self, session: Session, sequence: int) -> dict[str, NDArray[np.float32]]:
         """Moves one sequence through the layer; returns the recorded inputs, (tokens, K) each."""
-        length, hidden = self._stream.shape[1:]
+        length = self._stream.shape[1]
         inputs = {
             "stream": Tensor(self._stream[sequence : sequence + 1]),
             "update": Tensor(self._update[sequence : sequence + 1]),
             "seqlens_k": Tensor(np.array([length - 1], np.int32)),
             "total_sequence_length": Tensor(np.array(length, np.int32)),
         }
-        binding = session.binding()
-        for name, tensor in inputs.items():
-            binding.input(name, tensor)
+        caches: dict[str, Tensor] = {}
         outputs: dict[str, Tensor] = {}
         for name, info in session.outputs.items():
             if name.startswith("present."):
-                cache = Tensor(np.zeros((1, int(info.shape[1]), length, int(info.shape[3])), np.float32))
-                binding.input(name.replace("present", "past_key_values"), cache)
-                binding.output(name, cache)
+                shape = 1, int(info.shape[1]), length, int(info.shape[3])
+                caches[name] = inputs[name.replace("present", "past_key_values")] = Tensor(np.zeros(shape, np.float32))
             else:
-                width = hidden if name in ("next_stream", "next_update") else int(info.shape[2])
-                outputs[name] = Tensor(np.empty((1, length, width), np.float32))
-                binding.output(name, outputs[name])
-        session.run(binding, Switch())
+                outputs[name] = Tensor(np.empty((1, length, int(info.shape[2])), np.float32))
+        run(session, inputs, outputs | caches)
         self._stream[sequence] = outputs.pop("next_stream").array[0]
         self._update[sequence] = outputs.pop("next_update").array[0]
         return {name: tensor.array[0] for name, tensor in outputs.items()}

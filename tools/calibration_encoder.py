@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.language_model import available_cores
-from edgelm.runtime.session import Session, Switch, Tensor
+from edgelm.runtime.session import Session
 from edgelm.text.sentences import split_sentences
 from edgelm.text.tokenizer import Tokenizer
 from edgelm.text_side import fitting_tokenizer
@@ -19,6 +20,7 @@ from edgelm_tools.architectures.base import ModelFacts
 from edgelm_tools.checkpoint.base import TextAssets
 from edgelm_tools.graph import GraphBuilder
 from edgelm_tools.quantize.schemes import Recorder, Scheme
+from edgelm_tools.runs import run_encoder
 
 ENCODER_TOKENS = 4096
 
@@ -45,11 +47,8 @@ def encoder_inputs(
         with GraphBuilder(path, name="encoder") as graph:
             build(graph, recorder)
             graph.save()
-        session = Session(path, threads=available_cores(), spinning=False)
-        try:
+        with closing(Session(path, threads=available_cores(), spinning=False)) as session:
             seen = _largest(session, _sentences(tokenizer, facts.context_length))
-        finally:
-            session.close()
     return {name: seen[output] for name, output in recorder.recorded.items()}
 
 
@@ -68,20 +67,6 @@ def _largest(session: Session, texts: Iterator[list[int]]) -> dict[str, NDArray[
     """Graph output → largest magnitudes in its columns."""
     found: dict[str, NDArray[np.float32]] = {}
     for ids in texts:
-        for name, rows in _run(session, np.array([ids], np.int64)).items():
+        for name, rows in run_encoder(session, ids).items():
             found[name] = np.maximum(np.abs(rows).max(axis=0), found.get(name, 0))
     return found
-
-
-def _run(session: Session, ids: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
-    """What the graph gives for one text, (tokens, K) each."""
-    given = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-    binding = session.binding()
-    for name in session.inputs:
-        binding.input(name, Tensor(given[name]))
-    outputs: dict[str, Tensor] = {}
-    for name, info in session.outputs.items():
-        outputs[name] = Tensor(np.empty((1, ids.shape[1], int(info.shape[2])), np.float32))
-        binding.output(name, outputs[name])
-    session.run(binding, Switch())
-    return {name: tensor.array[0] for name, tensor in outputs.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -57,18 +57,15 @@ def measure_decoder(folder: Path, reference: Path, facts: ModelFacts, progress: 
 @contextmanager
 def open_decoder(graph: Path, context_length: int) -> Iterator[Decoder]:
     """A decoder over a graph file that needs no manifest."""
-    session = Session(graph, threads=available_cores())
-    embedding = None
-    if "inputs_embeds" in session.inputs:
-        columns = int(session.inputs["inputs_embeds"].shape[2])
-        rows = int(session.outputs["logits"].shape[1])
-        embedding = EmbeddingTable(graph.with_name(EMBEDDING_NAME), rows=rows, columns=columns)
-    try:
+    with ExitStack() as opened:
+        session = opened.enter_context(closing(Session(graph, threads=available_cores())))
+        embedding = None
+        if "inputs_embeds" in session.inputs:
+            columns = int(session.inputs["inputs_embeds"].shape[2])
+            rows = int(session.outputs["logits"].shape[1])
+            table = EmbeddingTable(graph.with_name(EMBEDDING_NAME), rows=rows, columns=columns)
+            embedding = opened.enter_context(closing(table))
         yield Decoder(session, context_length=context_length, prefill_chunk=_CHUNK, embedding=embedding)
-    finally:
-        session.close()
-        if embedding is not None:
-            embedding.close()
 
 
 def compare(

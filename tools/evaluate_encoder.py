@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from edgelm.bundle.progress import NoProgress, Progress
 from edgelm.language_model import available_cores
-from edgelm.runtime.session import Session, Switch, Tensor
+from edgelm.runtime.session import Session
 from edgelm.text.sentences import split_sentences
 from edgelm.text.tokenizer import Tokenizer
 from edgelm_tools.architectures.base import ModelFacts
 from edgelm_tools.quality import evaluation_text, log_softmax
+from edgelm_tools.runs import run_encoder
 
 SENTENCES = 200
 _TINY = 1e-12
@@ -53,37 +54,18 @@ def measure_encoder(
     shown = progress or NoProgress()
     shown.start("Measuring quality", len(texts))
     pairs: list[list[tuple[Values, Values]]] = []
-    candidate, yardstick = (
-        Session(path / "encoder.onnx", threads=available_cores(), spinning=False) for path in (folder, reference)
-    )
-    try:
+    with closing(_session(folder)) as candidate, closing(_session(reference)) as yardstick:
         for ids in texts:
-            ours, theirs = _run(candidate, ids), _run(yardstick, ids)
+            ours, theirs = run_encoder(candidate, ids), run_encoder(yardstick, ids)
             pairs.append([(ours[name], theirs[name]) for name in theirs])
             shown.advance(1)
-    finally:
-        candidate.close()
-        yardstick.close()
     shown.finish()
     figures = _cosines(pairs) if facts.tasks == ("feature-extraction",) else _agreement(facts, pairs)
     return EncoderQuality(sum(map(len, texts)), figures)
 
 
-def _run(session: Session, ids: Sequence[int]) -> dict[str, Values]:
-    """Outputs for one text, without the dimension of the batch."""
-    row = np.array([ids], np.int64)
-    given = {"input_ids": row, "attention_mask": np.ones_like(row), "token_type_ids": np.zeros_like(row)}
-    sizes = {"batch": 1, "sequence": len(ids)}
-    binding = session.binding()
-    for name in session.inputs:
-        binding.input(name, Tensor(given[name]))
-    outputs = {}
-    for name, info in session.outputs.items():
-        shape = [sizes[size] if isinstance(size, str) else size for size in info.shape]
-        outputs[name] = Tensor(np.empty(shape, np.float32))
-        binding.output(name, outputs[name])
-    session.run(binding, Switch())
-    return {name: tensor.array[0] for name, tensor in outputs.items()}
+def _session(folder: Path) -> Session:
+    return Session(folder / "encoder.onnx", threads=available_cores(), spinning=False)
 
 
 def _cosines(pairs: list[list[tuple[Values, Values]]]) -> dict[str, float]:

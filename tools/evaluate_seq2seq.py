@@ -6,8 +6,8 @@ made for: every decoder step sees the source and what is right so far.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from edgelm.bundle.progress import NoProgress, Progress
 from edgelm.errors import ModelError
 from edgelm.language_model import available_cores
-from edgelm.runtime.session import Session, Switch, Tensor
+from edgelm.runtime.session import Session, Tensor
 from edgelm.text.tokenizer import Tokenizer
 from edgelm_tools.architectures.base import ModelFacts
 from edgelm_tools.quality import Quality, Tally, evaluation_text
+from edgelm_tools.runs import run
 
 SEQ2SEQ_TOKENS = 2048
 # Longer paragraphs are cut there: two sets of logits of a large vocabulary stay within a few hundred megabytes.
@@ -56,7 +57,7 @@ class Seq2SeqPair:
         }
         presents = {name.replace("past_key_values", "present"): cache for name, cache in caches.items()}
         logits = self._empty_logits(count)
-        _run(self._decoder, inputs | caches, {"logits": logits, **presents})
+        run(self._decoder, inputs | caches, {"logits": logits, **presents})
         return logits.array
 
     def _step_by_step(self, ids: NDArray[np.int64], given: dict[str, Tensor]) -> NDArray[np.float32]:
@@ -69,7 +70,7 @@ class Seq2SeqPair:
             following = {name: Tensor(np.empty_like(tensor.array)) for name, tensor in state.items()}
             logits = self._empty_logits(1)
             inputs = given | state | {"input_ids": Tensor(tokens), "position_ids": Tensor(positions)}
-            _run(self._decoder, inputs, {"logits": logits, **{f"next_{name}": t for name, t in following.items()}})
+            run(self._decoder, inputs, {"logits": logits, **{f"next_{name}": t for name, t in following.items()}})
             rows.append(logits.array)
             state = following
         return np.concatenate(rows)
@@ -83,23 +84,13 @@ class Seq2SeqPair:
             name: Tensor(np.empty((1, int(info.shape[1]), len(source), int(info.shape[3])), np.float32))
             for name, info in self._encoder.outputs.items()
         }
-        _run(self._encoder, {"input_ids": Tensor(ids), "attention_mask": Tensor(np.ones_like(ids))}, outputs)
+        run(self._encoder, {"input_ids": Tensor(ids), "attention_mask": Tensor(np.ones_like(ids))}, outputs)
         return outputs
 
     def close(self) -> None:
         """Gives both graphs back."""
         self._encoder.close()
         self._decoder.close()
-
-
-def _run(session: Session, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
-    """``inputs`` may hold more than the graph takes."""
-    binding = session.binding()
-    for name in session.inputs:
-        binding.input(name, inputs[name])
-    for name, tensor in outputs.items():
-        binding.output(name, tensor)
-    session.run(binding, Switch())
 
 
 def measure_seq2seq(folder: Path, reference: Path, facts: ModelFacts, progress: Progress | None = None) -> Quality:
@@ -112,7 +103,7 @@ def measure_seq2seq(folder: Path, reference: Path, facts: ModelFacts, progress: 
         raise ModelError(f"a {facts.architecture} without decoder_start_token_id cannot be measured")
     longest = min(LONGEST, facts.context_length, facts.source_length or LONGEST)
     texts = list(paragraphs(Tokenizer.from_file(folder / "tokenizer.json"), longest))
-    with _opened(folder) as candidate, _opened(reference) as yardstick:
+    with closing(Seq2SeqPair(folder)) as candidate, closing(Seq2SeqPair(reference)) as yardstick:
         return compare_seq2seq(candidate, yardstick, texts, facts.decoder_start_token_id, progress)
 
 
@@ -143,12 +134,3 @@ def paragraphs(tokenizer: Tokenizer, longest: int) -> Iterator[list[int]]:
         left -= len(ids)
         if ids:
             yield ids
-
-
-@contextmanager
-def _opened(folder: Path) -> Iterator[Seq2SeqPair]:
-    pair = Seq2SeqPair(folder)
-    try:
-        yield pair
-    finally:
-        pair.close()

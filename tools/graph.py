@@ -58,9 +58,9 @@ class WeightFile:
 
     def close(self) -> None:
         """Makes sure that the bytes have reached the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
 
 class GraphBuilder:
