@@ -25,7 +25,11 @@ from edgelm.runtime.sequences import SequenceDecoder
 from edgelm.runtime.session import available_cores as available_cores  # others look for it here
 
 TEMPLATE_NAME = "chat_template.jinja"
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p")
+# Settings that only these take; who gives them otherwise is warned.
+_SAMPLING = (
+    *("temperature", "top_k", "top_p", "min_p", "typical_p"),
+    *("epsilon_cutoff", "eta_cutoff", "top_n_sigma"),
+)
 _BEAMS = ("length_penalty", "early_stopping")
 
 Message = Mapping[str, Any]

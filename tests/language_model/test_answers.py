@@ -247,6 +247,13 @@ def test_sampling_settings_without_sampling_warn_at_the_callers_line_and_are_ign
     assert (answer.drain() if "stream" in call else answer).token_ids == greedy
 
 
+def test_every_warper_without_sampling_warns(load):
+    lm = load("tiny")
+    settings = {"typical_p": 0.5, "epsilon_cutoff": 0.1, "eta_cutoff": 0.1, "top_n_sigma": 1.0}
+    with pytest.warns(UserWarning, match="^typical_p, epsilon_cutoff, eta_cutoff, top_n_sigma given, but do_sample is"):
+        assert lm.generate("abc", max_new_tokens=2, **settings).token_ids
+
+
 def test_sampling_settings_of_the_model_itself_do_not_warn(tmp_path, load):
     files = {"generation_config.json": b'{"temperature": 0.6, "top_p": 0.9, "eos_token_id": 2}'}
     lm = load(write_decoder_bundle(tmp_path / "b", files=files))
