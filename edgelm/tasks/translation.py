@@ -184,7 +184,8 @@ class Translator:
         settings = self.plan.suggestion.under({**self.plan.settings, **self._settings})
         if MOST_TOKENS & settings.keys():
             return settings
-        limit = min(int(longest * LENGTH_FACTOR) + SPARE_TOKENS, self._lm.context_length - 1)
+        own = self._lm.generation_config.new_tokens(1)  # the start token counts to max_length
+        limit = min(int(longest * LENGTH_FACTOR) + SPARE_TOKENS, self._lm.context_length - 1, own)
         return {"max_new_tokens": limit, "max_length": None, **settings}
 
     def _joined(self, segments: Iterable[Segment], answers: dict[str, GenerationResult]) -> Translation:
