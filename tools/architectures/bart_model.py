@@ -22,10 +22,12 @@ from edgelm_tools.architectures.seq2seq_spec import (
     Stack,
     StackNames,
 )
-from edgelm_tools.architectures.seq2seq_tasks import tasks_of
+from edgelm_tools.architectures.seq2seq_tasks import refuse_other_heads, tasks_of
 from edgelm_tools.checkpoint.base import Checkpoint
 
 MAX_WIDTH = 1 << 20
+# Of positions that no file need have; published models have up to 1,024.
+MOST_COMPUTED = 1 << 14
 _NORM_EPSILON = 1e-5
 # Learned tables have two rows before position 0.
 _LEARNED_OFFSET = 2
@@ -133,6 +135,7 @@ class BartModel(Seq2SeqModel):
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
+        refuse_other_heads(checkpoint.config)
         super().__init__(checkpoint, bart_spec(checkpoint.config, bart_prefix(checkpoint)))
 
 
@@ -200,7 +203,8 @@ _UNUSED = (
 
 def _positions(c: ConfigFields, member: Member) -> Positions:
     first = {"learned": _LEARNED_OFFSET, "split": 0}.get(member.positions, c.integer("pad_token_id", least=0) + 1)
-    return Positions(kind=member.positions, first=first, count=c.integer("max_position_embeddings", most=MAX_CONTEXT))
+    most = MAX_CONTEXT if member.positions == "learned" else MOST_COMPUTED
+    return Positions(kind=member.positions, first=first, count=c.integer("max_position_embeddings", most=most))
 
 
 def _stack(c: ConfigFields, role: Role, member: Member, prefix: str) -> Stack:

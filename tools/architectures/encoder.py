@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm_tools.architectures.base import Done
+from edgelm_tools.architectures.decoder_layers import Activation, activated
 from edgelm_tools.architectures.encoder_bias import ScoreBias, score_bias
 from edgelm_tools.architectures.encoder_spec import Convolution, EncoderSpec
 from edgelm_tools.architectures.encoder_weights import (
@@ -211,7 +212,7 @@ class _Encoder:
         source: str,
         name: str,
         *,
-        activation: str | None = None,
+        activation: Activation | None = None,
         rows: NDArray[np.int64] | None = None,
     ) -> str:
         """activation(x + bias of the linear layer ``source``, or of those of its ``rows``)."""
@@ -221,9 +222,7 @@ class _Encoder:
             op = "BiasGelu" if activation == "gelu" else "FastGelu"
             return self.g.node(op, [x, bias], name=name, domain=MICROSOFT)
         x = self.g.node("Add", [x, bias], name=f"{name}.biased")
-        if activation == "silu":
-            return self.g.node("QuickGelu", [x], name=name, domain=MICROSOFT, alpha=1.0)
-        return self.g.node({"relu": "Relu", "tanh": "Tanh"}[activation], [x], name=name)
+        return activated(self.g, x, activation, name)
 
     def _add_and_norm(self, x: str, update: str, norm: str, name: str, *, output: str | None = None) -> str:
         """The norm of x + update, in two operators: the one that does both takes twice their time on a CPU."""

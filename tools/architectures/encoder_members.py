@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgelm_tools.architectures.decoder_layers import Activation
+
 
 @dataclass(frozen=True, slots=True)
 class LayerNames:
@@ -31,7 +33,7 @@ class SequenceHead:
     """The head over a text's first token: classifier(activation(dense(x)))."""
 
     dense: str
-    activation: str
+    activation: Activation
     classifier: str
 
 
@@ -46,7 +48,7 @@ class MaskedHead:
     norm: str
     decoder: str | None
     bias: str
-    activation: str | None = None
+    activation: Activation | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from edgelm.bundle.manifest import MAX_HEADS, MAX_HIDDEN, MAX_LAYERS, MAX_VOCAB, Head
 from edgelm.errors import ModelError, UnsupportedModelError
 from edgelm_tools.architectures.config_fields import ConfigFields
+from edgelm_tools.architectures.decoder_layers import ACTIVATIONS, Activation
 from edgelm_tools.architectures.disentangled import MOST_POSITIONS, Disentangled, disentangled, position_terms
 from edgelm_tools.architectures.encoder_members import ENCODERS, Member
 from edgelm_tools.architectures.labels import head_of
@@ -28,18 +29,6 @@ _TASKS: dict[str, Task] = {
 _PRETRAINED: dict[str, Task] = {"bert": "masked", "albert": "masked", "electra": "bare"}
 _BUCKETS = 32
 _WIDEST_KERNEL = 63
-# transformers' names of activations → ours.
-ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "relu": "relu",
-    "tanh": "tanh",
-    "silu": "silu",
-    "swish": "silu",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +36,7 @@ class Convolution:
     """What is added to the first layer's output: activation(a convolution of the embeddings over ``size`` tokens)."""
 
     size: int
-    activation: str
+    activation: Activation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +73,7 @@ class EncoderSpec:
     score_scale: float | None
     convolution: Convolution | None
     norm_epsilon: float
-    activation: str
+    activation: Activation
     tied: bool
 
     @property

@@ -20,7 +20,7 @@ from edgelm_tools.architectures.seq2seq_spec import (
     Stack,
     StackNames,
 )
-from edgelm_tools.architectures.seq2seq_tasks import tasks_of
+from edgelm_tools.architectures.seq2seq_tasks import refuse_other_heads, tasks_of
 from edgelm_tools.checkpoint.base import Checkpoint
 
 MAX_WIDTH = 1 << 20
@@ -68,6 +68,7 @@ class T5Model(Seq2SeqModel):
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
+        refuse_other_heads(checkpoint.config)
         super().__init__(checkpoint, t5_spec(checkpoint.config))
 
 

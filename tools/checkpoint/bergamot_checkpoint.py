@@ -32,14 +32,20 @@ END_OF_SENTENCE, UNKNOWN = "</s>", "<unk>"
 
 
 def marian_files(folder: Path) -> list[Path]:
-    """The files of a folder that are Marian models; lexical shortlists, also ``.bin``, begin otherwise."""
-    found = []
-    for path in sorted(folder.glob("*.bin")):
-        if path.is_file():
-            with path.open("rb") as file:
-                if file.read(len(MAGIC)) == MAGIC:
-                    found.append(path)
-    return found
+    """The files of a folder that are Marian models; lexical shortlists, also ``.bin``, begin otherwise.
+
+    Raises:
+        ModelError: a file cannot be read.
+    """
+    return [path for path in sorted(folder.glob("*.bin")) if path.is_file() and _begins_as_marian(path)]
+
+
+def _begins_as_marian(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 class BergamotCheckpoint:

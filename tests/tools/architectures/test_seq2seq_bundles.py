@@ -132,6 +132,9 @@ Change = Callable[[dict[str, Any], dict[str, Any]], object]
         ("bart", lambda c, t: c.update(decoder_attention_heads=7), ModelError, "makes no 7 heads"),
         ("bart", lambda c, t: c.update(activation_function="sigmoid"), UnsupportedModelError, "'sigmoid' is not known"),
         ("marian", lambda c, t: c.update(share_encoder_decoder_embeddings=False), UnsupportedModelError, "two vocab"),
+        ("m2m_100", lambda c, t: c.update(max_position_embeddings=1 << 20), ModelError, "from 1 to 16384"),
+        ("t5", lambda c, t: c.update(architectures=["T5EncoderModel"]), UnsupportedModelError, "'T5EncoderModel'"),
+        ("bart", lambda c, t: c.update(architectures=["BartForCausalLM"]), UnsupportedModelError, "BartForCausalLM"),
         ("mbart", lambda c, t: c.update(model_type="bart"), UnsupportedModelError, "layer_norm.bias"),
     ],
 )

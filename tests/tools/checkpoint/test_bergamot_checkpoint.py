@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -143,3 +144,14 @@ def test_settings_are_read_as_yaml_has_them() -> None:
         "g": "v1.9 2021",
         "i": "1_0",
     }
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.bin").write_bytes(b"x")
+
+    def fails(self: Path, *arguments: object) -> NoReturn:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", fails)
+    with pytest.raises(ModelError, match=r"model.bin: cannot be read: Permission denied"):
+        open_checkpoint(tmp_path)
