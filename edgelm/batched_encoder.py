@@ -12,7 +12,7 @@ from edgelm.bundle.bundle import Bundle
 from edgelm.bundle.encoder_contract import encoder_outputs
 from edgelm.checks import check_int
 from edgelm.config import RuntimeConfig
-from edgelm.errors import NumericError
+from edgelm.errors import ModelError, NumericError
 from edgelm.runtime.batches import pack
 from edgelm.runtime.encoder import Encoder, Outputs
 from edgelm.runtime.memory import encoder_budget
@@ -52,7 +52,12 @@ class BatchedEncoder:
             renamed=manifest.renamed,
             planning=False,
         )
-        self._encoder = Encoder(self._session, encoder_outputs(manifest), pad_token_id=manifest.pad_token_id or 0)
+        outputs = encoder_outputs(manifest)
+        self._encoder = Encoder(self._session, outputs, pad_token_id=manifest.pad_token_id or 0)
+        if "logits" in outputs and manifest.head is not None:
+            width, labels = self._encoder.width("logits"), len(manifest.head.labels)
+            if width != labels:  # a graph may leave it open, and another tool's settings be of another model
+                raise ModelError(f"{manifest.name}: the graph gives {width} logits, but {labels} labels are known")
 
     @property
     def hidden_size(self) -> int:

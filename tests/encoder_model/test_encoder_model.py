@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from support.bundles import seal, write_decoder_bundle
 from support.encoder_bundle import CLS, GRAPH_NAME, PAD, TinyEncoder, encoder_tokenizer, write_encoder_bundle
+from support.foreign_graphs import BERT, encoder, write_folder
 from support.tokenizers import SENTENCES
 
 import edgelm
@@ -280,6 +281,15 @@ def test_the_memory_limit(load: Load) -> None:
 def test_a_prepacked_copy_gives_the_same(load: Load) -> None:
     plain, packed = load(), load(prepack=True)
     np.testing.assert_allclose(plain.embed(TEXTS), packed.embed(TEXTS), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_labels_for_other_logits_than_the_graph_gives_are_refused(load: Load, tmp_path: Path, width: int) -> None:
+    graph = encoder(output="logits", shape=("batch", width))
+    graph.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "labels"
+    files = {"config.json": BERT | {"id2label": {"0": "no", "1": "yes"}}, "model.onnx": graph}
+    with pytest.raises(ModelError, match=f"the graph gives {width} logits, but 2 labels are known"):
+        load(write_folder(tmp_path / "folder", files), preload_text=False)
 
 
 def test_a_changed_bundle_is_refused(tmp_path: Path) -> None:
