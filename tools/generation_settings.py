@@ -9,33 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from edgelm.bundle.layouts.model_config import GENERATION_FIELDS
 from edgelm.errors import ModelError
-
-FIELDS = (
-    "bad_words_ids",
-    "begin_suppress_tokens",
-    "bos_token_id",
-    "decoder_start_token_id",
-    "do_sample",
-    "early_stopping",
-    "encoder_no_repeat_ngram_size",
-    "eos_token_id",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "length_penalty",
-    "max_length",
-    "min_length",
-    "no_repeat_ngram_size",
-    "num_beams",
-    "num_return_sequences",
-    "pad_token_id",
-    "repetition_penalty",
-    "suppress_tokens",
-    "temperature",
-    "top_k",
-    "top_p",
-    "typical_p",
-)
 
 
 def generation_settings(
@@ -51,7 +26,7 @@ def generation_settings(
     if given:
         return {name: value for name, value in given.items() if not _is_no_token(name, value)}
     values = {**class_defaults, **config}
-    wanted = {name: values[name] for name in FIELDS if values.get(name) is not None}
+    wanted = {name: values[name] for name in GENERATION_FIELDS if values.get(name) is not None}
     return {name: value for name, value in wanted.items() if not _is_no_token(name, value)}
 
 

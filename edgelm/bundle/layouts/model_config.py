@@ -9,6 +9,7 @@ from typing import Any
 from edgelm.bundle.fields import Fields
 from edgelm.bundle.manifest import MAX_CONTEXT, MAX_EOS_TOKENS, MAX_LABELS, MAX_VOCAB, Head
 from edgelm.bundle.manifest_parts import PROBLEM_TYPES
+from edgelm.config import GenerationConfig
 from edgelm.errors import ManifestError
 
 CONFIG_NAME = "config.json"
@@ -24,12 +25,7 @@ _ENDLESS = ("t5", "mt5", "umt5", "longt5")
 _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "data2vec-text", "longformer")
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
 # Older checkpoints keep these in ``config.json``, and transformers reads them there.
-_GENERATION = (
-    *("max_length", "min_length", "do_sample", "num_beams", "temperature", "top_k", "top_p"),
-    *("repetition_penalty", "length_penalty", "early_stopping", "no_repeat_ngram_size"),
-    *("bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id"),
-    *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"),
-)
+GENERATION_FIELDS = ("bos_token_id", *(name for name in GenerationConfig.field_names() if name != "seed"))
 # What transformers' own defaults are: older files state them without meaning anything by it.
 _MEANINGLESS = {"max_length": 20, "top_k": 50}
 
@@ -62,7 +58,7 @@ def generation_settings(config: Mapping[str, Any], given: Mapping[str, Any]) -> 
     """
     if given:
         return dict(given)
-    known = {name: config[name] for name in _GENERATION if config.get(name) is not None}
+    known = {name: config[name] for name in GENERATION_FIELDS if config.get(name) is not None}
     return {name: value for name, value in known.items() if _MEANINGLESS.get(name) != value}
 
 

@@ -15,13 +15,14 @@ from support.seq2seq_graphs import Ids, Seq2SeqGraphs, write_seq2seq
 from support.tiny_checkpoints import VOCABULARY, Variant, write_checkpoint
 from support.tiny_seq2seq import SEQ2SEQ_VARIANTS, START, seq2seq_logits, seq2seq_model, seq2seq_variant
 
+from edgelm.bundle.layouts.model_config import GENERATION_FIELDS
 from edgelm_tools.architectures.bart_model import MEMBERS, bart_spec
 from edgelm_tools.architectures.positions import buckets_back, buckets_both_ways
 from edgelm_tools.architectures.registry import understand
 from edgelm_tools.architectures.seq2seq_weights import Seq2SeqWeights
 from edgelm_tools.architectures.t5_model import DEFAULTS
 from edgelm_tools.checkpoint import Checkpoint, open_checkpoint
-from edgelm_tools.generation_settings import FIELDS, generation_settings
+from edgelm_tools.generation_settings import generation_settings
 from edgelm_tools.quantize.schemes import Float32
 
 pytestmark = pytest.mark.reference
@@ -154,6 +155,7 @@ def test_generation_settings_are_those_that_transformers_derives(variant: Varian
 
     changes = {"num_beams": 3, "bad_words_ids": [[7]], "max_length": 33, "no_repeat_ngram_size": 2}
     changes |= {"forced_bos_token_id": 6, "early_stopping": True, "length_penalty": 0.7, "min_length": 4}
+    changes |= {"encoder_repetition_penalty": 1.3, "exponential_decay_length_penalty": [3, 1.2], "min_p": 0.1}
     for settings in (variant.settings, variant.settings | changes):
         own = {name: value for name, value in settings.items() if name != "forced_eos_token_id"}
         config = AutoConfig.for_model(variant.model_type, **own)
@@ -161,7 +163,7 @@ def test_generation_settings_are_those_that_transformers_derives(variant: Varian
         usual = GenerationConfig().to_dict()
         defaults = understood_defaults(variant)
         ours = generation_settings({}, own, defaults)
-        assert ours.items() >= {n: theirs[n] for n in FIELDS if theirs.get(n) != usual.get(n)}.items()
+        assert ours.items() >= {n: theirs[n] for n in GENERATION_FIELDS if theirs.get(n) != usual.get(n)}.items()
         assert {name: theirs[name] for name in ours} == ours
         assert generation_settings({"num_beams": 5}, own, defaults) == {"num_beams": 5}
 
