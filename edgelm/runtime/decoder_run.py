@@ -31,8 +31,8 @@ class DecoderRun:
         self._embedding = embedding
         self._ids = np.zeros(shape, np.int64)
         self._vectors = None if embedding is None else np.zeros((*shape, embedding.columns), np.float32)
-        self._positions = np.zeros(shape, np.int64)
-        self._wanted = wanted.copy()
+        self._positions = np.zeros(shape, np.int64) if "position_ids" in session.inputs else None
+        self._wanted = wanted.astype(np.int64)
         self._last = np.zeros(shape[0], np.int32)
         self._longest = np.zeros((), np.int32)
         inputs: dict[str, NDArray[Any] | None] = {
@@ -58,7 +58,8 @@ class DecoderRun:
         self._ids[:] = tokens
         if self._embedding is not None and self._vectors is not None:
             self._embedding.lookup(self._ids.ravel(), self._vectors.reshape(-1, self._vectors.shape[-1]))
-        # What pads a row has the position of its last token: one that exists.
-        np.minimum(past[:, None] + np.arange(tokens.shape[1]), valid[:, None] - 1, out=self._positions)
+        if self._positions is not None:
+            # What pads a row has the position of its last token: one that exists.
+            np.minimum(past[:, None] + np.arange(tokens.shape[1]), valid[:, None] - 1, out=self._positions)
         self._last[:] = valid - 1
         self._longest[...] = valid.max()

@@ -134,7 +134,7 @@ def _found_shape(session: Session, name: str) -> tuple[int, ...]:
     """The shape of an output for one token, where the graph does not state it."""
     binding = session.binding()
     for given in session.inputs:  # a token and a type that every model has
-        binding.input(given, Tensor(np.full((1, 1), int(given == _MASK))))
+        binding.input(given, Tensor(np.full((1, 1), int(given == _MASK), np.int64)))
     binding.new_output(name)
     session.run(binding, Switch(shrink=True))
     return binding.taken()[0].array.shape
