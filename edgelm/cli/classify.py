@@ -11,7 +11,8 @@ from edgelm.cli.help_page import PagedCommand, examples
 from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
 from edgelm.cli.loading import load_for_labels
-from edgelm.cli.options import MachineOptions, json_option, machine_options
+from edgelm.cli.options import MachineOptions, file_option, json_option, machine_options
+from edgelm.cli.prompt_input import checked_text
 from edgelm.cli.text_input import read_texts
 from edgelm.cli.units import table
 
@@ -31,7 +32,7 @@ edgelm classify minilm --labels "urgent,not urgent" -f mails.txt --json
 @click.command(cls=PagedCommand, epilog=examples(_EXAMPLES))
 @click.argument("model")
 @click.argument("texts", nargs=-1, metavar="[TEXT]...")
-@click.option("-f", "--file", help="Read the texts from a file, one a line; - is stdin.")
+@file_option("texts", each_line=True)
 @click.option("--labels", metavar="A,B,…", help="Labels of your own; default: those that the model was trained with.")
 @click.option("--multi-label", is_flag=True, help="Each of your labels holds or not, whatever the others do.")
 @click.option("--template", metavar="TEXT", help="Makes a sentence of a label of yours, which stands for {}.")
@@ -59,15 +60,13 @@ def command(
     if labels is None and (multi_label or template is not None):
         raise click.UsageError("--multi-label and --template are for labels of your own; give them with --labels")
     given = read_texts(texts, file)
+    own = None if labels is None else _own_settings(labels, template, multi_label=multi_label, truncation=truncate)
     folder = ensure_installed(model, offline=machine.offline)
     with prompt_exit(), load_for_labels(folder, machine) as loaded:
-        if labels is None:
+        if own is None:
             found = _trained_labels(loaded, given, top_k, truncate)
         else:
-            options: dict[str, Any] = {"multi_label": multi_label, "truncation": truncate}
-            if template is not None:
-                options["hypothesis_template"] = template
-            found = _own_labels(loaded, given, labels, top_k, options)
+            found = _own_labels(loaded, given, top_k, own)
         name = loaded.bundle.manifest.name
     if as_json:
         results = [
@@ -77,7 +76,7 @@ def command(
         console.answer_json({"model": name, "results": results})
         return
     rows = [
-        (label, f"{score:.3f}", console.one_line(text))
+        (console.one_line(label), f"{score:.3f}", console.one_line(text))
         for text, scores in zip(given, found, strict=True)
         for label, score in scores
     ]
@@ -96,10 +95,21 @@ def _trained_labels(
     return [[(label.label, label.score) for label in labels] for labels in found]
 
 
+def _own_settings(labels: str, template: str | None, **settings: Any) -> dict[str, Any]:
+    """What ``ZeroShotClassifier.classify`` takes, checked before a model is loaded."""
+    from edgelm.tasks.zero_shot import check_template, checked_labels
+
+    settings["labels"] = checked_labels(checked_text(labels, "--labels"))
+    if template is not None:
+        settings["hypothesis_template"] = checked_text(template, "--template")
+        check_template(template)
+    return settings
+
+
 def _own_labels(
-    model: EncoderModel | LanguageModel, texts: Sequence[str], labels: str, top_k: int | None, options: dict[str, Any]
+    model: EncoderModel | LanguageModel, texts: Sequence[str], top_k: int | None, settings: dict[str, Any]
 ) -> list[list[tuple[str, float]]]:
     from edgelm.tasks.any_labels import zero_shot_classifier
 
-    results = zero_shot_classifier(model).classify(texts, labels, **options)
+    results = zero_shot_classifier(model).classify(texts, **settings)
     return [list(zip(result.labels, result.scores, strict=True))[:top_k] for result in results]

@@ -10,7 +10,7 @@ from edgelm.cli.help_page import PagedCommand, examples
 from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
 from edgelm.cli.loading import load_encoder_folder
-from edgelm.cli.options import MachineOptions, machine_options
+from edgelm.cli.options import MachineOptions, file_option, machine_options
 from edgelm.cli.text_input import read_texts
 
 # A test holds them to what the runtime and the writer know: asking those here would import them for a help page.
@@ -26,7 +26,7 @@ edgelm embed minilm -f words.txt --format tsv -o projector
 @click.command(cls=PagedCommand, epilog=examples(_EXAMPLES))
 @click.argument("model")
 @click.argument("texts", nargs=-1, metavar="[TEXT]...")
-@click.option("-f", "--file", help="Read the texts from a file, one a line; - is stdin.")
+@file_option("texts", each_line=True)
 @click.option("--format", "form", type=click.Choice(FORMATS), default="json", show_default=True, help="What to write.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write; with tsv, a folder.")
 @click.option("--pooling", type=click.Choice(POOLINGS), help="How tokens become one vector; default: the model's own.")

@@ -11,7 +11,7 @@ from edgelm.cli.help_page import PagedCommand, examples
 from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
 from edgelm.cli.loading import load_encoder_folder
-from edgelm.cli.options import MachineOptions, json_option, machine_options
+from edgelm.cli.options import MachineOptions, file_option, json_option, machine_options
 from edgelm.cli.prompt_input import checked_text, read_prompt
 from edgelm.cli.units import table
 
@@ -27,7 +27,7 @@ edgelm fill-mask ./my-masked-model "She is a [MASK]." --targets doctor,nurse --j
 @click.command(cls=PagedCommand, epilog=examples(_EXAMPLES))
 @click.argument("model")
 @click.argument("text", required=False)
-@click.option("-f", "--file", help="Read the text from a file; - is stdin.")
+@file_option("text")
 @click.option("--top-k", type=click.IntRange(min=1), default=5, metavar="N", help="Most fillings of a gap.  [5]")
 @click.option("--targets", metavar="A,B,…", help="Compare these tokens only.")
 @machine_options

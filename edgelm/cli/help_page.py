@@ -37,20 +37,21 @@ SUB_COMMANDS: dict[str, dict[str, str]] = {
     },
 }
 
-_OTHERS = "Options"
+OWN = "Options"
+GENERAL = "General"
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 
 
 class SectionOption(click.Option):
     """An option that belongs to a section of the help page."""
 
-    def __init__(self, *arguments: Any, section: str = _OTHERS, **settings: Any) -> None:
+    def __init__(self, *arguments: Any, section: str = OWN, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self.section = section
 
 
 class PagedCommand(click.Command):
-    """A command whose options are shown by section, in the order in which sections first appear."""
+    """A command whose options are shown by section: its own first, what all commands have last."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **{"context_settings": HELP_NAMES, **settings})
@@ -58,11 +59,15 @@ class PagedCommand(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the options."""
         sections: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
+        for parameter in self.params:
             record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
             if record is not None:
-                sections.setdefault(getattr(parameter, "section", _OTHERS), []).append(record)
-        for section, records in sorted(sections.items(), key=lambda item: item[0] == _OTHERS):
+                sections.setdefault(getattr(parameter, "section", OWN), []).append(record)
+        usual = self.get_help_option(ctx)
+        record = None if usual is None else usual.get_help_record(ctx)
+        if record is not None:
+            sections.setdefault(GENERAL if len(sections) > 1 else OWN, []).append(record)
+        for section, records in sorted(sections.items(), key=lambda item: (item[0] == GENERAL, item[0] != OWN)):
             with formatter.section(section):
                 formatter.write_dl(records)
 

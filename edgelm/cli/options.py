@@ -14,7 +14,7 @@ from typing import Any, ParamSpec
 import click
 
 from edgelm.bundle.manifest import QUANTIZATION_SCHEMES
-from edgelm.cli.help_page import SectionOption
+from edgelm.cli.help_page import GENERAL, OWN, SectionOption
 from edgelm.config import GenerationConfig, RuntimeConfig, parse_size
 from edgelm.errors import ConfigError
 
@@ -79,12 +79,18 @@ def scheme_option(*, help: str, required: bool = False) -> Decorator:  # noqa: A
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """``--json``."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")(function)
+    return _option(GENERAL, "--json", "as_json", is_flag=True, help="Print JSON instead of text.")(function)
 
 
 def verbose_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """``--verbose``."""
-    return click.option("--verbose", is_flag=True, help="Say on stderr what the answer cost.")(function)
+    return _option(GENERAL, "--verbose", is_flag=True, help="Say on stderr what the answer cost.")(function)
+
+
+def file_option(what: str, *, section: str = OWN, each_line: bool = False) -> Decorator:
+    """``-f``/``--file``, which ``what`` is read from; ``each_line``: one a line."""
+    form = ", one a line" if each_line else ""
+    return _option(section, "-f", "--file", metavar="FILE", help=f"Read the {what} from a file{form}; - is stdin.")
 
 
 def _with_options(function: Callable[..., Any], options: tuple[Decorator, ...]) -> Callable[..., Any]:

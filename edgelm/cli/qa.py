@@ -11,7 +11,7 @@ from edgelm.cli.help_page import PagedCommand, examples
 from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
 from edgelm.cli.loading import load_encoder_folder
-from edgelm.cli.options import MachineOptions, json_option, machine_options
+from edgelm.cli.options import MachineOptions, file_option, json_option, machine_options
 from edgelm.cli.prompt_input import checked_text, read_prompt
 from edgelm.cli.units import table
 
@@ -30,7 +30,7 @@ edgelm qa ./my-qa-model "When was it built?" --no-answer --json < article.txt
 @click.argument("model")
 @click.argument("question")
 @click.option("--context", help="The document.")
-@click.option("-f", "--file", help="Read the document from a file; - is stdin.")
+@file_option("document")
 @click.option("--top-k", type=click.IntRange(min=1), default=1, metavar="N", help="Most answers.  [1]")
 @click.option("--no-answer", is_flag=True, help="Allow that the document has no answer.")
 @machine_options

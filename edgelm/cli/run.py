@@ -12,7 +12,14 @@ from edgelm.cli.help_page import PagedCommand, SectionOption, examples
 from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
 from edgelm.cli.loading import load_folder, system_prompt
-from edgelm.cli.options import MachineOptions, generation_options, json_option, machine_options, verbose_option
+from edgelm.cli.options import (
+    MachineOptions,
+    file_option,
+    generation_options,
+    json_option,
+    machine_options,
+    verbose_option,
+)
 from edgelm.cli.prompt_input import checked_text, read_prompt_in_context
 
 if TYPE_CHECKING:
@@ -34,7 +41,7 @@ edgelm run smollm2 --json - < question.txt
 @click.argument("model")
 @click.argument("prompt", required=False)
 @click.option("-p", "--prompt", "option", cls=SectionOption, section=_PROMPT, help="The prompt.")
-@click.option("-f", "--file", cls=SectionOption, section=_PROMPT, help="Read the prompt from a file; - is stdin.")
+@file_option("prompt", section=_PROMPT)
 @click.option("--system", cls=SectionOption, section=_PROMPT, help="What the model shall know or be beforehand.")
 @click.option("--raw", is_flag=True, cls=SectionOption, section=_PROMPT, help="Continue the text: no chat template.")
 @generation_options

@@ -12,7 +12,14 @@ from edgelm.cli.help_page import PagedCommand, SectionOption, examples
 from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
 from edgelm.cli.loading import load_folder
-from edgelm.cli.options import MachineOptions, generation_options, json_option, machine_options, verbose_option
+from edgelm.cli.options import (
+    MachineOptions,
+    file_option,
+    generation_options,
+    json_option,
+    machine_options,
+    verbose_option,
+)
 from edgelm.cli.progress_bar import shown_progress
 from edgelm.cli.prompt_input import read_prompt
 
@@ -27,7 +34,7 @@ edgelm summarize hf:sshleifer/distilbart-cnn-12-6 --json "A long text."
 @click.command(cls=PagedCommand, epilog=examples(_EXAMPLES))
 @click.argument("model")
 @click.argument("text", required=False)
-@click.option("-f", "--file", cls=SectionOption, section=_TEXT, help="Read the text from a file; - is stdin.")
+@file_option("text", section=_TEXT)
 @click.option(
     "--dialogue/--no-dialogue",
     default=None,

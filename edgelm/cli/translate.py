@@ -13,7 +13,14 @@ from edgelm.cli.help_page import PagedCommand, SectionOption, examples
 from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
 from edgelm.cli.loading import load_folder
-from edgelm.cli.options import MachineOptions, generation_options, json_option, machine_options, verbose_option
+from edgelm.cli.options import (
+    MachineOptions,
+    file_option,
+    generation_options,
+    json_option,
+    machine_options,
+    verbose_option,
+)
 from edgelm.cli.progress_bar import shown_progress
 from edgelm.cli.prompt_input import read_prompt
 from edgelm.errors import ModelNotFoundError
@@ -39,7 +46,7 @@ _WORTH_A_BAR = 2000
 @click.option("--to", "target", cls=SectionOption, section=_TEXT, metavar="CODE", help="Language of the translation.")
 @click.option("--from", "source", cls=SectionOption, section=_TEXT, metavar="CODE", help="Language of the text.")
 @click.option("-m", "--model", help="The model; default: the catalog's for these languages.")
-@click.option("-f", "--file", cls=SectionOption, section=_TEXT, help="Read the text from a file; - is stdin.")
+@file_option("text", section=_TEXT)
 @generation_options
 @machine_options
 @json_option

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.bundle.files import storage_error
+from edgelm.bundle.publish import write_file_atomic
 from edgelm.cli import console
 
 FORMATS = ("json", "npy", "tsv")
@@ -82,9 +83,12 @@ def _one_cell(text: str) -> str:
 
 
 def _write(path: Path, data: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    except OSError as error:
-        raise storage_error(error, path) from error
+    """A file is written whole or not at all; into a device, or through a link, directly."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        try:
+            path.write_bytes(data)
+        except OSError as error:
+            raise storage_error(error, path) from error
+    else:
+        write_file_atomic(path, data)
     console.say(f"wrote {os.fspath(path)}")

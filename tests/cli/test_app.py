@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import warnings
@@ -15,7 +16,7 @@ from support.command_line import ROOT, edgelm, environment
 from edgelm import __version__
 from edgelm.cli.app import CommandLine, app
 from edgelm.cli.help_page import SUB_COMMANDS
-from edgelm.errors import MemoryLimitError
+from edgelm.errors import DownloadError, LockedError, MemoryLimitError
 
 COMMANDS = [name for section in SUB_COMMANDS.values() for name in section]
 
@@ -61,6 +62,16 @@ def test_help_of_a_command(name: str) -> None:
     assert (command.help or "").splitlines()[0] == overview
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_commands_own_options_come_first_and_help_last(name: str) -> None:
+    lines = CliRunner().invoke(app, [name, "--help"]).stdout.splitlines()
+    sections = [line for line in lines if re.fullmatch(r"[A-Z][a-z]+:", line)]
+    assert len(sections) == 1 or sections[-1] == "General:"
+    assert "Options:" not in sections[1:]
+    options = [line for line in lines if line.startswith("  -")]
+    assert options[-1].startswith("  -h, --help")
+
+
 def test_no_arguments_show_the_help() -> None:
     assert CliRunner().invoke(app, []).stdout == CliRunner().invoke(app, ["--help"]).stdout
 
@@ -85,6 +96,8 @@ def test_an_unknown_command_names_near_ones(typed: str, meant: str) -> None:
     [
         (MemoryLimitError("needs 2 MB"), 3, "needs 2 MB"),
         (MemoryError(), 3, "out of memory"),
+        (LockedError("x is being written"), 1, "x is being written"),
+        (DownloadError("no answer"), 1, "no answer"),
         (KeyError("x"), 1, "unexpected: KeyError: 'x' (EDGELM_DEBUG=1 shows where)"),
         (OSError(28, "No space left on device", "out.txt"), 4, "out.txt: No space left on device"),
         (click.UsageError("So not."), 2, "so not (see: edgelm it --help)"),

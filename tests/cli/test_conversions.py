@@ -41,6 +41,13 @@ def manifest_of(home: Path, name: str) -> dict[str, object]:
     return values
 
 
+def test_a_name_that_the_catalog_has_for_another_model_is_kept(invoke: Invoke, home: Path, checkpoint: Path) -> None:
+    result = invoke("export", str(checkpoint), "--name", "my-own", "--no-report")
+    assert result.exit_code == 0, result.stderr
+    assert manifest_of(home, "my-own")["name"] == "my-own"
+    assert not (home / "models" / "mine").exists()
+
+
 def test_schemes_are_those_of_the_tools() -> None:
     assert exporter().SCHEMES == QUANTIZATION_SCHEMES
 
@@ -183,7 +190,8 @@ def test_export_refuses(invoke: Invoke, checkpoint: Path, tmp_path: Path) -> Non
     for arguments, words in (
         ([str(checkpoint), "-o", "x", "--name", "y"], "either --output or --name"),
         ([str(checkpoint), "--scheme", "int3"], "'int3' is not one of"),
-        ([str(checkpoint), "--name", "../x"], "neither a folder nor a model's name"),
+        ([str(checkpoint), "--name", "../x"], "'../x' is no name for a model; take up to 100 letters"),
+        ([str(checkpoint), "--exporter", "optimum", "--no-report"], "--no-report is for models that EdgeLM builds"),
         ([str(broken)], "broken.gguf"),
         ([str(tmp_path / "none.gguf")], "none.gguf"),
     ):

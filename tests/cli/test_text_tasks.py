@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result
+from support.command_line import edgelm
 from support.encoder_bundle import LABELS, TinyEncoder, write_encoder_bundle
 
 from edgelm.bundle.manifest_parts import POOLING_MODES, Pooling
@@ -66,6 +67,28 @@ def test_embed_writes_numpy_to_a_pipe_and_to_a_file(invoke: Invoke, models: dict
     assert invoke(*arguments).stderr == f"wrote {file}\n"
     assert np.array_equal(piped, np.load(file))
     assert np.array_equal(piped, reference(models["vectors"], TEXTS))
+
+
+def test_embed_writes_through_a_link_and_leaves_nothing_beside(
+    invoke: Invoke, models: dict[str, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "made"
+    file, link = folder / "vectors.json", folder / "link"
+    folder.mkdir()
+    link.symlink_to(file)
+    for output in (link, file):
+        assert invoke("embed", models["vectors"], "x", "-o", str(output)).exit_code == 0
+        assert json.loads(file.read_text())["text"] == "x"
+    assert link.is_symlink()
+    assert sorted(path.name for path in folder.iterdir()) == ["link", "vectors.json"]
+    assert invoke("embed", models["vectors"], "x", "-o", str(folder)).exit_code == 4
+
+
+def test_texts_that_are_given_leave_the_pipe_to_others(home: Path, models: dict[str, str]) -> None:
+    done = edgelm("similarity", models["vectors"], "a", "b", input=b"waiting\n")
+    assert done.returncode == 0
+    assert done.stderr == b"edgelm: warning: standard input is not read: the text is given already\n"
+    assert edgelm("similarity", models["vectors"], "a", "b").stderr == b""
 
 
 def test_embed_writes_what_the_projector_loads(invoke: Invoke, models: dict[str, str], tmp_path: Path) -> None:
@@ -181,6 +204,7 @@ def test_classify_by_labels_of_the_users(invoke: Invoke, models: dict[str, str],
         ("labels", ["x", "--multi-label"], "give them with --labels"),
         ("nli", ["x", "--labels", " , "], "give at least one candidate label"),
         ("nli", ["x", "--labels", "a", "--template", "none"], "must have {} where the label goes"),
+        ("not-there", ["x", "--labels", ","], "give at least one candidate label"),
         ("vectors", ["x"], "tiny-encoder has no labels of its own; give some with --labels"),
     ],
 )

@@ -52,6 +52,8 @@ def test_similarity(tmp_path: Path) -> None:
         given = {"source_sentence": "the dog", "sentences": ["the dog", "sea shells"]}
         assert compare(given) == pytest.approx(compare(**given))
         assert compare(given)[0] == pytest.approx(1, rel=1e-5)
+        with pytest.raises(PromptError, match="given twice"):
+            compare(given, sentences=["x"])
         for bad in ({}, {"source_sentence": "a"}, "a", {**given, "sentences": "ab"}):
             with pytest.raises(PromptError):
                 compare(bad)
@@ -116,6 +118,8 @@ def test_tasks_over_single_tokens(tmp_path: Path) -> None:
         assert set(answer) == {"score", "start", "end", "answer"}
         assert ask({"question": "who?", "context": "the quick dog"}) == answer
         assert len(ask(question=["who?", "what?"], context="the quick dog")) == 2
+        with pytest.raises(PromptError, match="context is given twice"):
+            ask({"question": "who?", "context": "a dog"}, context="a fox")
         for bad in ({"question": "who?"}, [], {"question": ["a", "b"], "context": ["c"]}, "who?"):
             with pytest.raises(PromptError, match=r"question-answering takes|must be strings"):
                 ask(bad)

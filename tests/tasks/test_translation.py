@@ -108,6 +108,30 @@ def test_the_pipeline(lm: edgelm.LanguageModel) -> None:
         pipeline("translation", lm)([3])
     with pytest.raises(PromptError, match="list is empty"):
         pipeline("translation", lm)([])
+    for bad in (None, {"a": "b"}, b"x"):
+        for task in ("translation", "summarization", "text2text-generation"):
+            with pytest.raises(PromptError, match="must be a text or a list of texts, not"):
+                pipeline(task, lm)(bad)
+    for settings in ({"source": "en"}, {"progress": None}, {"beams": 2}):
+        with pytest.raises(ConfigError, match="translation has no setting"):
+            pipeline("translation", lm)("a", **settings)
+    for bad_size in (0, True, 1.5):
+        with pytest.raises(ConfigError, match="batch_size must be"):
+            pipeline("translation", lm)("a", batch_size=bad_size)
+    with pytest.raises(ConfigError, match="num_return_sequences must be 1 for a translation, not 2"):
+        pipeline("translation", lm)("a", num_beams=2, num_return_sequences=2)
+
+
+def test_several_answers(lm: edgelm.LanguageModel) -> None:
+    settings = {"max_new_tokens": 6, "num_beams": 3, "num_return_sequences": 2}
+    answer = pipeline("text2text-generation", lm)
+    one = answer("The cat sat.", **settings)
+    assert [list(record) for record in one] == [["generated_text"]] * 2
+    assert answer(["The cat sat.", "He sat!"], **settings)[0] == one
+    assert (
+        answer(["The cat sat."], max_new_tokens=6)[0]["generated_text"]
+        == answer("The cat sat.", max_new_tokens=6)[0]["generated_text"]
+    )
 
 
 def test_settings_of_the_generation_are_taken(lm: edgelm.LanguageModel) -> None:
