@@ -38,8 +38,12 @@ Floats = NDArray[np.float32]
 
 @dataclass(slots=True)
 class _Update:
-    """What is known of one module's change: ``parts`` of the file by their roles A, B and magnitude."""
+    """What is known of one module's change.
 
+    ``module``: its path in the model that was trained; ``parts`` of the file by their roles A, B and magnitude.
+    """
+
+    module: str
     parts: dict[str, str] = field(default_factory=dict)
     of_table: bool = False
 
@@ -107,7 +111,7 @@ class AdaptedCheckpoint:
                 self._replaced[_find(path.replace(".base_layer.", "."), names, self._file.path)] = stored
                 continue
             target = _find(f"{part['module']}.weight", names, self._file.path)
-            update = self._updates.setdefault(target, _Update())
+            update = self._updates.setdefault(target, _Update(part["module"]))
             update.parts[part["matrix"] or part["table"] or "magnitude"] = stored
             update.of_table |= part["table"] is not None
 
@@ -128,6 +132,10 @@ class AdaptedCheckpoint:
                     f"{self._file.path}: matrices of shapes {a} and {b} cannot change {name!r:.120}, which is {shape}"
                 )
 
+            lengths = self._file.shape(update.parts["magnitude"]) if "magnitude" in update.parts else b[:1]
+            if math.prod(lengths) != b[0]:
+                raise ModelError(f"{self._file.path}: magnitudes of shape {lengths} cannot change {name!r:.120}")
+
     def _is_transposed(self, change: Floats, weight: Floats, update: _Update) -> bool:
         """Whether B·A is the transpose of the stored weight: that of a table is, and that of a Conv1D.
 
@@ -140,7 +148,7 @@ class AdaptedCheckpoint:
     def _changed(self, weight: Floats, name: str, update: _Update) -> Floats:
         a, b = (self._file.tensor(update.parts[role]) for role in ("A", "B"))
         change = b @ a
-        change *= np.float32(self._scale(name, rank=len(a)))
+        change *= np.float32(self._scale(update.module, rank=len(a)))
         transposed = self._is_transposed(change, weight, update)
         weight += change.T if transposed else change
         if "magnitude" not in update.parts:
@@ -150,8 +158,7 @@ class AdaptedCheckpoint:
         scaled: Floats = weight * (magnitude / lengths)
         return scaled
 
-    def _scale(self, name: str, *, rank: int) -> float:
-        module = name.removesuffix(".weight")
+    def _scale(self, module: str, *, rank: int) -> float:
         patterns: Mapping[str, Any] = self._settings.get("alpha_pattern") or {}
         own = [value for key, value in patterns.items() if module == key or module.endswith(f".{key}")]
         alpha = own[0] if own else self._settings["lora_alpha"]

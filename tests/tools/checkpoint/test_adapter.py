@@ -68,6 +68,23 @@ def test_scales_of_single_modules_and_of_rslora(tmp_path: Path) -> None:
     assert np.allclose(adapted.tensor(f"{LAYER}.weight"), expected, atol=1e-5)
 
 
+def test_a_scale_is_found_by_the_modules_name_in_the_model_that_was_trained(tmp_path: Path) -> None:
+    """Which may have had a head around the checkpoint's own."""
+    parts = {name.replace(LAYER, f"bert.{LAYER}"): value for name, value in matrices().items()}
+    a, b = parts.values()
+    change = b @ a
+    settings = {"alpha_pattern": {f"bert.{LAYER}": 3}}
+    adapted = AdaptedCheckpoint(base(), write_adapter(tmp_path / "a", parts, **settings))
+    expected = base().tensor(f"{LAYER}.weight") + 3 / 2 * change
+    assert np.allclose(adapted.tensor(f"{LAYER}.weight"), expected, atol=1e-5)
+
+
+def test_magnitudes_are_as_many_as_outputs(tmp_path: Path) -> None:
+    parts = matrices() | {f"{PREFIX}.lora_magnitude_vector": np.ones(5)}
+    with pytest.raises(ModelError, match=r"magnitudes of shape \(5,\) cannot change"):
+        AdaptedCheckpoint(base(), write_adapter(tmp_path / "a", parts, use_dora=True))
+
+
 def test_a_module_that_was_trained_whole_replaces_the_checkpoints(tmp_path: Path) -> None:
     saved = {"base_model.model.model.norm.weight": np.full(4, 3.0)}
     adapted = AdaptedCheckpoint(base(), write_adapter(tmp_path / "a", {**matrices(), **saved}))
