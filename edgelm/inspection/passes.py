@@ -7,7 +7,6 @@ about text.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,7 +19,7 @@ from edgelm.bundle.regular_file import read_file
 from edgelm.inspection.twin import AttentionKind, make_twin
 from edgelm.runtime.embedding import EmbeddingTable
 from edgelm.runtime.kv_cache import KVCache
-from edgelm.runtime.prepack import try_prepack
+from edgelm.runtime.prepack import graph_to_load
 from edgelm.runtime.session import Session, Switch, Tensor
 
 Weights = NDArray[np.float32]
@@ -54,13 +53,12 @@ class InspectedGraph:
     def __init__(
         self, bundle: Bundle, role: str, *, threads: int, prepack: bool = True, layers: Collection[int] | None = None
     ) -> None:
-        copy = try_prepack(bundle, role) if prepack else None
-        path: Path = copy or bundle.path(bundle.manifest.graphs[role])
+        path, optimize = graph_to_load(bundle, role, prepack=prepack)
         graph = read_file(path.parent, path.name, limit=MAX_GRAPH_BYTES)
         twin = make_twin(graph, what=path.name, layers=layers)
         self.layers = twin.layers
         self._outputs = twin.outputs
-        self.session = Session(path, threads=threads, optimize=copy is None, planning=False, graph=twin.data)
+        self.session = Session(path, threads=threads, optimize=optimize, planning=False, graph=twin.data)
         self.embedding = _embedding(bundle) if role == "decoder" else None
 
     def __enter__(self) -> Self:
@@ -108,13 +106,10 @@ class InspectedGraph:
             weights[kind] = np.empty((len(wanted), batch, self.heads(kind), queries, keys), np.float32)
             arrays |= {self._outputs[kind][layer].name: weights[kind][i] for i, layer in enumerate(wanted)}
         binding = self.session.binding()
-        # The library borrows these arrays: they live to the end of the run.
-        given = {name: Tensor(np.ascontiguousarray(array)) for name, array in inputs.items()}
-        made = {name: Tensor(array) for name, array in arrays.items()}
-        for name, tensor in given.items():
-            binding.input(name, tensor)
-        for name, tensor in made.items():
-            binding.output(name, tensor)
+        for name, array in inputs.items():
+            binding.input(name, Tensor(np.ascontiguousarray(array)))
+        for name, array in arrays.items():
+            binding.output(name, Tensor(array))
         if cache is not None:
             cache.bind(binding)
         self.session.run(binding, Switch(shrink=True))
