@@ -11,7 +11,7 @@ from edgelm.cli.help_page import PagedCommand, examples
 from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
 from edgelm.cli.loading import load_for_labels
-from edgelm.cli.options import MachineOptions, file_option, json_option, machine_options
+from edgelm.cli.options import MachineOptions, file_option, json_option, machine_options, truncate_option
 from edgelm.cli.prompt_input import checked_text
 from edgelm.cli.text_input import read_texts
 from edgelm.cli.units import table
@@ -37,7 +37,7 @@ edgelm classify minilm --labels "urgent,not urgent" -f mails.txt --json
 @click.option("--multi-label", is_flag=True, help="Each of your labels holds or not, whatever the others do.")
 @click.option("--template", metavar="TEXT", help="Makes a sentence of a label of yours, which stands for {}.")
 @click.option("--top-k", type=click.IntRange(min=1), metavar="N", help="Most labels of a text; default: all.")
-@click.option("--truncate", is_flag=True, help="Cut texts that are longer than the model takes; else refuse them.")
+@truncate_option
 @machine_options
 @json_option
 def command(

@@ -10,7 +10,7 @@ from edgelm.cli.help_page import PagedCommand, examples
 from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
 from edgelm.cli.loading import load_encoder_folder
-from edgelm.cli.options import MachineOptions, file_option, machine_options
+from edgelm.cli.options import MachineOptions, file_option, machine_options, truncate_option
 from edgelm.cli.text_input import read_texts
 
 # A test holds them to what the runtime and the writer know: asking those here would import them for a help page.
@@ -32,7 +32,7 @@ edgelm embed minilm -f words.txt --format tsv -o projector
 @click.option("--pooling", type=click.Choice(POOLINGS), help="How tokens become one vector; default: the model's own.")
 @click.option("--normalize/--no-normalize", default=None, help="To unit length or not; default: as the model says.")
 @click.option("--prefix", default="", help="Put this before each text, such as 'query: '.")
-@click.option("--truncate", is_flag=True, help="Cut texts that are longer than the model takes; else refuse them.")
+@truncate_option
 @machine_options
 def command(
     model: str,

@@ -93,6 +93,12 @@ def file_option(what: str, *, section: str = OWN, each_line: bool = False) -> De
     return _option(section, "-f", "--file", metavar="FILE", help=f"Read the {what} from a file{form}; - is stdin.")
 
 
+def truncate_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``--truncate``."""
+    told = "Cut texts that are longer than the model takes; else refuse them."
+    return _option(OWN, "--truncate", is_flag=True, help=told)(function)
+
+
 def _with_options(function: Callable[..., Any], options: tuple[Decorator, ...]) -> Callable[..., Any]:
     for option in reversed(options):
         function = option(function)

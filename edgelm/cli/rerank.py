@@ -9,7 +9,7 @@ from edgelm.cli.help_page import PagedCommand, examples
 from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
 from edgelm.cli.loading import load_encoder_folder
-from edgelm.cli.options import MachineOptions, file_option, json_option, machine_options
+from edgelm.cli.options import MachineOptions, file_option, json_option, machine_options, truncate_option
 from edgelm.cli.prompt_input import checked_text
 from edgelm.cli.text_input import read_texts
 from edgelm.cli.units import table
@@ -26,7 +26,7 @@ edgelm rerank hf:cross-encoder/ms-marco-MiniLM-L-6-v2 "capital of France" "Paris
 @click.argument("passages", nargs=-1, metavar="[PASSAGE]...")
 @file_option("passages", each_line=True)
 @click.option("--top-k", type=click.IntRange(min=1), metavar="N", help="Most passages; default: all.")
-@click.option("--truncate", is_flag=True, help="Cut what is longer than the model takes; else refuse it.")
+@truncate_option
 @machine_options
 @json_option
 def command(

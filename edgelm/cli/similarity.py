@@ -9,7 +9,7 @@ from edgelm.cli.help_page import PagedCommand, examples
 from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
 from edgelm.cli.loading import load_encoder_folder
-from edgelm.cli.options import MachineOptions, file_option, json_option, machine_options
+from edgelm.cli.options import MachineOptions, file_option, json_option, machine_options, truncate_option
 from edgelm.cli.text_input import read_texts
 from edgelm.cli.units import table
 
@@ -23,7 +23,7 @@ edgelm similarity minilm -f sentences.txt --json
 @click.argument("model")
 @click.argument("texts", nargs=-1, metavar="[TEXT]...")
 @file_option("texts", each_line=True)
-@click.option("--truncate", is_flag=True, help="Cut texts that are longer than the model takes; else refuse them.")
+@truncate_option
 @machine_options
 @json_option
 def command(

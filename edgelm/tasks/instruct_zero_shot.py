@@ -7,7 +7,7 @@ https://arxiv.org/abs/2108.04106.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from edgelm.language_model import LanguageModel
 from edgelm.runtime.sequences import SequenceDecoder
 from edgelm.tasks.classification import scores as function_scores
 from edgelm.tasks.probabilities import softmax
+from edgelm.tasks.zero_shot import LabelRequest
 
 _ASK = "Write a sentence. {hypothesis}"
 # What each label is compared with where it stands for itself.
@@ -35,22 +36,14 @@ class InstructScorer:
     def __init__(self, lm: LanguageModel) -> None:
         self._lm = lm
 
-    def scores(
-        self,
-        texts: Sequence[str],
-        labels: Sequence[str],
-        sentence: Callable[[str], str],
-        *,
-        multi_label: bool,
-        truncation: bool,
-    ) -> NDArray[np.float32]:
+    def scores(self, asked: LabelRequest) -> NDArray[np.float32]:
         """See ``LabelScorer``; with ``multi_label`` each label is compared with none in particular."""
-        compared = [*labels, _ANY_LABEL] if multi_label else labels
-        prompts = [self._prompt(sentence(label)) for label in compared]
-        answers = self._answers(texts, max(map(len, prompts)), truncation)
+        compared = [*asked.labels, _ANY_LABEL] if asked.multi_label else asked.labels
+        prompts = [self._prompt(asked.sentence(label)) for label in compared]
+        answers = self._answers(asked.texts, max(map(len, prompts)), asked.truncation)
         likelihoods = _Likelihoods(self._lm)
         found = np.array([likelihoods.of(prompt, answers) for prompt in prompts]).T
-        return function_scores(found[:, :-1] - found[:, -1:], "sigmoid") if multi_label else softmax(found)
+        return function_scores(found[:, :-1] - found[:, -1:], "sigmoid") if asked.multi_label else softmax(found)
 
     def _prompt(self, hypothesis: str) -> list[int]:
         asked = _ASK.format(hypothesis=hypothesis)

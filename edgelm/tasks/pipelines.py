@@ -106,6 +106,9 @@ class Pipeline:
 def pipeline(task: str, model: str | os.PathLike[str] | Model | None = None, **load_settings: Any) -> Pipeline:
     """A model for a task, by transformers' names.
 
+    What writes text takes the likeliest token each time, unless the model's files or the call ask for beams or for
+    sampling; transformers' pipelines search with 4 beams, or sample.
+
     Args:
         task: one of ``TASKS`` or ``ALIASES``, or ``translation_XX_to_YY``.
         model: a name that ``edgelm list`` shows, a folder, or a loaded model, which stays its caller's; None: the

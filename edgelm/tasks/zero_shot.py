@@ -6,7 +6,7 @@ are for ranking labels within one model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -32,26 +32,34 @@ class ZeroShotResult:
         return {"sequence": self.sequence, "labels": list(self.labels), "scores": list(self.scores)}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelRequest:
+    """Which labels shall be scored for which texts, and how; all of it checked.
+
+    Attributes:
+        texts: strings that are not empty, at least one.
+        labels: at least one.
+        template: makes the sentence of a label that is compared with a text.
+        multi_label: each label holds or not, whatever the others do; else one of them does, and scores add up to 1.
+        truncation: cut texts that are longer than the model takes, never labels; else they are refused.
+    """
+
+    texts: Sequence[str]
+    labels: Sequence[str]
+    template: str
+    multi_label: bool
+    truncation: bool
+
+    def sentence(self, label: str) -> str:
+        """The template with the label in place of every ``{}``."""
+        return self.template.replace("{}", label)
+
+
 class LabelScorer(Protocol):
     """Scores labels for texts; see ``NliScorer``, ``EmbeddingScorer`` and ``InstructScorer``."""
 
-    def scores(
-        self,
-        texts: Sequence[str],
-        labels: Sequence[str],
-        sentence: Callable[[str], str],
-        *,
-        multi_label: bool,
-        truncation: bool,
-    ) -> NDArray[np.float32]:
+    def scores(self, asked: LabelRequest) -> NDArray[np.float32]:
         """(texts, labels) float32: how well each label fits each text.
-
-        Args:
-            texts: strings that are not empty; may be none.
-            labels: at least one.
-            sentence: makes the sentence of a label that is compared with a text.
-            multi_label: each label holds or not, whatever the others do; else one of them does, and scores add up to 1.
-            truncation: cut texts that are longer than the model takes, never labels; else they are refused.
 
         Raises:
             PromptError: a text or label cannot be encoded; ContextLengthError: it is too long.
@@ -84,7 +92,7 @@ class ZeroShotClassifier:
             texts: strings.
             labels: a list, or a string with commas.
             hypothesis_template: makes a sentence of a label, which stands for ``{}``.
-            multi_label: see ``LabelScorer.scores``, as for ``truncation``.
+            multi_label: see ``LabelRequest``, as for ``truncation``.
             truncation: see there.
 
         Raises:
@@ -96,13 +104,10 @@ class ZeroShotClassifier:
         check_texts(texts)
         if not texts:
             return []
-        found = self._scorer.scores(
-            texts,
-            names,
-            lambda name: hypothesis_template.replace("{}", name),
-            multi_label=multi_label,
-            truncation=truncation,
+        asked = LabelRequest(
+            texts=texts, labels=names, template=hypothesis_template, multi_label=multi_label, truncation=truncation
         )
+        found = self._scorer.scores(asked)
         return [ranked(text, names, row) for text, row in zip(texts, found, strict=True)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from edgelm.tasks.classification import TASK as CLASSIFICATION
 from edgelm.tasks.embedding import TASK as EMBEDDING
 from edgelm.tasks.probabilities import softmax
 from edgelm.tasks.similarity import cosine_matrix
+from edgelm.tasks.zero_shot import LabelRequest
 from edgelm.text.encoding import Encoding, Truncation
 
 # What cosines are multiplied with before the softmax: as models for sentences are trained (sentence-transformers).
@@ -41,22 +42,14 @@ class NliScorer:
         self._entailment = entailment
         self._model = model
 
-    def scores(
-        self,
-        texts: Sequence[str],
-        labels: Sequence[str],
-        sentence: Callable[[str], str],
-        *,
-        multi_label: bool,
-        truncation: bool,
-    ) -> NDArray[np.float32]:
+    def scores(self, asked: LabelRequest) -> NDArray[np.float32]:
         """See ``LabelScorer``."""
-        hypotheses = [sentence(label) for label in labels]
-        pairs = [(text, hypothesis) for text in texts for hypothesis in hypotheses]
-        encodings = self._cut(pairs) if truncation else self._model.encode(pairs)
+        hypotheses = [asked.sentence(label) for label in asked.labels]
+        pairs = [(text, hypothesis) for text in asked.texts for hypothesis in hypotheses]
+        encodings = self._cut(pairs) if asked.truncation else self._model.encode(pairs)
         logits = np.array([outputs["logits"] for outputs in self._model.run(encodings)], np.float32)
-        by_text = logits.reshape(len(texts), len(labels), len(self._model.labels))
-        return entailment_scores(by_text, self._entailment, multi_label=multi_label)
+        by_text = logits.reshape(len(asked.texts), len(asked.labels), len(self._model.labels))
+        return entailment_scores(by_text, self._entailment, multi_label=asked.multi_label)
 
     def _cut(self, pairs: Sequence[tuple[str, str]]) -> list[Encoding]:
         encoder = self._model.text_encoder
@@ -84,19 +77,11 @@ class EmbeddingScorer:
         model.require_task(EMBEDDING)
         self._model = model
 
-    def scores(
-        self,
-        texts: Sequence[str],
-        labels: Sequence[str],
-        sentence: Callable[[str], str],
-        *,
-        multi_label: bool,
-        truncation: bool,
-    ) -> NDArray[np.float32]:
+    def scores(self, asked: LabelRequest) -> NDArray[np.float32]:
         """See ``LabelScorer``; with ``multi_label`` they are cosines, none below 0."""
-        targets = self._model.embed([sentence(label) for label in labels])
-        cosines = cosine_matrix(self._model.embed(texts, truncation=truncation), targets)
-        return np.maximum(cosines, 0) if multi_label else softmax(COSINE_SCALE * cosines)
+        targets = self._model.embed([asked.sentence(label) for label in asked.labels])
+        cosines = cosine_matrix(self._model.embed(asked.texts, truncation=asked.truncation), targets)
+        return np.maximum(cosines, 0) if asked.multi_label else softmax(COSINE_SCALE * cosines)
 
 
 def entailment_index(labels: Sequence[str]) -> int | None:
