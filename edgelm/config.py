@@ -33,6 +33,9 @@ class GenerationConfig:
     time. ``sequence_bias`` (token ids → bias) and ``logit_bias`` (token id → bias) may be given as mappings; -inf
     rules out. ``exponential_decay_length_penalty``: (tokens after which ending becomes likelier, factor).
 
+    ``max_time``: seconds after which an answer ends. ``logprobs``: keep each token's log probability, before penalties
+    and cuts; ``top_logprobs``: also those of so many likeliest ones.
+
     ``early_stopping``: a beam search ends as soon as it has ``num_beams`` answers (True), when no better one is likely
     (False), or when none is possible ("never"). A ``length_penalty`` above 0 favours long answers.
 
@@ -76,6 +79,9 @@ class GenerationConfig:
     pad_token_id: int | None = None
     decoder_start_token_id: int | None = None
     stop_strings: tuple[str, ...] = ()
+    max_time: float | None = None
+    logprobs: bool = False
+    top_logprobs: int = 0
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -89,11 +95,17 @@ class GenerationConfig:
             decay = as_decay("exponential_decay_length_penalty", self.exponential_decay_length_penalty)
             object.__setattr__(self, "exponential_decay_length_penalty", decay)
         self._check_ranges()
+        if self.top_logprobs:
+            object.__setattr__(self, "logprobs", True)
         check_stops(self.stop_strings)
         self._check_contradictions()
 
     def _check_ranges(self) -> None:
         check_bool("do_sample", self.do_sample)
+        check_bool("logprobs", self.logprobs)
+        check_int("top_logprobs", self.top_logprobs, 0, MAX_TOP_LOGPROBS)
+        if self.max_time is not None:
+            check_float("max_time", self.max_time, above=0.0)
         for name, least in _INTEGERS.items():
             check_int(name, getattr(self, name), least)
         for name, least in _OPTIONAL_INTEGERS.items():
@@ -115,6 +127,9 @@ class GenerationConfig:
             raise ConfigError(
                 f"do_sample draws tokens, num_beams ({self.num_beams}) searches for the likeliest: ask for one of them"
             )
+        for name in ("max_time", "logprobs"):
+            if getattr(self, name) and self.num_beams > 1:
+                raise ConfigError(f"{name} is for answers made token by token, not for {self.num_beams} beams")
         if self.num_return_sequences > 1 and not self.do_sample and self.num_return_sequences > self.num_beams:
             raise ConfigError(
                 f"num_return_sequences ({self.num_return_sequences}) is above num_beams ({self.num_beams}); "
@@ -182,6 +197,8 @@ class GenerationConfig:
             )
         return self.max_length - prompt_length
 
+
+MAX_TOP_LOGPROBS = 20  # as in OpenAI's API
 
 # Setting → its least value.
 _INTEGERS = {

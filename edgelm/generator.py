@@ -18,6 +18,7 @@ from edgelm.config import GenerationConfig, RuntimeConfig
 from edgelm.errors import ConfigError, ContextLengthError, EdgeLMError, MemoryLimitError
 from edgelm.generation.beam_search import beam_steps
 from edgelm.generation.history import check_prompt
+from edgelm.generation.hooks import NO_HOOKS, Hooks
 from edgelm.generation.loop import Step, generate_ids
 from edgelm.generation.requests import ModelSizes, Request, check_requests, given
 from edgelm.results import GenerationResult, Stopwatch
@@ -75,7 +76,7 @@ class Generator:
         self._engine.close()
         self.pool.close()
 
-    def stream(self, ids: Ids, config: GenerationConfig, tokenizer: Tokenizer) -> TextStream:
+    def stream(self, ids: Ids, config: GenerationConfig, tokenizer: Tokenizer, hooks: Hooks = NO_HOOKS) -> TextStream:
         """Begins one answer. With beams, all of it comes at the end.
 
         Raises:
@@ -83,6 +84,7 @@ class Generator:
         """
         from edgelm.text_stream import IncrementalText, TextStream
 
+        _check_hooks(hooks, config)
         request = self._request(ids, config)
         tokens = self._row_tokens(request, config)
         text = IncrementalText(tokenizer, config.stop_strings)
@@ -93,7 +95,7 @@ class Generator:
         watch = Stopwatch()
         try:
             self._check_memory()
-            steps = _steps(loan, request, config, watch)
+            steps = _steps(loan, request, config, hooks, watch)
             if isinstance(loan, LentDecoder):
                 loan.decoder.reserve(tokens)
             else:
@@ -110,7 +112,9 @@ class Generator:
             watch=watch,
         )
 
-    def batch(self, prompts: Sequence[Ids], config: GenerationConfig, tokenizer: Tokenizer) -> list[GenerationResult]:
+    def batch(
+        self, prompts: Sequence[Ids], config: GenerationConfig, tokenizer: Tokenizer, hooks: Hooks = NO_HOOKS
+    ) -> list[GenerationResult]:
         """Answers prompts of any number, as many at a time as pays and as memory allows.
 
         Returns:
@@ -119,6 +123,7 @@ class Generator:
         Raises:
             ConfigError, PromptError, MemoryLimitError: what is wrong with a request; nothing has run then.
         """
+        _check_hooks(hooks, config)
         requests = [self._request(ids, config) for ids in prompts]
         check_requests(requests, config, ModelSizes(self._manifest.vocab_size, self._context_length))
         answers: list[list[GenerationResult]] = [[] for _ in requests]
@@ -126,13 +131,13 @@ class Generator:
         for indices in pack([len(given(request)) for request in requests], BATCH_TOKENS):
             for start in range(0, len(indices), most):
                 together = indices[start : start + most]
-                made = self._run_batch([requests[index] for index in together], config, tokenizer)
+                made = self._run_batch([requests[index] for index in together], config, tokenizer, hooks)
                 for index, several in zip(together, made, strict=True):
                     answers[index] = several
         return list(chain.from_iterable(answers))
 
     def _run_batch(
-        self, requests: list[Request], config: GenerationConfig, tokenizer: Tokenizer
+        self, requests: list[Request], config: GenerationConfig, tokenizer: Tokenizer, hooks: Hooks
     ) -> list[list[GenerationResult]]:
         """The answers to each request; in two halves where all at once would not fit into memory."""
         from edgelm.batch_answers import batch_answers
@@ -141,7 +146,7 @@ class Generator:
         try:
             self._check_memory()
             loan.decoder.reserve(loan.needs.rows, loan.needs.longest)
-            return batch_answers(loan.decoder, requests, config, tokenizer)
+            return batch_answers(loan.decoder, requests, config, tokenizer, hooks)
         except _DoesNotFitError as error:
             if len(requests) == 1:
                 raise MemoryLimitError(str(error)) from None
@@ -149,8 +154,8 @@ class Generator:
             self.pool.discard(loan)
         half = len(requests) // 2
         return [
-            *self._run_batch(requests[:half], config, tokenizer),
-            *self._run_batch(requests[half:], config, tokenizer),
+            *self._run_batch(requests[:half], config, tokenizer, hooks),
+            *self._run_batch(requests[half:], config, tokenizer, hooks),
         ]
 
     def _request(self, ids: Ids, config: GenerationConfig) -> Request:
@@ -210,10 +215,20 @@ def _rows_each(config: GenerationConfig) -> int:
     return config.num_beams if config.num_beams > 1 else config.num_return_sequences
 
 
-def _steps(loan: Loan, request: Request, config: GenerationConfig, watch: Stopwatch) -> Steps[Step, None, None]:
+def _check_hooks(hooks: Hooks, config: GenerationConfig) -> None:
+    if hooks.stopping_criteria and config.num_beams > 1:
+        raise ConfigError(
+            f"stopping_criteria are for answers made token by token, not for num_beams={config.num_beams}"
+        )
+
+
+def _steps(
+    loan: Loan, request: Request, config: GenerationConfig, hooks: Hooks, watch: Stopwatch
+) -> Steps[Step, None, None]:
     if isinstance(loan, LentDecoder):
-        return generate_ids(loan.decoder, request.prompt, config, cached=loan.cached)
+        return generate_ids(loan.decoder, request.prompt, config, cached=loan.cached, hooks=hooks)
     if config.num_beams > 1:
-        return beam_steps(loan.decoder, request, config, prefill_ended=watch.prefill_ended)
+        own = hooks.logits_processor
+        return beam_steps(loan.decoder, request, config, processors=own, prefill_ended=watch.prefill_ended)
     source = None if request.source is None else np.asarray(request.source, np.int64)
-    return generate_ids(SingleRow(loan.decoder), request.prompt, config, source=source)
+    return generate_ids(SingleRow(loan.decoder), request.prompt, config, source=source, hooks=hooks)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgelm.bundle.bundle import Bundle
 from edgelm.config import GenerationConfig, RuntimeConfig
 from edgelm.errors import ConfigError, PromptError, TemplateError, UnsupportedModelError
+from edgelm.generation.hooks import Hooks
 from edgelm.generator import Generator
 from edgelm.loaded_model import LEAST_TOKENS, LoadedModel, find_bundle
 from edgelm.results import GenerationResult
@@ -130,7 +131,8 @@ class LanguageModel(LoadedModel):
 
         Args:
             prompt: text (special tokens written in it stay text) or ids, taken as they are.
-            settings: fields of ``GenerationConfig``.
+            settings: fields of ``GenerationConfig``, and of ``Hooks``: ``logits_processor``, functions
+                ``(ids, logits) -> logits``, and ``stopping_criteria``, functions ``(ids, logits) -> bool``.
 
         Raises:
             ConfigError: an unknown setting, or a value out of range.
@@ -217,22 +219,23 @@ class LanguageModel(LoadedModel):
 
     def _start(self, prompt: Sequence[int] | NDArray[np.int64], settings: Mapping[str, Any]) -> TextStream:
         self._generator.check_open()
-        config = self._config(settings)
+        config, hooks = self._config(settings)
         if config.num_return_sequences > 1:
             raise ConfigError(
                 f"one answer is given here, but num_return_sequences is {config.num_return_sequences}; "
                 "generate_batch gives several"
             )
-        return self._generator.stream(prompt, config, self.tokenizer)
+        return self._generator.stream(prompt, config, self.tokenizer, hooks)
 
     def _start_batch(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> list[GenerationResult]:
         self._generator.check_open()
-        config = self._config(settings)
+        config, hooks = self._config(settings)
         if isinstance(prompts, (str, bytes)) or not isinstance(prompts, Iterable):
             raise PromptError(f"prompts must be a list of prompts, not {type(prompts).__name__}")
-        return self._generator.batch([self._encode(prompt) for prompt in prompts], config, self.tokenizer)
+        return self._generator.batch([self._encode(prompt) for prompt in prompts], config, self.tokenizer, hooks)
 
-    def _config(self, settings: Mapping[str, Any]) -> GenerationConfig:
+    def _config(self, given: Mapping[str, Any]) -> tuple[GenerationConfig, Hooks]:
+        hooks, settings = Hooks.split(given)
         config = self.generation_config.updated(**settings)
         for names, used, why in (
             (_SAMPLING, config.do_sample, "do_sample is False"),
@@ -241,4 +244,4 @@ class LanguageModel(LoadedModel):
             ignored = [name for name in names if name in settings]
             if ignored and not used:
                 warnings.warn(f"{', '.join(ignored)} given, but {why}: ignored", UserWarning, stacklevel=4)
-        return config
+        return config, hooks

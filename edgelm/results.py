@@ -66,11 +66,27 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token, its text (U+FFFD where it is a part of a character), its log probability, and those of the likeliest."""
+
+    id: int
+    token: str
+    logprob: float
+    top_logprobs: tuple[TokenLogprob, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain values, as OpenAI's API has it."""
+        own = {"id": self.id, "token": self.token, "logprob": round(self.logprob, 6)}
+        return own | ({"top_logprobs": [top.as_dict() for top in self.top_logprobs]} if self.top_logprobs else {})
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationResult:
     """A finished answer.
 
     ``token_ids`` end with the end-of-sequence token if there was one; ``text`` is without special tokens and cut before
     a stop string. ``finish_reason``: ``stop`` or ``length``. ``peak_memory``: the process's so far, in bytes.
+    ``logprobs``: one for each token where they were asked for, else None.
     """
 
     text: str
@@ -79,12 +95,13 @@ class GenerationResult:
     usage: Usage
     timings: Timings
     peak_memory: int
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain values, as ``--json`` prints it."""
         prefilled = self.usage.prompt_tokens - self.usage.cached_tokens
         decoded = self.usage.completion_tokens - 1
-        return {
+        values = {
             "text": self.text,
             "tokens": list(self.token_ids),
             "finish_reason": self.finish_reason,
@@ -102,6 +119,9 @@ class GenerationResult:
             },
             "memory": {"peak_bytes": self.peak_memory},
         }
+        if self.logprobs is not None:
+            values["logprobs"] = {"content": [token.as_dict() for token in self.logprobs]}
+        return values
 
 
 def _rate(tokens: int, seconds: float) -> float | None:

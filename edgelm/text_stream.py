@@ -7,8 +7,9 @@ from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
 from typing import Self
 
+from edgelm.generation.logprobs import StepLogprobs
 from edgelm.generation.loop import Step
-from edgelm.results import Chunk, GenerationResult, Stopwatch, Usage
+from edgelm.results import Chunk, GenerationResult, Stopwatch, TokenLogprob, Usage
 from edgelm.runtime.memory import peak_memory
 from edgelm.text.detokenizer import IncrementalDetokenizer
 from edgelm.text.stop_strings import StopMatcher
@@ -19,9 +20,22 @@ class IncrementalText:
     """Tokens to text that is final: detokenized, and cut before a stop string."""
 
     def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...]) -> None:
+        self._tokenizer = tokenizer
         self._vocab_size = tokenizer.vocab_size
+        self._logprobs: list[TokenLogprob] = []
         self._detokenizer = IncrementalDetokenizer(tokenizer)
         self._matcher = StopMatcher(stops)
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprob, ...] | None:
+        """Of the tokens so far; None where nobody asked for them."""
+        return tuple(self._logprobs) or None
+
+    def note(self, token: int, logprobs: StepLogprobs | None) -> None:
+        """Keeps what is known of a token's probability."""
+        if logprobs is not None:
+            top = tuple(TokenLogprob(other, self._text(other), value) for other, value in logprobs.top)
+            self._logprobs.append(TokenLogprob(token, self._text(token), logprobs.logprob, top))
 
     def push(self, token: int) -> tuple[str, bool]:
         """The text that a token makes final, and whether a stop string ended the answer."""
@@ -32,6 +46,9 @@ class IncrementalText:
         """The rest, now that no token follows, and whether a stop string was in it."""
         text, stopped = self._matcher.push(self._detokenizer.finish())
         return text if stopped else text + self._matcher.finish(), stopped
+
+    def _text(self, token: int) -> str:
+        return self._tokenizer.decode([token], skip_special_tokens=False) if token < self._vocab_size else ""
 
 
 class TextStream(Iterator[Chunk]):
@@ -130,6 +147,7 @@ class _Answer:
             for step in self._steps:
                 self._watch.token_came()
                 self._token_ids.append(step.token)
+                text.note(step.token, step.logprobs)
                 if not self.wanted:
                     self.finish(healthy=True)
                     return
@@ -139,7 +157,7 @@ class _Answer:
                     piece += rest
                 if step.finish_reason or stopped:
                     reason = "stop" if stopped else str(step.finish_reason)
-                    self._end(piece, reason)
+                    self._end(piece, reason, text.logprobs)
                     yield Chunk(piece, reason)
                     return
                 if piece:
@@ -159,10 +177,10 @@ class _Answer:
             self._steps.close()
             on_close(tuple(self._token_ids), healthy)
 
-    def _end(self, text: str, reason: str) -> None:
+    def _end(self, text: str, reason: str, logprobs: tuple[TokenLogprob, ...] | None) -> None:
         timings = self._watch.timings()
         self.texts.append(text)
         self.finish(healthy=True)
         usage = Usage(*self._prompt_tokens, len(self._token_ids))
         whole = "".join(self.texts)
-        self.result = GenerationResult(whole, tuple(self._token_ids), reason, usage, timings, peak_memory())
+        self.result = GenerationResult(whole, tuple(self._token_ids), reason, usage, timings, peak_memory(), logprobs)

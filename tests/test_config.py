@@ -31,6 +31,7 @@ NUMBERS = {
     "top_n_sigma": "at least 0",
     "repetition_penalty": "above 0",
     "encoder_repetition_penalty": "above 0",
+    "max_time": "above 0",
 }
 
 
@@ -42,15 +43,15 @@ def refused(message, make, **settings):
 def test_the_defaults_are_greedy_with_everything_off():
     config = GenerationConfig()
     assert dataclasses.asdict(config) == {
-        **dict.fromkeys(("max_new_tokens", "max_length", "exponential_decay_length_penalty"), None),
+        **dict.fromkeys(("max_new_tokens", "max_length", "max_time", "exponential_decay_length_penalty"), None),
         **dict.fromkeys(("forced_bos_token_id", "pad_token_id", "decoder_start_token_id", "seed"), None),
         **dict.fromkeys(("min_new_tokens", "min_length", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), 0),
-        **dict.fromkeys(("top_k", "min_p", "epsilon_cutoff", "eta_cutoff", "top_n_sigma"), 0),
+        **dict.fromkeys(("top_k", "min_p", "epsilon_cutoff", "eta_cutoff", "top_n_sigma", "top_logprobs"), 0),
         **dict.fromkeys(("presence_penalty", "frequency_penalty"), 0),
         **dict.fromkeys(("num_beams", "num_return_sequences", "length_penalty"), 1),
         **dict.fromkeys(("temperature", "top_p", "typical_p"), 1),
         **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty"), 1),
-        **dict.fromkeys(("do_sample", "early_stopping"), False),
+        **dict.fromkeys(("do_sample", "early_stopping", "logprobs"), False),
         **dict.fromkeys(("sequence_bias", "logit_bias", "bad_words_ids", "stop_strings", *TOKEN_LISTS), ()),
     }
     assert config.new_tokens(7) == 512
@@ -172,6 +173,18 @@ def test_what_is_no_bias_is_refused(settings, message):
     refused(message, GenerationConfig, **settings)
 
 
+def test_top_logprobs_ask_for_logprobs():
+    assert GenerationConfig(top_logprobs=3).logprobs
+    refused("top_logprobs must be from 0 to 20, not 21", GenerationConfig, top_logprobs=21)
+
+
+@pytest.mark.parametrize("settings", [{"max_time": 1.0}, {"logprobs": True}, {"top_logprobs": 2}], ids=str)
+def test_beams_have_no_tokens_on_the_way(settings):
+    name = "max_time" if "max_time" in settings else "logprobs"
+    message = f"{name} is for answers made token by token, not for 4 beams"
+    refused(message, GenerationConfig, num_beams=4, **settings)
+
+
 def test_a_decay_has_a_start_and_a_factor():
     assert GenerationConfig(exponential_decay_length_penalty=[15, 1.6]).exponential_decay_length_penalty == (15, 1.6)
     for value, message in (
@@ -215,6 +228,8 @@ def test_numbers_out_of_bounds_are_refused_with_their_bounds(name, value):
 @pytest.mark.parametrize("name", [*NUMBERS, "length_penalty"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), "0.5", None, True, 10**400])
 def test_numbers_are_finite_numbers(name, value):
+    if (name, value) == ("max_time", None):
+        return  # no limit
     refused(f"{name} must be a finite number, not {value!r:.80}", GenerationConfig, **{name: value})
 
 

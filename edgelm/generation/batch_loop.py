@@ -15,11 +15,13 @@ import numpy as np
 from edgelm.config import GenerationConfig
 from edgelm.generation.batch import BatchDecoder
 from edgelm.generation.history import TokenHistory
+from edgelm.generation.hooks import NO_HOOKS, Hooks
 from edgelm.generation.logits_processors import Logits, LogitsProcessor
-from edgelm.generation.loop import Step, raise_if_cancelled
+from edgelm.generation.logprobs import make_scorer
+from edgelm.generation.loop import Step, finish_reason, raise_if_cancelled
 from edgelm.generation.requests import Request, Task, check_requests
 from edgelm.generation.sampling import Sampler, make_sampler
-from edgelm.generation.stopping import FinishReason
+from edgelm.generation.stopping import any_of, deadline, stop_at_tokens
 
 Over = Callable[[int, int], bool]
 """Told (row, token) as tokens are chosen; whether that row's answer is over, for a reason the tokens do not show."""
@@ -34,12 +36,29 @@ class _Row:
     token: int = -1
 
 
+class _Judge:
+    """Chooses the tokens of rows, and says which end them."""
+
+    def __init__(self, config: GenerationConfig, hooks: Hooks, over: Over) -> None:
+        self._over = over
+        self._score = make_scorer(config)
+        self._should_stop = any_of([stop_at_tokens(config.eos_token_id), *hooks.stopping_criteria])
+
+    def choose(self, row: _Row, given: Logits, is_late: Callable[[], bool]) -> Step:
+        logits = row.process(row.history.ids, given if self._score is None else given.copy())
+        row.token = row.sample(logits)
+        row.history.append(row.token)
+        over = self._over(row.number, row.token)  # asked of each token
+        reason = finish_reason(row.history, over or self._should_stop(row.history.ids, logits), is_late)
+        return Step(row.token, reason, self._score and self._score(given, row.token))
+
+
 def generate_batch_ids(
     decoder: BatchDecoder,
     requests: Sequence[Request],
     config: GenerationConfig,
     *,
-    processors: Sequence[LogitsProcessor] = (),
+    hooks: Hooks = NO_HOOKS,
     over: Over | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Generator[tuple[int, Step], None, None]:
@@ -53,7 +72,7 @@ def generate_batch_ids(
         decoder: without rows.
         requests: prompts of any lengths.
         config: greedy or sampling; for beams see ``beam_search``.
-        processors: run after the built-in ones.
+        hooks: the caller's own processors and stopping criteria, which see one row at a time.
         over: ends a row with ``stop``.
         cancelled: asked before each run of the decoder.
 
@@ -62,22 +81,24 @@ def generate_batch_ids(
         NumericError: while iterating; logits hold NaN or infinity or allow no token.
         CancelledError: while iterating; ``cancelled`` returned true.
     """
-    tasks = check_requests(requests, config, decoder, processors=processors)
-    return _loop(decoder, tasks, config, over or (lambda row, token: False), cancelled or (lambda: False))
+    tasks = check_requests(requests, config, decoder, processors=hooks.logits_processor)
+    judge = _Judge(config, hooks, over or (lambda row, token: False))
+    return _loop(decoder, tasks, config, judge, cancelled or (lambda: False))
 
 
 def _loop(
-    decoder: BatchDecoder, tasks: list[Task], config: GenerationConfig, over: Over, cancelled: Callable[[], bool]
+    decoder: BatchDecoder, tasks: list[Task], config: GenerationConfig, judge: _Judge, cancelled: Callable[[], bool]
 ) -> Generator[tuple[int, Step], None, None]:
     copies = config.num_return_sequences if config.do_sample else 1
     rows = [_row(tasks[number // copies], number, number % copies, config) for number in range(len(tasks) * copies)]
+    is_late = deadline(config.max_time)
     raise_if_cancelled(cancelled)
     logits = decoder.prefill([task.prompt for task in tasks])
     places = np.arange(len(rows)) // copies  # which row of the logits is whose
     while True:
         going_on = []
         for row, place in zip(rows, places, strict=True):
-            step = _choose(row, logits[place], config.eos_token_id, over)
+            step = judge.choose(row, logits[place], is_late)
             if step.finish_reason is None:
                 going_on.append((row, place))
             yield row.number, step
@@ -93,12 +114,3 @@ def _loop(
 def _row(task: Task, number: int, copy: int, config: GenerationConfig) -> _Row:
     history = TokenHistory(task.prompt, task.limit - task.prompt.size)
     return _Row(number, history, task.process, make_sampler(config, copy=copy))
-
-
-def _choose(row: _Row, logits: Logits, ends: tuple[int, ...], over: Over) -> Step:
-    row.token = row.sample(row.process(row.history.ids, logits))
-    row.history.append(row.token)
-    ended = over(row.number, row.token)  # asked of each token
-    if ended or row.token in ends:
-        return Step(row.token, FinishReason.STOP)
-    return Step(row.token, FinishReason.LENGTH if row.history.is_full else None)

@@ -92,17 +92,20 @@ def beam_steps(
     request: Request,
     config: GenerationConfig,
     *,
+    processors: Sequence[LogitsProcessor] = (),
     prefill_ended: Callable[[], None] | None = None,
 ) -> Generator[Step, None, None]:
     """The best answer to one request, token by token: all of them come at the end of the search.
 
-    ``prefill_ended``: as in ``beam_search``.
+    ``processors``, ``prefill_ended``: as in ``beam_search``.
 
     Raises:
         As ``beam_search``; what is wrong with the request at once, the rest while iterating.
     """
     check_request(request, config, decoder)
-    return _best_steps(lambda: beam_search(decoder, [request], config, prefill_ended=prefill_ended))
+    return _best_steps(
+        lambda: beam_search(decoder, [request], config, processors=processors, prefill_ended=prefill_ended)
+    )
 
 
 def _best_steps(search: Callable[[], list[list[Hypothesis]]]) -> Generator[Step, None, None]:

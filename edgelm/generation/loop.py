@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from edgelm.config import GenerationConfig
 from edgelm.errors import CancelledError, PromptError
 from edgelm.generation.history import TokenHistory
+from edgelm.generation.hooks import NO_HOOKS, Hooks
 from edgelm.generation.logits_processors import Ids, LogitsProcessor
+from edgelm.generation.logprobs import Scorer, StepLogprobs, make_scorer
 from edgelm.generation.requests import ModelSizes, Request, check_request
 from edgelm.generation.sampling import Sampler, make_sampler
-from edgelm.generation.stopping import FinishReason, StoppingCriterion, any_of, stop_at_tokens
+from edgelm.generation.stopping import FinishReason, StoppingCriterion, any_of, deadline, stop_at_tokens
 
 
 class Decoder(Protocol):
@@ -55,10 +57,11 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One new token; ``finish_reason`` is set on the last of the answer."""
+    """One new token; ``finish_reason`` is set on the last of the answer, ``logprobs`` where they are asked for."""
 
     token: int
     finish_reason: FinishReason | None = None
+    logprobs: StepLogprobs | None = None
 
 
 def generate_ids(
@@ -69,8 +72,7 @@ def generate_ids(
     cached: int = 0,
     source: Ids | None = None,
     context_limit: int | None = None,
-    processors: Sequence[LogitsProcessor] = (),
-    stopping: Sequence[StoppingCriterion] = (),
+    hooks: Hooks = NO_HOOKS,
     cancelled: Callable[[], bool] | None = None,
 ) -> Generator[Step, None, None]:
     """Continues a prompt, token by token; everything is checked before the decoder runs.
@@ -86,8 +88,7 @@ def generate_ids(
         cached: tokens of the prompt that need no prefill.
         source: what an encoder read; None: the prompt.
         context_limit: a smaller context window than the decoder's own, in tokens.
-        processors: run after the built-in penalties and before the warpers, as in transformers.
-        stopping: criteria that end the answer with ``stop``.
+        hooks: the caller's own processors and stopping criteria.
         cancelled: asked before each run of the decoder.
 
     Raises:
@@ -99,7 +100,7 @@ def generate_ids(
     """
     context = decoder.context_length if context_limit is None else min(context_limit, decoder.context_length)
     sizes = ModelSizes(decoder.vocab_size, context)
-    task = check_request(Request(prompt=prompt_ids, source=source), config, sizes, processors=processors)
+    task = check_request(Request(prompt=prompt_ids, source=source), config, sizes, processors=hooks.logits_processor)
     _check_cached(cached, task.prompt.size, decoder.length)
     return _loop(
         decoder,
@@ -107,7 +108,9 @@ def generate_ids(
         cached=cached,
         process=task.process,
         sample=make_sampler(config),
-        should_stop=any_of([stop_at_tokens(config.eos_token_id), *stopping]),
+        score=make_scorer(config),
+        should_stop=any_of([stop_at_tokens(config.eos_token_id), *hooks.stopping_criteria]),
+        max_time=config.max_time,
         cancelled=cancelled or (lambda: False),
     )
 
@@ -119,27 +122,31 @@ def _loop(
     cached: int,
     process: LogitsProcessor,
     sample: Sampler,
+    score: Scorer | None,
     should_stop: StoppingCriterion,
+    max_time: float | None,
     cancelled: Callable[[], bool],
 ) -> Generator[Step, None, None]:
+    is_late = deadline(max_time)
     raise_if_cancelled(cancelled)
-    logits = decoder.prefill(history.ids[cached:])
+    given = decoder.prefill(history.ids[cached:])
     while True:
-        logits = process(history.ids, logits)
+        logits = process(history.ids, given if score is None else given.copy())  # which it may change
         token = sample(logits)
         history.append(token)
-        reason = _finish_reason(history, should_stop(history.ids, logits))
-        yield Step(token, reason)
+        reason = finish_reason(history, should_stop(history.ids, logits), is_late)
+        yield Step(token, reason, score and score(given, token))
         if reason is not None:
             return
         raise_if_cancelled(cancelled)
-        logits = decoder.step(token)
+        given = decoder.step(token)
 
 
-def _finish_reason(history: TokenHistory, stopped: bool) -> FinishReason | None:
+def finish_reason(history: TokenHistory, stopped: bool, is_late: Callable[[], bool]) -> FinishReason | None:
+    """Why the answer ends with its newest token, which may have been told to; None: it goes on."""
     if stopped:
         return FinishReason.STOP
-    return FinishReason.LENGTH if history.is_full else None
+    return FinishReason.LENGTH if history.is_full or is_late() else None
 
 
 def raise_if_cancelled(cancelled: Callable[[], bool]) -> None:

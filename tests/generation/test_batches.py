@@ -12,6 +12,7 @@ from edgelm.config import GenerationConfig
 from edgelm.errors import CancelledError, ConfigError, ContextLengthError, NumericError, PromptError
 from edgelm.generation.batch_loop import generate_batch_ids
 from edgelm.generation.beam_search import beam_search
+from edgelm.generation.hooks import Hooks
 from edgelm.generation.loop import Step, generate_ids
 from edgelm.generation.requests import Request
 from edgelm.generation.stopping import FinishReason
@@ -262,3 +263,21 @@ def test_there_are_as_many_answers_as_asked_for_also_where_one_is_possible() -> 
     assert len(answers) == 3
     assert answers[0].tokens == (0,)
     assert answers[0].score > answers[1].score
+
+
+def test_criteria_and_time_end_the_rows_they_are_about(monkeypatch):
+    table = random_table(VOCABULARY, 3, 1.0)
+    config = GenerationConfig(max_new_tokens=6, logprobs=True)
+    lengths_at_end = {0: 4, 1: 3}
+    hooks = Hooks(stopping_criteria=(lambda ids, logits: len(ids) - 2 == lengths_at_end[int(ids[0])],))
+    _, rows = batch(table, [[0, 5], [1, 5]], config, hooks=hooks)
+    assert [len(steps) for steps in rows] == [4, 3]
+    assert {steps[-1].finish_reason for steps in rows} == {FinishReason.STOP}
+    for prompt, steps in zip(([0, 5], [1, 5]), rows, strict=True):
+        single = alone(table, prompt, config)
+        assert [step.logprobs for step in steps] == [step.logprobs for step in single[: len(steps)]]
+    clock = iter(range(100))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    _, rows = batch(table, [[0], [1]], config.updated(max_time=3.5))
+    assert [len(steps) for steps in rows] == [3, 2]  # the clock goes on between the rows
+    assert {steps[-1].finish_reason for steps in rows} == {FinishReason.LENGTH}

@@ -10,6 +10,7 @@ from support.fake_decoder import BigramDecoder, counting_decoder, random_decoder
 
 from edgelm.config import GenerationConfig
 from edgelm.errors import CancelledError, ConfigError, ContextLengthError, NumericError, PromptError
+from edgelm.generation.hooks import Hooks
 from edgelm.generation.loop import Step, generate_ids
 from edgelm.generation.stopping import FinishReason
 
@@ -136,15 +137,15 @@ def test_callers_processors_run_between_penalties_and_warpers():
 
     table = np.tile(np.array([8.0, 4.0, 0.0], np.float32), (3, 1))
     config = GenerationConfig(do_sample=True, temperature=2.0, top_k=1, repetition_penalty=2.0, max_new_tokens=2)
-    assert run(BigramDecoder(table), [0], config, processors=[watch])[0] == [2, 2]
+    assert run(BigramDecoder(table), [0], config, hooks=Hooks(logits_processor=[watch]))[0] == [2, 2]
     assert seen == [([0], [4.0, 4.0, 0.0]), ([0, 2], [4.0, 4.0, 0.0])]
 
 
 def test_several_processors_run_in_order():
     config = GenerationConfig(max_new_tokens=1)
     first = [lambda ids, logits: np.zeros_like(logits), lambda ids, logits: logits + np.arange(16, dtype=np.float32)]
-    assert run(counting_decoder(), [0], config, processors=first)[0] == [15]
-    assert run(counting_decoder(), [0], config, processors=first[::-1])[0] == [0]
+    assert run(counting_decoder(), [0], config, hooks=Hooks(logits_processor=first))[0] == [15]
+    assert run(counting_decoder(), [0], config, hooks=Hooks(logits_processor=first[::-1]))[0] == [0]
 
 
 def test_a_processor_may_change_the_logits_in_place():
@@ -154,7 +155,7 @@ def test_a_processor_may_change_the_logits_in_place():
 
     decoder = counting_decoder()
     table = decoder.table.copy()
-    assert run(decoder, [4], GenerationConfig(max_new_tokens=2), processors=[forbid])[0] == [0, 0]
+    assert run(decoder, [4], GenerationConfig(max_new_tokens=2), hooks=Hooks(logits_processor=[forbid]))[0] == [0, 0]
     np.testing.assert_array_equal(decoder.table, table)
 
 
@@ -163,7 +164,7 @@ def test_a_processor_that_returns_nothing_is_named():
         logits[0] = 1.0
 
     with pytest.raises(ConfigError, match="the logits processor broken returned NoneType"):
-        run(counting_decoder(), [0], processors=[broken])
+        run(counting_decoder(), [0], hooks=Hooks(logits_processor=[broken]))
 
 
 def test_criteria_see_the_newest_token_and_the_logits_before_the_warpers():
@@ -174,13 +175,18 @@ def test_criteria_see_the_newest_token_and_the_logits_before_the_warpers():
         return len(ids) == 4
 
     config = GenerationConfig(do_sample=True, temperature=0.25, top_k=1)
-    assert run(counting_decoder(), [0], config, stopping=[criterion]) == ([1, 2, 3], STOP)
+    assert run(counting_decoder(), [0], config, hooks=Hooks(stopping_criteria=[criterion])) == ([1, 2, 3], STOP)
     assert seen == [([0, 1], 5.0), ([0, 1, 2], 5.0), ([0, 1, 2, 3], 5.0)]
 
 
 def test_the_history_is_one_buffer():
     views = []
-    run(counting_decoder(), [0], GenerationConfig(max_new_tokens=5), stopping=[lambda ids, logits: views.append(ids)])
+    run(
+        counting_decoder(),
+        [0],
+        GenerationConfig(max_new_tokens=5),
+        hooks=Hooks(stopping_criteria=[lambda ids, logits: views.append(ids)]),
+    )
     assert all(np.shares_memory(views[0], view) for view in views)
     assert [view.tolist() for view in views] == [list(range(n)) for n in range(2, 7)]
 
@@ -201,7 +207,7 @@ def test_a_graph_that_returns_nonsense_names_the_step(bad, word):
 
 def test_masking_every_token_is_an_error():
     with pytest.raises(NumericError, match="step 1: no token is allowed"):
-        run(counting_decoder(), [0], processors=[lambda ids, logits: np.full_like(logits, -np.inf)])
+        run(counting_decoder(), [0], hooks=Hooks(logits_processor=[lambda ids, logits: np.full_like(logits, -np.inf)]))
 
 
 def test_cancelled_before_the_prefill_runs_nothing():
@@ -256,3 +262,10 @@ def test_a_seed_gives_the_same_answer_and_no_seed_another():
 def test_a_step_is_a_value():
     assert next(generate_ids(counting_decoder(), [0], GenerationConfig())) == Step(1, None)
     assert isinstance(next(generate_ids(counting_decoder(), [0], GenerationConfig())).token, int)
+
+
+def test_an_answer_ends_when_its_time_is_over(monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    config = GenerationConfig(max_time=2.5)
+    assert run(counting_decoder(), [0], config) == ([1, 2, 3], LENGTH)

@@ -1,0 +1,47 @@
+"""What a caller puts into a generation of their own: functions that change logits, functions that end answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from edgelm.errors import ConfigError
+from edgelm.generation.logits_processors import LogitsProcessor
+from edgelm.generation.stopping import StoppingCriterion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Hooks:
+    """A caller's part in a generation; the names are transformers'.
+
+    Attributes:
+        logits_processor: run after the built-in penalties and before the warpers.
+        stopping_criteria: each may end the answer with ``stop``, behind the newest token.
+    """
+
+    logits_processor: tuple[LogitsProcessor, ...] = ()
+    stopping_criteria: tuple[StoppingCriterion, ...] = ()
+
+    @classmethod
+    def split(cls, settings: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
+        """The hooks among the arguments of a call, each one function or several, and the other arguments.
+
+        Raises:
+            ConfigError: something cannot be called; names it.
+        """
+        names = ("logits_processor", "stopping_criteria")
+        others = {name: value for name, value in settings.items() if name not in names}
+        return cls(**{name: _functions(name, settings[name]) for name in names if name in settings}), others
+
+
+NO_HOOKS = Hooks()
+
+
+def _functions(name: str, value: object) -> tuple[Callable[..., Any], ...]:
+    several = () if value is None else value if isinstance(value, Iterable) else (value,)
+    functions = tuple(several)
+    for function in functions:
+        if not callable(function):
+            raise ConfigError(f"{name} must be functions of (ids, logits), not {function!r:.80}")
+    return functions
