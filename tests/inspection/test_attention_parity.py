@@ -42,7 +42,10 @@ LLAMAS = (
     "stablelm",
 )
 GPTS = ("gpt2", "gpt2.scales", "gpt_neox", "opt", "bloom", "bloom.five_heads")
-ENCODERS = ("bert", "bert.sequence", "roberta", "distilbert", "electra", "albert.groups", "mpnet", "mpnet.masked")
+ENCODERS = (
+    *("bert", "bert.sequence", "roberta", "distilbert", "electra", "albert.groups", "mpnet", "mpnet.masked"),
+    *("deberta-v2", "deberta-v2.convolution"),
+)
 SEQ2SEQ = ("t5", "t5.silu", "umt5", "bart", "bart.padded_heads", "mbart", "marian.odd", "pegasus", "m2m_100")
 
 Weights = NDArray[np.float32]
