@@ -70,11 +70,7 @@ def benchmark(
         model: see ``load``.
         prompt: (T,) token ids, or how many to make up.
         new_tokens: length of the answer.
-        threads: see ``load``, as the following.
-        context_length: tokens of prompt and answer together.
-        max_memory: bytes.
-        prepack: keep a copy of the weights in this machine's layout.
-        variant: of a folder of another tool.
+        threads, context_length, max_memory, prepack, variant: see ``load``.
 
     Raises:
         ConfigError: ``new_tokens`` is below one, or prompt and answer do not fit into the context window.
