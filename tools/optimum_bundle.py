@@ -26,6 +26,7 @@ from edgelm.errors import ConfigError, ModelError
 from edgelm.runtime.encoder import Encoder
 from edgelm.runtime.foreign.engine import ForeignEngine
 from edgelm.runtime.session import Session
+from edgelm.text_side import fitting_tokenizer
 from edgelm_tools.checkpoint import open_checkpoint
 from edgelm_tools.checkpoint.base import TextAssets
 from edgelm_tools.export import write_text_assets
@@ -94,6 +95,7 @@ def export_with_optimum(
         write_text_assets(folder, config, _with_generation_settings(assets, made))
         with transfer(shown, "Comparing with the checkpoint", None):
             bundle = open_bundle(folder)
+            fitting_tokenizer(assets.tokenizer, bundle.manifest.vocab_size, what="tokenizer.json", model=name)
             error = _error(bundle, reference)
         if not error < TOLERANCE:
             raise ModelError(f"the exported graphs are wrong: they differ by {error:.2g} from the checkpoint's outputs")

@@ -38,6 +38,7 @@ _UNDECLARED = {
         *("conv_kernel_size", "conv_groups", "conv_act", "embedding_size"),
     ),
     "deberta": ("talking_head", "pooler_hidden_size", "embedding_size"),
+    **dict.fromkeys(("t5", "mt5", "umt5", "longt5"), ("dense_act_fn", "is_gated_act")),
 }
 OUTPUTS = ("last_hidden_state", "logits", "start_logits", "end_logits")
 _TOKENS = 12

@@ -19,7 +19,7 @@ from edgelm_tools.optimum_bundle import export_with_optimum
 from edgelm_tools.optimum_export import plain_settings, task_of
 
 ORIGIN = Source("local:test")
-VOCABULARY = 301
+VOCABULARY = 421
 
 
 def write_checkpoint(folder: Path, kind: str, **settings: Any) -> tuple[Path, Any]:
@@ -97,6 +97,16 @@ def test_graphs_that_differ_from_the_checkpoint_are_refused(
 
 
 @pytest.mark.reference
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path, neo: tuple[Path, Any]) -> None:
+    for path in neo[0].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0", "model": {}}')
+    with pytest.raises(ModelError, match=r"tokenizer.json: not a usable tokenizer"):
+        export_with_optimum(tmp_path, tmp_path / "bundle", name="x", origin=ORIGIN)
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.reference
 def test_what_transformers_does_not_know_is_refused(tmp_path: Path, neo: tuple[Path, Any]) -> None:
     for path in neo[0].iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -123,12 +133,18 @@ def test_only_arguments_of_the_models_own_configuration_are_handed_over(tmp_path
 
 
 @pytest.mark.reference
-def test_settings_that_a_model_reads_undeclared_are_handed_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "deberta-v2", "position_buckets": 8, "conv_kernel_size": 3, "share_att_key": True},
+        {"model_type": "longt5", "feed_forward_proj": "relu", "dense_act_fn": "silu", "is_gated_act": True},
+    ],
+)
+def test_settings_that_a_model_reads_undeclared_are_handed_over(tmp_path: Path, config: dict[str, Any]) -> None:
     """Without them transformers would make another model, and take from the checkpoint what fits into it."""
-    config = {"model_type": "deberta-v2", "position_buckets": 8, "conv_kernel_size": 3, "share_att_key": True}
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config | {"quantization_config": {"quant_method": "x"}}))
-    assert optimum_export._keep_known_settings(path) == "deberta-v2"
+    assert optimum_export._keep_known_settings(path) == config["model_type"]
     assert json.loads(path.read_text()) == config
 
 
