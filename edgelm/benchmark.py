@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgelm.checks import check_int
 from edgelm.errors import ConfigError, NumericError, PromptError
 from edgelm.generation.history import check_prompt
 from edgelm.language_model import LanguageModel, available_cores, load
@@ -70,7 +71,11 @@ def benchmark(
         model: see ``load``.
         prompt: (T,) token ids, or how many to make up.
         new_tokens: length of the answer.
-        threads, context_length, max_memory, prepack, variant: see ``load``.
+        threads: see ``load``, as the following.
+        context_length: tokens of prompt and answer together.
+        max_memory: bytes.
+        prepack: keep a copy of the weights in this machine's layout.
+        variant: of a folder of another tool.
 
     Raises:
         ConfigError: ``new_tokens`` is below one, or prompt and answer do not fit into the context window.
@@ -79,8 +84,7 @@ def benchmark(
         PromptError: the prompt is empty, or an id is out of range.
         Others: see ``load``.
     """
-    if new_tokens < 1:
-        raise ConfigError(f"new_tokens must be at least 1, not {new_tokens}")
+    check_int("new_tokens", new_tokens, 1)
     started = time.perf_counter()
     lm = load(
         model,
@@ -93,10 +97,10 @@ def benchmark(
     )
     load_s = time.perf_counter() - started
     with lm:
-        ids = _prompt(prompt, lm.bundle.manifest.vocab_size)
+        manifest = lm.bundle.manifest
+        ids = _prompt(prompt, manifest.vocab_size)
         _check_fit(lm, len(ids) + new_tokens)
         tokens, ttft_s, decode_s = _timed_answer(lm.new_decoder(), ids, new_tokens)
-        manifest = lm.bundle.manifest
         return Benchmark(
             model=manifest.name,
             scheme=str(manifest.quantization["scheme"]),
