@@ -41,9 +41,10 @@ def _shared_bias(g: GraphBuilder, spec: EncoderSpec, weights: EncoderWeights, le
 class _Distances:
     """Disentangled attention's terms.
 
-    A token's products with the vectors of all distances, in the order of the tokens they lead to, hold those of its
-    row: each row's begin one place before those of the row above. So a flat copy that leaves out the first S − 1 of
-    them, read in rows that are one shorter, has them all in line: a few copies in place of S² lookups.
+    Token i is multiplied with the vectors of 2 · S distances in a row; its product for token j is at S − 1 + j − i. In
+    one line, rows of 2 · S behind each other, that is at i · (2 · S − 1) + j behind the first S − 1 values. So the line
+    without those, cut into rows of 2 · S − 1, has the product for token j at place j of each row: copies of whole rows
+    take the place of S² lookups.
 
     ``rows``: term → rows of the table of distances, (2 · S); ``skipped``: S − 1; ``shorter``: the shape of those rows.
     """
