@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.bundle.manifest import NATIVE_LAYOUT
+from edgelm.checks import check_int
 from edgelm.encoder_model import EncoderModel
 from edgelm.errors import ConfigError, ContextLengthError, MemoryLimitError, NumericError, UnsupportedModelError
 from edgelm.generation.history import check_prompt
@@ -68,6 +69,7 @@ def attention_maps(
             f"{manifest.name} has graphs of {manifest.layout}, which give no attention weights; "
             "a bundle that edgelm export builds from the checkpoint does"
         )
+    check_int("max_new_tokens", max_new_tokens, least=0)
     if isinstance(model, EncoderModel):
         if max_new_tokens or settings:
             raise ConfigError(f"{manifest.name} is an encoder, which generates nothing")
@@ -195,7 +197,7 @@ def _maps(
     for view, weights, queries, keys in found:
         if not view.layers:
             continue
-        if not np.isfinite(weights).all():
+        if not all(np.isfinite(layer).all() for layer in weights):
             raise NumericError(f"{model.bundle.manifest.name} gave attention weights that are not finite numbers")
         heads = tuple(range(view.heads))
         maps.append(AttentionMap(view.kind, view.layers, heads, queries, keys, weights[:, 0]))

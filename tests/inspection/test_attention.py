@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
-from support.attention_bundles import ENCODER_HEADS, HEADS, LAYERS
+from support.attention_bundles import ENCODER_HEADS, HEADS, LAYERS, name_attention
 from support.bergamot_reference import BergamotReference
-from support.bundles import EOS, write_decoder_bundle
+from support.bundles import EOS, WEIGHTS_NAME, write_decoder_bundle
 from support.foreign_graphs import CONFIG, decoder, write_folder
 from support.marian_files import write_bergamot
 
 import edgelm
 from edgelm import attention_maps
 from edgelm.bundle.manifest import Source
-from edgelm.errors import ConfigError, ContextLengthError, MemoryLimitError, PromptError, UnsupportedModelError
+from edgelm.errors import (
+    ConfigError,
+    ContextLengthError,
+    MemoryLimitError,
+    NumericError,
+    PromptError,
+    UnsupportedModelError,
+)
 from edgelm.inspection import attention
 from edgelm_tools.checkpoint.bergamot_checkpoint import BergamotCheckpoint
 from edgelm_tools.export import export
@@ -130,6 +139,28 @@ def test_texts_that_cannot_be_looked_at(lm: edgelm.LanguageModel, encoder: edgel
         attention_maps(encoder, "she " * 64)
     with pytest.raises(ConfigError, match="is an encoder, which generates nothing"):
         attention_maps(encoder, "she", max_new_tokens=3)
+
+
+@pytest.mark.parametrize("new", [-1, 1.5, True, "3"])
+def test_numbers_of_tokens_that_are_none(lm: edgelm.LanguageModel, new: Any) -> None:
+    with pytest.raises(ConfigError, match="max_new_tokens must be"):
+        attention_maps(lm, "ab", max_new_tokens=new)
+
+
+def test_an_answer_ends_where_the_context_ends(lm: edgelm.LanguageModel) -> None:
+    (one,) = attention_maps(lm, "a" * 60, max_new_tokens=100, layers=[0]).maps
+    assert 60 < len(one.queries) <= 64
+
+
+def test_weights_that_are_no_numbers(tmp_path: Path) -> None:
+    def spoil(model: onnx.ModelProto) -> None:
+        name_attention(model)
+        weights = tmp_path / "decoder" / WEIGHTS_NAME
+        weights.write_bytes(np.full(weights.stat().st_size // 4, np.nan, np.float32).tobytes())
+
+    folder = write_decoder_bundle(tmp_path / "decoder", edit=spoil)
+    with edgelm.load(folder, prepack=False) as lm, pytest.raises(NumericError, match="tiny gave attention weights"):
+        attention_maps(lm, "ab")
 
 
 def test_maps_that_do_not_fit_are_refused_with_their_sum(
