@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from support.gpt_checkpoints import gpt_variant
 from support.tiny_checkpoints import VOCABULARY, reference_model, variant, write_checkpoint
-from support.tiny_encoders import encoder_variant, reference_encoder, write_encoder
+from support.tiny_encoders import Encoder, encoder_variant, reference_encoder, write_encoder
 from support.tiny_seq2seq import EOS, PAD, START, seq2seq_model, seq2seq_variant
 
 import edgelm
@@ -130,6 +130,21 @@ def test_encoders(name: str, tmp_path: Path) -> None:
         inputs["token_type_ids"] = np.array([encoding.type_ids])
     assert_same(ours, stacked(reference(model, **inputs).attentions))
     assert len(ours.queries) == len(encoding)
+
+
+def test_of_a_classifier_with_a_decoder_the_encoder_is_shown(tmp_path: Path) -> None:
+    sizes = {"encoder_attention_heads": 4, "encoder_layers": 2, "decoder_layers": 1, "decoder_attention_heads": 2}
+    tokens = {"pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2, "forced_eos_token_id": None}
+    model = reference_encoder(Encoder("bart", "ForSequenceClassification", sizes | tokens | {"d_model": 36}))
+    write_encoder(tmp_path / "checkpoint", model)
+    with load_encoder(converted(tmp_path), prepack=False, threads=1) as encoder:
+        (encoding,) = encoder.encode(["the cat sat"])
+        found = attention_maps(encoder, "the cat sat")
+    ids = np.append(encoding.ids, 2)[None]
+    assert [one.kind for one in found.maps] == ["encoder"]
+    mask = np.append(np.ones(len(encoding), np.int64), 0)[None]
+    theirs = stacked(reference(model, input_ids=ids, attention_mask=mask).encoder_attentions)
+    assert_same(found.of("encoder"), theirs[..., :-1, :-1])
 
 
 @pytest.mark.parametrize("name", ["bert", "mpnet"])
