@@ -31,7 +31,8 @@ class GenerationConfig:
 
     ``presence_penalty`` and ``frequency_penalty`` are OpenAI's: the answer's tokens lose so many logits, once or each
     time. ``sequence_bias`` (token ids → bias) and ``logit_bias`` (token id → bias) may be given as mappings; -inf
-    rules out. ``exponential_decay_length_penalty``: (tokens after which ending becomes likelier, factor).
+    rules out; a loaded model also takes texts for tokens. ``exponential_decay_length_penalty``: (tokens after which
+    ending becomes likelier, factor).
 
     ``max_time``: seconds after which an answer ends. ``logprobs``: keep each token's log probability, before penalties
     and cuts; ``top_logprobs``: also those of so many likeliest ones.

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgelm.bundle.bundle import Bundle
 from edgelm.config import GenerationConfig, RuntimeConfig
+from edgelm.config_values import as_sequence_bias
 from edgelm.errors import ConfigError, PromptError, TemplateError, UnsupportedModelError
 from edgelm.generation.hooks import Hooks
 from edgelm.generator import Generator
@@ -234,8 +235,23 @@ class LanguageModel(LoadedModel):
             raise PromptError(f"prompts must be a list of prompts, not {type(prompts).__name__}")
         return self._generator.batch([self._encode(prompt) for prompt in prompts], config, self.tokenizer, hooks)
 
+    def _spelled_biases(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Biases of tokens that are named by their text: of several tokens, the last is biased behind the others."""
+        tokens, sequences = {}, dict(as_sequence_bias("sequence_bias", settings.get("sequence_bias", ())))
+        for token, bias in settings["logit_bias"].items():
+            if not isinstance(token, str) or token.isdecimal():
+                tokens[token] = bias
+                continue
+            ids = tuple(self.tokenizer.encode_continuation(token))
+            if not ids:
+                raise ConfigError(f"logit_bias: {token!r:.80} has no token")
+            sequences[ids] = bias
+        return {"logit_bias": tokens, "sequence_bias": sequences}
+
     def _config(self, given: Mapping[str, Any]) -> tuple[GenerationConfig, Hooks]:
         hooks, settings = Hooks.split(given)
+        if isinstance(settings.get("logit_bias"), Mapping):
+            settings |= self._spelled_biases(settings)
         config = self.generation_config.updated(**settings)
         for names, used, why in (
             (_SAMPLING, config.do_sample, "do_sample is False"),

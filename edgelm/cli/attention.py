@@ -10,11 +10,12 @@ import click
 
 from edgelm.bundle.files import storage_error
 from edgelm.cli import console
+from edgelm.cli.generation_options import generation_options
 from edgelm.cli.help_page import PagedCommand, SectionOption, examples
 from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
 from edgelm.cli.loading import load_for_labels
-from edgelm.cli.options import MachineOptions, generation_options, json_option, machine_options
+from edgelm.cli.options import MachineOptions, json_option, machine_options
 from edgelm.cli.prompt_input import checked_text, read_prompt
 from edgelm.cli.units import table
 from edgelm.errors import ConfigError

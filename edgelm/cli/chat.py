@@ -6,11 +6,12 @@ from typing import Any
 
 import click
 
+from edgelm.cli.generation_options import generation_options
 from edgelm.cli.help_page import PagedCommand, SectionOption, examples
 from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
 from edgelm.cli.loading import load_folder, system_prompt
-from edgelm.cli.options import MachineOptions, generation_options, machine_options, verbose_option
+from edgelm.cli.options import MachineOptions, machine_options, verbose_option
 from edgelm.cli.prompt_input import checked_text
 from edgelm.errors import TemplateError
 

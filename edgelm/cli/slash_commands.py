@@ -5,32 +5,28 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from edgelm.cli import console
 from edgelm.cli.chat_session import ChatSession
 from edgelm.cli.conversation import Conversation
-from edgelm.cli.options import implies_sampling
+from edgelm.cli.generation_options import implies_sampling
 from edgelm.cli.summary import scheme_text
+from edgelm.cli.typed_settings import setting_name, setting_value
 from edgelm.cli.units import table
 from edgelm.config import GenerationConfig
 from edgelm.errors import BundleExistsError, ConfigError, ManifestError, PromptError
 
 _DEFAULT = "default"
-_TRUE = frozenset({"true", "on", "yes", "1"})
-_FALSE = frozenset({"false", "off", "no", "0"})
-# As the flags of the command line are called, where settings are called otherwise.
-_ALIASES = {"temp": "temperature", "max_tokens": "max_new_tokens", "stop": "stop_strings"}
-_ALIASES |= {"repeat_penalty": "repetition_penalty"}
-# Of a model rather than of a conversation, or lists of tokens, which nobody types.
-_NOT_TYPED = frozenset(
+# Of a model rather than of a conversation, or lists of tokens, which hardly anybody types: not shown.
+_RARELY_TYPED = frozenset(
     {
         *("eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id"),
         *("bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "encoder_no_repeat_ngram_size"),
-        *("max_length", "min_length", "num_return_sequences", "early_stopping"),
+        *("sequence_bias", "exponential_decay_length_penalty", "encoder_repetition_penalty", "max_length"),
+        *("min_length", "num_return_sequences", "early_stopping", "logprobs", "top_logprobs"),
     }
 )
-_SETTINGS = tuple(name for name in GenerationConfig.field_names() if name not in _NOT_TYPED)
+_SETTINGS = tuple(name for name in GenerationConfig.field_names() if name not in _RARELY_TYPED)
 
 
 class Leave(Exception):  # noqa: N818, it is no error
@@ -56,37 +52,20 @@ def execute(session: ChatSession, line: str) -> None:
 
 def _set(session: ChatSession, argument: str) -> None:
     name, text = (*argument.split(maxsplit=1), "", "")[:2]
-    name = name.replace("-", "_")
-    name = _ALIASES.get(name, name)
-    if name not in _SETTINGS:
-        raise ConfigError(f"/set NAME VALUE; {name!r:.80} is none of: {', '.join(_SETTINGS)}")
+    if not name:
+        raise ConfigError(f"/set NAME VALUE; names are: {', '.join(_SETTINGS)}")
+    name = setting_name(name)
     settings = dict(session.settings)
     if text == _DEFAULT:
         settings.pop(name, None)
     else:
-        settings[name] = _value(name, text)
+        settings[name] = setting_value(name, text)
         if name != "do_sample" and implies_sampling({name: settings[name]}):
             settings["do_sample"] = True
     config = session.lm.generation_config.updated(**settings)
     session.settings = settings
     mode = "" if name == "do_sample" else f" ({'sampling' if config.do_sample else 'greedy'})"
     console.say(f"{name} = {_shown(getattr(config, name))}{mode}")
-
-
-def _value(name: str, text: str) -> Any:
-    """A setting as typed, in its type; the range is for ``GenerationConfig`` to check."""
-    default = getattr(GenerationConfig(), name)
-    if name == "stop_strings":
-        return (text,)
-    if isinstance(default, bool):
-        if text.lower() not in _TRUE | _FALSE:
-            raise ConfigError(f"{name} must be true or false, not {text!r:.80}")
-        return text.lower() in _TRUE
-    try:
-        return float(text) if isinstance(default, float) else int(text)
-    except ValueError:
-        kind = "a number" if isinstance(default, float) else "a whole number"
-        raise ConfigError(f"{name} must be {kind}, not {text!r:.80}") from None
 
 
 def _shown(value: object) -> str:

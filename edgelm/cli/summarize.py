@@ -8,6 +8,7 @@ import click
 
 from edgelm.cli import console
 from edgelm.cli.answers import cost_line
+from edgelm.cli.generation_options import generation_options
 from edgelm.cli.help_page import PagedCommand, SectionOption, examples
 from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
@@ -15,7 +16,6 @@ from edgelm.cli.loading import load_folder
 from edgelm.cli.options import (
     MachineOptions,
     file_option,
-    generation_options,
     json_option,
     machine_options,
     verbose_option,

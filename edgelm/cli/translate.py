@@ -9,6 +9,7 @@ import click
 
 from edgelm.bundle.catalog import CatalogEntry, load_catalog
 from edgelm.cli import console
+from edgelm.cli.generation_options import generation_options
 from edgelm.cli.help_page import PagedCommand, SectionOption, examples
 from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
@@ -16,7 +17,6 @@ from edgelm.cli.loading import load_folder
 from edgelm.cli.options import (
     MachineOptions,
     file_option,
-    generation_options,
     json_option,
     machine_options,
     verbose_option,

@@ -137,13 +137,13 @@ def test_settings(invoke: Invoke) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("/set topk 3", "'topk' is none of: max_new_tokens"),
+        ("/set topk 3", "'topk' is no setting; settings are: max_new_tokens"),
         ("/set", "/set NAME VALUE"),
         ("/set top_p 1.5", "top_p must be above 0 and at most 1, not 1.5"),
         ("/set top_k 1.5", "top_k must be a whole number, not '1.5'"),
         ("/set temperature nan", "temperature must be a finite number"),
         ("/set do_sample perhaps", "do_sample must be true or false"),
-        ("/set eos_token_id 3", "'eos_token_id' is none of"),
+        ("/set eos_token_id end", "eos_token_id must be written as JSON"),
         ("/sett", "there is no command '/sett'; did you mean /set?"),
         ("/", "there is no command '/'"),
         ("/save", "/save needs the name of a file"),

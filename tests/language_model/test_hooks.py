@@ -74,3 +74,17 @@ def test_an_answer_ends_when_its_time_is_over(load) -> None:
     answer = load("endless").generate("ab", max_new_tokens=10_000, max_time=0.05)
     assert answer.finish_reason == "length"
     assert 0 < answer.usage.completion_tokens < 10_000
+
+
+def test_a_token_may_be_biased_by_its_text(load) -> None:
+    lm = load("tiny")
+    first = lm.generate("abc", max_new_tokens=1).token_ids[0]
+    text = lm.tokenizer.decode([first], skip_special_tokens=False)
+    ids = lm.tokenizer.encode_continuation(text)
+    assert ids == [first]
+    for token in (text, str(first), first):
+        assert lm.generate("abc", max_new_tokens=1, logit_bias={token: float("-inf")}).token_ids != (first,)
+    both = lm.generate("abc", max_new_tokens=4, logit_bias={"q": 100, "xyz": 1.0}, sequence_bias={(5,): -1.0})
+    assert set(both.token_ids) == set(lm.tokenizer.encode_continuation("q"))
+    with pytest.raises(ConfigError, match="logit_bias: '' has no token"):
+        lm.generate("abc", logit_bias={"": 1.0})

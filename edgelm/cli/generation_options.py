@@ -1,0 +1,186 @@
+"""The options of generation; their names and disabled values are those of other runtimes.
+
+A value out of range is a usage error with the words of ``GenerationConfig``, which alone knows the ranges.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from edgelm.cli.options import Decorator, option, refuse_out_of_range, with_options
+from edgelm.cli.typed_settings import setting_name, setting_value
+from edgelm.config import GenerationConfig
+from edgelm.errors import ConfigError
+
+_ANSWER = "Answer"
+
+
+def generation_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the flags of ``GenerationConfig``; the function gets those that were given as ``generation``."""
+
+    @functools.wraps(function)
+    def collected(**values: Any) -> Any:
+        given = {name: values.pop(name) for name in _GENERATION_NAMES}
+        settings = {name: value for name, value in given.items() if value not in (None, ())}
+        settings |= dict(values.pop("others"))
+        if "do_sample" not in settings and implies_sampling(settings):
+            settings["do_sample"] = True
+        return function(generation=settings, **values)
+
+    return with_options(collected, _GENERATION_OPTIONS)
+
+
+def implies_sampling(settings: dict[str, Any]) -> bool:
+    """Whether these settings, given on the command line, ask for sampling; at its disabled value none does."""
+    return (
+        "temperature" in settings
+        or settings.get("top_k", 0) > 0
+        or settings.get("top_p", 1.0) < 1.0
+        or settings.get("typical_p", 1.0) < 1.0
+        or any(settings.get(name, 0.0) > 0.0 for name in ("min_p", "epsilon_cutoff", "eta_cutoff", "top_n_sigma"))
+    )
+
+
+def _checked(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """A generation setting, if ``GenerationConfig`` takes it."""
+    if value is None:
+        return None
+    name = str(parameter.name)
+    if name == "temperature" and value == 0:
+        raise click.BadParameter("temperature must be above 0; to take the likeliest token each time, give --greedy")
+    settings = {name: value}
+    if name == "min_new_tokens":
+        settings["max_new_tokens"] = max(1, value)  # whether it fits the maximum is known only to the model
+    refuse_out_of_range(GenerationConfig, settings)
+    return value
+
+
+def _biases(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, float] | None:
+    """Text or id of a token → bias."""
+    biases = {}
+    for value in values:
+        token, equals, bias = value.rpartition("=")
+        try:
+            biases[token] = float(bias)
+        except ValueError:
+            equals = ""
+        if not equals or not token:
+            raise click.BadParameter(f"{value!r:.80} is not of the form TOKEN=BIAS, such as 15043=-100")
+    return biases or None
+
+
+def _others(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, Any]]:
+    settings = []
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{value!r:.80} is not of the form NAME=VALUE, such as eta_cutoff=0.0003")
+        try:
+            name = setting_name(name)
+            settings.append((name, setting_value(name, text)))
+        except ConfigError as error:
+            raise click.BadParameter(str(error)) from None
+    return settings
+
+
+def _setting(*declarations: str, **settings: Any) -> Decorator:
+    return option(_ANSWER, *declarations, callback=_checked, **settings)
+
+
+_GENERATION_NAMES = (
+    "max_new_tokens",
+    "min_new_tokens",
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "num_beams",
+    "length_penalty",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "no_repeat_ngram_size",
+    "logit_bias",
+    "stop_strings",
+    "max_time",
+    "top_logprobs",
+    "seed",
+)
+_GENERATION_OPTIONS = (
+    _setting(
+        "-n",
+        "--max-new-tokens",
+        "--max-tokens",
+        "max_new_tokens",
+        type=int,
+        metavar="N",
+        help="Most tokens of the answer.",
+    ),
+    _setting("--min-new-tokens", type=int, metavar="N", help="Fewest tokens of the answer.  [0: off]"),
+    option(
+        _ANSWER, "--do-sample/--greedy", default=None, help="Draw tokens at random, or take the likeliest each time."
+    ),
+    _setting(
+        "--temperature",
+        "--temp",
+        "temperature",
+        type=float,
+        metavar="X",
+        help="Flattens (> 1) or sharpens (< 1); samples.",
+    ),
+    _setting("--top-k", type=int, metavar="N", help="Sample among the K likeliest.  [0: off]"),
+    _setting("--top-p", type=float, metavar="X", help="Sample among the likeliest that have P together.  [1: off]"),
+    _setting(
+        "--min-p",
+        type=float,
+        metavar="X",
+        help="Sample among those at least P times as likely as the likeliest.  [0: off]",
+    ),
+    _setting(
+        "--typical-p", type=float, metavar="X", help="Sample among the most typical that have P together.  [1: off]"
+    ),
+    _setting("--num-beams", type=int, metavar="N", help="Search for the likeliest answer with N beams.  [1: off]"),
+    _setting("--length-penalty", type=float, metavar="X", help="With beams: favours long (> 0) or short answers.  [1]"),
+    _setting(
+        "--repetition-penalty",
+        "--repeat-penalty",
+        "repetition_penalty",
+        type=float,
+        metavar="X",
+        help="Makes tokens that were used less likely (> 1).  [1: off]",
+    ),
+    _setting(
+        "--presence-penalty", type=float, metavar="X", help="Taken from each token that the answer has.  [0: off]"
+    ),
+    _setting("--frequency-penalty", type=float, metavar="X", help="Taken from tokens as often as they came.  [0: off]"),
+    _setting("--no-repeat-ngram-size", type=int, metavar="N", help="Say no N tokens in a row twice.  [0: off]"),
+    option(
+        _ANSWER,
+        "-l",
+        "--logit-bias",
+        "logit_bias",
+        multiple=True,
+        metavar="TOKEN=B",
+        callback=_biases,
+        help="Make a token (its text, or its id) likelier or less likely; -inf: never. May be repeated.",
+    ),
+    _setting("--stop", "stop_strings", multiple=True, metavar="TEXT", help="End before this text; may be repeated."),
+    _setting("--max-time", type=float, metavar="S", help="End after so many seconds."),
+    _setting("--top-logprobs", type=int, metavar="N", help="With --json: log probabilities of the N likeliest.  [0]"),
+    _setting("--seed", type=int, metavar="N", help="The same seed gives the same answer."),
+    option(
+        _ANSWER,
+        "--set",
+        "others",
+        multiple=True,
+        metavar="NAME=VALUE",
+        callback=_others,
+        help="Any other setting of generation, such as eta_cutoff=0.0003; lists as JSON. May be repeated.",
+    ),
+)
