@@ -37,8 +37,10 @@ class GenerationConfig:
     ``max_time``: seconds after which an answer ends. ``logprobs``: keep each token's log probability, before penalties
     and cuts; ``top_logprobs``: also those of so many likeliest ones.
 
-    ``early_stopping``: a beam search ends as soon as it has ``num_beams`` answers (True), when no better one is likely
-    (False), or when none is possible ("never"). A ``length_penalty`` above 0 favours long answers.
+    With ``num_beams`` and ``do_sample`` beams are continued by draws. In each of ``num_beam_groups`` a token loses
+    ``diversity_penalty`` for each beam of the groups before that takes it in the same step. ``early_stopping``: a
+    search ends as soon as it has ``num_beams`` answers (True), when no better one is likely (False), or when none is
+    possible ("never"). A ``length_penalty`` above 0 favours long answers.
 
     Raises:
         ConfigError: a value is out of range or contradicts another; the message names the field, the value and the
@@ -59,6 +61,8 @@ class GenerationConfig:
     eta_cutoff: float = 0.0
     top_n_sigma: float = 0.0
     num_beams: int = 1
+    num_beam_groups: int = 1
+    diversity_penalty: float = 0.0
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
     num_return_sequences: int = 1
@@ -124,18 +128,28 @@ class GenerationConfig:
         for least, most in (("min_new_tokens", "max_new_tokens"), ("min_length", "max_length")):
             if getattr(self, most) is not None and getattr(self, least) > getattr(self, most):
                 raise ConfigError(f"{least} ({getattr(self, least)}) is above {most} ({getattr(self, most)})")
-        if self.do_sample and self.num_beams > 1:
-            raise ConfigError(
-                f"do_sample draws tokens, num_beams ({self.num_beams}) searches for the likeliest: ask for one of them"
-            )
         for name in ("max_time", "logprobs"):
             if getattr(self, name) and self.num_beams > 1:
                 raise ConfigError(f"{name} is for answers made token by token, not for {self.num_beams} beams")
-        if self.num_return_sequences > 1 and not self.do_sample and self.num_return_sequences > self.num_beams:
+        if self.num_return_sequences > self.num_beams and (self.num_beams > 1 or not self.do_sample):
             raise ConfigError(
                 f"num_return_sequences ({self.num_return_sequences}) is above num_beams ({self.num_beams}); "
-                "only do_sample gives more answers than beams"
+                "only do_sample without beams gives more answers than beams"
             )
+        self._check_groups()
+
+    def _check_groups(self) -> None:
+        groups, penalty = self.num_beam_groups, self.diversity_penalty
+        if self.num_beams % groups:
+            raise ConfigError(f"num_beam_groups ({groups}) must divide num_beams ({self.num_beams}) into equal groups")
+        if groups == 1 and penalty:
+            raise ConfigError(f"diversity_penalty ({penalty}) is between groups of beams, but num_beam_groups is 1")
+        if groups > 1 and not penalty:
+            raise ConfigError(
+                f"num_beam_groups ({groups}) needs a diversity_penalty above 0: without one, all groups find the same"
+            )
+        if groups > 1 and self.do_sample:
+            raise ConfigError(f"num_beam_groups ({groups}) takes the likeliest tokens: it goes without do_sample")
 
     @classmethod
     def field_names(cls) -> tuple[str, ...]:
@@ -148,14 +162,14 @@ class GenerationConfig:
 
         Such files carry many fields of other libraries; ``null`` stands for "the default", as a negative
         ``pad_token_id`` does. A ``max_new_tokens`` there is a suggestion of the model's authors and taken like the
-        others. Of beams and sampling together, which is not built, the beams are taken. A ``temperature`` of 0 there
-        means greedy.
+        others. Of groups and their penalty, one without the other is left out, as it would do nothing. A
+        ``temperature`` of 0 there means greedy.
         """
         known = {k: v for k, v in values.items() if k in cls.field_names() and v is not None}
         if known.get("temperature") == 0:
             known = {name: value for name, value in known.items() if name not in ("temperature", "do_sample")}
-        if known.get("do_sample") is True and known.get("num_beams", 1) != 1:
-            del known["do_sample"]
+        if known.get("num_beams", 1) == 1 or known.get("num_beam_groups", 1) == 1:
+            known = {name: value for name, value in known.items() if name not in _OF_GROUPS}
         if isinstance(known.get("pad_token_id"), int) and known["pad_token_id"] < 0:
             del known["pad_token_id"]
         return cls(**known)
@@ -163,8 +177,8 @@ class GenerationConfig:
     def updated(self, **changes: Any) -> Self:
         """A copy with some settings changed.
 
-        A new maximum or minimum of one kind takes the place of the other's; likewise who asks for beams alone does
-        not sample, and who asks for samples alone does not search.
+        A new maximum or minimum of one kind takes the place of the other's, and one beam, or one group of them, ends
+        what was said of groups. Sampling and beams that were there hold on.
 
         Raises:
             ConfigError: a name is not a setting, or a value is out of range.
@@ -176,10 +190,8 @@ class GenerationConfig:
         for name, other, off in _RIVALS:
             if name in changes and other not in changes:
                 replaced[other] = off
-        if changes.get("do_sample") is True and "num_beams" not in changes:
-            replaced["num_beams"] = 1
-        elif changes.get("num_beams", 1) != 1 and "do_sample" not in changes:
-            replaced["do_sample"] = False
+        if 1 in (changes.get("num_beams"), changes.get("num_beam_groups")):
+            replaced |= _OF_GROUPS
         return dataclasses.replace(self, **{**replaced, **changes})
 
     def new_tokens(self, prompt_length: int) -> int:
@@ -207,6 +219,7 @@ _INTEGERS = {
     "min_length": 0,
     "top_k": 0,
     "num_beams": 1,
+    "num_beam_groups": 1,
     "num_return_sequences": 1,
     "no_repeat_ngram_size": 0,
     "encoder_no_repeat_ngram_size": 0,
@@ -232,8 +245,11 @@ _FLOATS: dict[str, dict[str, float]] = {
     "encoder_repetition_penalty": {"above": 0.0},
     "presence_penalty": {},
     "frequency_penalty": {},
+    "diversity_penalty": {"least": 0.0},
     "length_penalty": {},
 }
+# What only groups of beams take, and its value when there are none.
+_OF_GROUPS = {"num_beam_groups": 1, "diversity_penalty": 0.0}
 _TOKEN_LISTS = ("suppress_tokens", "begin_suppress_tokens", "forced_eos_token_id", "eos_token_id")
 # A setting, the other way to say the same, and that one's value when it is off.
 _RIVALS = (

@@ -15,7 +15,7 @@ from edgelm.config_values import MAX_STOP_LENGTH, MAX_STOP_STRINGS
 from edgelm.errors import ConfigError
 
 INTEGERS = {
-    **dict.fromkeys(("max_new_tokens", "max_length", "num_beams", "num_return_sequences"), 1),
+    **dict.fromkeys(("max_new_tokens", "max_length", "num_beams", "num_beam_groups", "num_return_sequences"), 1),
     **dict.fromkeys(("min_new_tokens", "min_length", "top_k", "seed"), 0),
     **dict.fromkeys(("no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), 0),
     **dict.fromkeys(("forced_bos_token_id", "pad_token_id", "decoder_start_token_id"), 0),
@@ -31,6 +31,7 @@ NUMBERS = {
     "top_n_sigma": "at least 0",
     "repetition_penalty": "above 0",
     "encoder_repetition_penalty": "above 0",
+    "diversity_penalty": "at least 0",
     "max_time": "above 0",
 }
 
@@ -47,8 +48,8 @@ def test_the_defaults_are_greedy_with_everything_off():
         **dict.fromkeys(("forced_bos_token_id", "pad_token_id", "decoder_start_token_id", "seed"), None),
         **dict.fromkeys(("min_new_tokens", "min_length", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), 0),
         **dict.fromkeys(("top_k", "min_p", "epsilon_cutoff", "eta_cutoff", "top_n_sigma", "top_logprobs"), 0),
-        **dict.fromkeys(("presence_penalty", "frequency_penalty"), 0),
-        **dict.fromkeys(("num_beams", "num_return_sequences", "length_penalty"), 1),
+        **dict.fromkeys(("presence_penalty", "frequency_penalty", "diversity_penalty"), 0),
+        **dict.fromkeys(("num_beams", "num_beam_groups", "num_return_sequences", "length_penalty"), 1),
         **dict.fromkeys(("temperature", "top_p", "typical_p"), 1),
         **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty"), 1),
         **dict.fromkeys(("do_sample", "early_stopping", "logprobs"), False),
@@ -108,14 +109,21 @@ def test_a_new_limit_takes_the_place_of_the_other_kinds():
     )
 
 
-def test_who_asks_for_beams_or_for_samples_gets_them_whatever_the_model_does_by_itself():
+def test_beams_and_sampling_that_a_model_has_by_itself_hold_on():
     sampling, searching = GenerationConfig(do_sample=True), GenerationConfig(num_beams=4)
-    assert sampling.updated(num_beams=3) == GenerationConfig(num_beams=3)
+    assert sampling.updated(num_beams=3) == GenerationConfig(num_beams=3, do_sample=True)
+    assert searching.updated(do_sample=True) == GenerationConfig(num_beams=4, do_sample=True)
     assert sampling.updated(num_beams=1).do_sample
-    assert searching.updated(do_sample=True) == GenerationConfig(do_sample=True)
     assert searching.updated(do_sample=False).num_beams == 4
-    with pytest.raises(ConfigError, match="ask for one of them"):
-        sampling.updated(num_beams=3, do_sample=True)
+
+
+def test_one_beam_or_one_group_has_no_groups_to_keep_apart():
+    grouped = GenerationConfig(num_beams=4, num_beam_groups=2, diversity_penalty=0.5)
+    assert grouped.updated(num_beams=1) == GenerationConfig()
+    assert grouped.updated(num_beam_groups=1) == GenerationConfig(num_beams=4)
+    assert grouped.updated(num_beams=2).num_beam_groups == 2
+    message = "num_beam_groups (2) takes the likeliest tokens: it goes without do_sample"
+    refused(message, grouped.updated, do_sample=True)
 
 
 def test_settings_as_they_are_given():
@@ -126,13 +134,36 @@ def test_settings_as_they_are_given():
 
 def test_contradictions_are_named():
     refused("min_length (56) is above max_length (20)", GenerationConfig, min_length=56, max_length=20)
-    message = "do_sample draws tokens, num_beams (4) searches for the likeliest: ask for one of them"
-    refused(message, GenerationConfig, do_sample=True, num_beams=4)
-    for beams in (1, 2):
-        message = f"num_return_sequences (3) is above num_beams ({beams}); only do_sample gives more answers than beams"
-        refused(message, GenerationConfig, num_return_sequences=3, num_beams=beams)
+    for beams, sampling in ((1, False), (2, False), (2, True)):
+        message = f"num_return_sequences (3) is above num_beams ({beams}); "
+        message += "only do_sample without beams gives more answers than beams"
+        refused(message, GenerationConfig, num_return_sequences=3, num_beams=beams, do_sample=sampling)
     assert GenerationConfig(num_return_sequences=3, num_beams=3)
+    assert GenerationConfig(num_return_sequences=3, num_beams=3, do_sample=True)
     assert GenerationConfig(num_return_sequences=3, do_sample=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_beam_groups": 2}, "num_beam_groups (2) must divide num_beams (1) into equal groups"),
+        ({"num_beams": 6, "num_beam_groups": 4}, "num_beam_groups (4) must divide num_beams (6) into equal groups"),
+        (
+            {"num_beams": 4, "diversity_penalty": 0.5},
+            "diversity_penalty (0.5) is between groups of beams, but num_beam_groups is 1",
+        ),
+        (
+            {"num_beams": 4, "num_beam_groups": 2},
+            "num_beam_groups (2) needs a diversity_penalty above 0: without one, all groups find the same",
+        ),
+        (
+            {"num_beams": 4, "num_beam_groups": 4, "diversity_penalty": 1, "do_sample": True},
+            "num_beam_groups (4) takes the likeliest tokens: it goes without do_sample",
+        ),
+    ],
+)
+def test_contradictions_of_groups_are_named(settings, message):
+    refused(message, GenerationConfig, **settings)
 
 
 def test_top_logprobs_ask_for_logprobs():
@@ -341,10 +372,19 @@ def test_any_text_is_a_size_or_refused(text):
         assert parse_size(text) >= 1
 
 
-def test_a_file_that_asks_for_beams_and_sampling_gets_the_beams() -> None:
+def test_a_file_that_asks_for_beams_and_sampling_gets_both() -> None:
     config = GenerationConfig.from_file_values({"do_sample": True, "num_beams": 4, "temperature": 0.7})
-    assert (config.do_sample, config.num_beams) == (False, 4)
+    assert (config.do_sample, config.num_beams) == (True, 4)
     assert GenerationConfig.from_file_values({"do_sample": True, "num_beams": 1}).do_sample
+
+
+def test_in_a_file_groups_without_beams_and_a_penalty_without_groups_do_nothing() -> None:
+    groups = {"num_beam_groups": 2, "diversity_penalty": 0.5}
+    assert GenerationConfig.from_file_values(groups) == GenerationConfig()
+    assert GenerationConfig.from_file_values({"num_beams": 4, "diversity_penalty": 0.5}) == GenerationConfig(
+        num_beams=4
+    )
+    assert GenerationConfig.from_file_values({"num_beams": 4, **groups}) == GenerationConfig(num_beams=4, **groups)
 
 
 def test_a_temperature_of_zero_in_a_file_means_greedy() -> None:

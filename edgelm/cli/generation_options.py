@@ -53,8 +53,13 @@ def _checked(context: click.Context, parameter: click.Parameter, value: Any) -> 
     if name == "temperature" and value == 0:
         raise click.BadParameter("temperature must be above 0; to take the likeliest token each time, give --greedy")
     settings = {name: value}
+    # Whether it fits the others, which it is nothing without, is known only to the model.
     if name == "min_new_tokens":
-        settings["max_new_tokens"] = max(1, value)  # whether it fits the maximum is known only to the model
+        settings["max_new_tokens"] = max(1, value)
+    elif name == "num_beam_groups":
+        settings |= {"num_beams": max(1, value), "diversity_penalty": float(value > 1)}
+    elif name == "diversity_penalty" and value > 0:
+        settings |= {"num_beams": 2, "num_beam_groups": 2}
     refuse_out_of_range(GenerationConfig, settings)
     return value
 
@@ -101,6 +106,8 @@ _GENERATION_NAMES = (
     "min_p",
     "typical_p",
     "num_beams",
+    "num_beam_groups",
+    "diversity_penalty",
     "length_penalty",
     "repetition_penalty",
     "presence_penalty",
@@ -146,6 +153,8 @@ _GENERATION_OPTIONS = (
         "--typical-p", type=float, metavar="X", help="Sample among the most typical that have P together.  [1: off]"
     ),
     _setting("--num-beams", type=int, metavar="N", help="Search for the likeliest answer with N beams.  [1: off]"),
+    _setting("--num-beam-groups", type=int, metavar="N", help="Part the beams into N groups that differ.  [1: off]"),
+    _setting("--diversity-penalty", type=float, metavar="X", help="How much groups differ; they need it.  [0: off]"),
     _setting("--length-penalty", type=float, metavar="X", help="With beams: favours long (> 0) or short answers.  [1]"),
     _setting(
         "--repetition-penalty",

@@ -56,7 +56,7 @@ def default_warpers(config: GenerationConfig) -> list[LogitsProcessor]:
     if not config.do_sample:
         return []
     # A beam needs a token to go on with beside all those that end it.
-    least = 1 if config.num_beams == 1 else len(config.eos_token_id) + 1
+    least = 1 if config.num_beams == 1 else max(1, len(config.eos_token_id)) + 1
     warpers: list[LogitsProcessor] = []
     if config.top_n_sigma > 0.0:
         warpers.append(TopNSigma(config.top_n_sigma, least))

@@ -57,11 +57,15 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One new token; ``finish_reason`` is set on the last of the answer, ``logprobs`` where they are asked for."""
+    """One new token; ``finish_reason`` is set on the last of the answer, ``logprobs`` where they are asked for.
+
+    ``score``: the whole answer's, where beams found it.
+    """
 
     token: int
     finish_reason: FinishReason | None = None
     logprobs: StepLogprobs | None = None
+    score: float | None = None
 
 
 def generate_ids(
@@ -101,7 +105,7 @@ def generate_ids(
     context = decoder.context_length if context_limit is None else min(context_limit, decoder.context_length)
     sizes = ModelSizes(decoder.vocab_size, context)
     task = check_request(Request(prompt=prompt_ids, source=source), config, sizes, processors=hooks.logits_processor)
-    _check_cached(cached, task.prompt.size, decoder.length)
+    check_cached(cached, task.prompt.size, decoder.length)
     return _loop(
         decoder,
         history=TokenHistory(task.prompt, task.limit - task.prompt.size),
@@ -155,7 +159,12 @@ def raise_if_cancelled(cancelled: Callable[[], bool]) -> None:
         raise CancelledError("the generation was cancelled")
 
 
-def _check_cached(cached: int, prompt_length: int, decoder_length: int) -> None:
+def check_cached(cached: int, prompt_length: int, decoder_length: int) -> None:
+    """Refuses a count of cached tokens that leaves none of the prompt, or is not the decoder's.
+
+    Raises:
+        PromptError: it does.
+    """
     if not 0 <= cached < prompt_length:
         raise PromptError(f"cached must be from 0 to {prompt_length - 1} for this prompt, not {cached}")
     if decoder_length != cached:

@@ -79,8 +79,12 @@ class StochasticSampler:
         return index if tokens is None else int(tokens[index])
 
     def _uniform(self) -> float:
-        """A number in [0, 1) with 53 bits, from raw bits alone: numpy may change its distributions, not its bits."""
-        return float(int(self._random.random_raw()) >> 11) * 2.0**-53
+        return next_uniform(self._random)
+
+
+def next_uniform(random: np.random.PCG64) -> float:
+    """A number in [0, 1) with 53 bits, from raw bits alone: numpy may change its distributions, not its bits."""
+    return float(int(random.random_raw()) >> 11) * 2.0**-53
 
 
 def likeliest(logits: Logits, step: int) -> int:

@@ -13,7 +13,7 @@ from edgelm.errors import ConfigError
 CONFIG_NAME = "config.json"
 MOST_TOKENS = frozenset({"max_new_tokens", "max_length"})
 _FEWEST_TOKENS = frozenset({"min_new_tokens", "min_length"})
-_OF_BEAMS = frozenset({"num_beams", "early_stopping", "length_penalty"})
+_OF_BEAMS = frozenset({"num_beams", "num_beam_groups", "diversity_penalty", "early_stopping", "length_penalty"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Suggestion:
         replaced: set[str] = set()
         if MOST_TOKENS & given.keys():
             replaced |= MOST_TOKENS | _FEWEST_TOKENS
-        if given.get("do_sample") is True or given.get("num_beams") == 1:
+        if given.get("num_beams") == 1:
             replaced |= _OF_BEAMS
         return {**{name: value for name, value in self.settings.items() if name not in replaced}, **given}
 

@@ -253,6 +253,8 @@ def test_too_little_memory(home: Path) -> None:
         ("--min-p", "inf", "min_p must be a finite number"),
         ("--repetition-penalty", "0", "repetition_penalty must be above 0"),
         ("--num-beams", "0", "num_beams must be at least 1"),
+        ("--num-beam-groups", "0", "num_beam_groups must be at least 1"),
+        ("--diversity-penalty", "-1", "diversity_penalty must be at least 0"),
         ("--length-penalty", "nan", "length_penalty must be a finite number"),
         ("--no-repeat-ngram-size", "-1", "no_repeat_ngram_size must be at least 0"),
         ("--max-new-tokens", "0", "max_new_tokens must be at least 1"),
@@ -277,9 +279,11 @@ def test_values_that_exclude_each_other(invoke: Invoke) -> None:
     assert "min_new_tokens (9) is above max_new_tokens (5)" in error_of(
         invoke("run", "tiny", "hello", "-n", "5", "--min-new-tokens", "9")
     )
-    assert "num_beams (3) searches for the likeliest: ask for one of them" in error_of(
-        invoke("run", "tiny", "hello", "--num-beams", "3", "--temperature", "0.5")
+    groups = ("--num-beams", "4", "--num-beam-groups", "2")
+    assert "num_beam_groups (2) takes the likeliest tokens: it goes without do_sample" in error_of(
+        invoke("run", "tiny", "hello", *groups, "--diversity-penalty", "1", "--temperature", "0.5")
     )
+    assert "num_beam_groups (2) needs a diversity_penalty" in error_of(invoke("run", "tiny", "hello", *groups))
     assert "context_length must be at most 64" in error_of(invoke("run", "tiny", "hello", "-c", "65"))
     assert "more than once" in error_of(invoke("run", "tiny", "hello", "-p", "hello"))
 
