@@ -217,11 +217,12 @@ class EncoderModel(LoadedModel):
     def _check(self, encodings: Sequence[Encoding], start: int = 0) -> None:
         for index, encoding in enumerate(encodings, start):
             if not len(encoding):
-                raise PromptError(f"text {index} is empty, and this model puts no token around a text")
+                raise PromptError(f"text {index} is empty, and this model puts no token around a text", place=index)
             if len(encoding) > self.context_length:
                 raise ContextLengthError(
                     f"text {index} has {len(encoding)} tokens; {self.name} takes {self.context_length}: "
-                    "shorten it, or ask for truncation"
+                    "shorten it, or have it cut with truncation=True (--truncate)",
+                    place=index,
                 )
 
     def _pooling(self, pooling: str | None, normalize: bool | None) -> tuple[str, bool]:

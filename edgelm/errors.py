@@ -59,9 +59,16 @@ class UnsupportedModelError(ModelError):
 
 
 class PromptError(EdgeLMError, ValueError):
-    """The prompt cannot be taken as it is."""
+    """The prompt cannot be taken as it is.
+
+    ``place``: of several texts, the number of the one at fault, counted from 0; the message calls it ``text N``.
+    """
 
     exit_code = 2
+
+    def __init__(self, *message: object, place: int | None = None) -> None:
+        super().__init__(*message)
+        self.place = place
 
 
 class ContextLengthError(PromptError):

@@ -13,7 +13,7 @@ from edgelm.cli.interrupt import prompt_exit
 from edgelm.cli.loading import load_for_labels
 from edgelm.cli.options import MachineOptions, file_option, json_option, machine_options, truncate_option
 from edgelm.cli.prompt_input import checked_text
-from edgelm.cli.text_input import read_texts
+from edgelm.cli.text_input import places_as_given, read_texts
 from edgelm.cli.units import table
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from edgelm.language_model import LanguageModel
 
 _EXAMPLES = """
+edgelm classify minilm --labels "sport,politics,weather" "Rain is on its way."
+edgelm classify minilm --labels "sport,politics,weather" -f headlines.txt --json
 edgelm classify hf:distilbert/distilbert-base-uncased-finetuned-sst-2-english "What a day!"
-edgelm classify smollm2 --labels "sport,politics,weather" "Rain is on its way."
-edgelm classify minilm --labels "urgent,not urgent" -f mails.txt --json
 """
 
 
@@ -54,15 +54,16 @@ def command(
 ) -> None:
     """Label texts.
 
-    The texts are arguments, or the lines of a file or of standard input. With --labels any labels can be asked for: of
-    a model of entailment (NLI), of one that makes vectors, or of one that writes text.
+    The texts are arguments, or the lines of a file or of standard input. An empty line is a text, too; for labels of
+    your own it is refused. With --labels any labels can be asked for: of a model of entailment (NLI), of one that makes
+    vectors, or of one that writes text.
     """
     if labels is None and (multi_label or template is not None):
         raise click.UsageError("--multi-label and --template are for labels of your own; give them with --labels")
     given = read_texts(texts, file)
     own = None if labels is None else _own_settings(labels, template, multi_label=multi_label, truncation=truncate)
     folder = ensure_installed(model, offline=machine.offline)
-    with prompt_exit(), load_for_labels(folder, machine) as loaded:
+    with prompt_exit(), places_as_given(texts), load_for_labels(folder, machine) as loaded:
         if own is None:
             found = _trained_labels(loaded, given, top_k, truncate)
         else:

@@ -54,7 +54,15 @@ class PagedCommand(click.Command):
     """A command whose options are shown by section: its own first, what all commands have last."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **{"context_settings": HELP_NAMES, **settings})
+        own = {**HELP_NAMES, "allow_extra_args": True}
+        super().__init__(*arguments, **{"context_settings": own, **settings})
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does; too many arguments are mostly one, whose quotes were forgotten."""
+        rest = super().parse_args(ctx, args)
+        if rest and not ctx.resilient_parsing:
+            ctx.fail(f"unexpected argument {rest[0]!r:.80}: put a text of several words in quotes")
+        return rest
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the options."""

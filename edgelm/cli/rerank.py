@@ -42,7 +42,7 @@ def command(
     """Put passages in order of how well they answer a query.
 
     MODEL is a cross-encoder, which reads both together, or one that makes vectors. The passages are arguments, or the
-    lines of a file or of standard input.
+    lines of a file or of standard input, empty ones too: the index in --json is the line's, counted from 0.
     """
     asked = checked_text(query, "the query")
     given = read_texts(passages, file, what="passage")

@@ -21,6 +21,7 @@ from edgelm.cli.options import (
     verbose_option,
 )
 from edgelm.cli.prompt_input import checked_text, read_prompt_in_context
+from edgelm.errors import PromptError
 
 if TYPE_CHECKING:
     from edgelm.language_model import LanguageModel
@@ -69,6 +70,8 @@ def command(
     if raw and system is not None:
         raise click.UsageError("--system is for the chat template, which --raw leaves out")
     text = read_prompt_in_context(prompt, option, file)
+    if not raw and not text.strip():
+        raise click.UsageError("the prompt is empty; write one, or have the model begin a text with --raw")
     folder = ensure_installed(model, offline=machine.offline)
     with prompt_exit(), load_folder(folder, machine) as lm:
         with _stream(lm, text, None if raw else system_prompt(folder, system), raw, generation) as stream:
@@ -82,6 +85,8 @@ def command(
 
 
 def _stream(lm: LanguageModel, text: str, system: str | None, raw: bool, generation: dict[str, Any]) -> TextStream:
+    if lm.bundle.manifest.family == "encoder-decoder" and not text.strip():
+        raise PromptError(f"the prompt is empty, and {lm.name} only answers a text; write one")
     if raw or not lm.has_chat_template:
         if system is not None:
             raise click.UsageError(f"{lm.bundle.manifest.name} has no chat template, so it takes no --system")

@@ -10,7 +10,7 @@ from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
 from edgelm.cli.loading import load_encoder_folder
 from edgelm.cli.options import MachineOptions, file_option, json_option, machine_options, truncate_option
-from edgelm.cli.text_input import read_texts
+from edgelm.cli.text_input import places_as_given, read_texts
 from edgelm.cli.units import table
 
 _EXAMPLES = """
@@ -37,13 +37,13 @@ def command(
     """Compare texts by meaning.
 
     Each text is compared with each: the cosine of the angle between their vectors, from -1 to 1. The texts, two or
-    more, are arguments, or the lines of a file or of standard input.
+    more, are arguments, or the lines of a file or of standard input; an empty line is a text, too.
     """
     given = read_texts(texts, file)
     if len(given) < 2:
         raise click.UsageError("there is one text only; give two or more")
     folder = ensure_installed(model, offline=machine.offline)
-    with prompt_exit(), load_encoder_folder(folder, machine) as encoder:
+    with prompt_exit(), places_as_given(texts), load_encoder_folder(folder, machine) as encoder:
         from edgelm.tasks.similarity import similarity_matrix
 
         matrix = similarity_matrix(encoder, given, truncation=truncate)

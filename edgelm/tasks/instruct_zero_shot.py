@@ -57,12 +57,12 @@ class InstructScorer:
         answers = [self._lm.tokenizer.encode_continuation(text) for text in texts]
         for index, answer in enumerate(answers):
             if not answer:
-                raise PromptError(f"text {index} has no token for this model")
+                raise PromptError(f"text {index} has no token for this model", place=index)
         longest = max(map(len, answers), default=0)
         if room < 1 or (longest > room and not truncation):
             raise ContextLengthError(
                 f"text and label take {prompt_tokens + longest} tokens; {self._lm.bundle.manifest.name} takes "
-                f"{self._lm.context_length}: shorten them, or ask for truncation"
+                f"{self._lm.context_length}: shorten them, or have them cut with truncation=True (--truncate)"
             )
         self._lm.memory_budget(prompt_tokens + min(longest, room)).check(self._lm.runtime.max_memory)
         return [answer[:room] for answer in answers]

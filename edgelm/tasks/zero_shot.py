@@ -151,4 +151,4 @@ def check_texts(texts: Sequence[str]) -> None:
     refuse_single(texts)
     for index, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
-            raise PromptError(f"text {index} must be a text that is not empty, not {text!r:.80}")
+            raise PromptError(f"text {index} must be a text that is not empty, not {text!r:.80}", place=index)

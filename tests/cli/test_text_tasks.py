@@ -54,14 +54,33 @@ def test_embed_prints_an_object_a_line(invoke: Invoke, models: dict[str, str]) -
 def test_only_line_breaks_end_a_text(invoke: Invoke, models: dict[str, str]) -> None:
     done = invoke("embed", models["vectors"], stdin="one\u2028more\x0c\x85\r\ntwo\rthree\n\n")
     texts = [json.loads(line)["text"] for line in done.stdout_bytes.decode().split("\n")[:-1]]
-    assert texts == ["one\u2028more\x0c\x85", "two", "three"]
+    assert texts == ["one\u2028more\x0c\x85", "two", "three", ""]
+
+
+def test_every_line_has_its_row(invoke: Invoke, models: dict[str, str]) -> None:
+    """Also an empty one; where there can be no row, the line is named as editors count them."""
+    lines = "\none\n \n\ntwo\n"
+    rows = [json.loads(line) for line in invoke("embed", models["vectors"], "--json", stdin=lines).stdout.splitlines()]
+    assert [row["text"] for row in rows] == ["", "one", " ", "", "two"]
+    alike = json.loads(invoke("similarity", models["vectors"], "--json", stdin=lines).stdout)
+    assert np.shape(alike["similarities"]) == (5, 5)
+    labelled = json.loads(invoke("classify", models["labels"], "--json", stdin=lines).stdout)
+    assert len(labelled["results"]) == 5
+    ranked = json.loads(invoke("rerank", models["ranking"], "two", "--json", stdin=lines).stdout)
+    assert {row["index"]: row["text"] for row in ranked["results"]}[4] == "two"
+    refused = invoke("classify", models["vectors"], "--labels", "a,b", stdin="one\n\ntwo\n")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "line 2 must be a text that is not empty" in refused.stderr
+    too_long = invoke("embed", models["vectors"], stdin="one\n\n" + "word " * 99)
+    assert "error: line 3 has 398 tokens" in too_long.stderr
+    assert "there is no text" in invoke("embed", models["vectors"], stdin="\n \n").stderr
 
 
 def test_embed_writes_numpy_to_a_pipe_and_to_a_file(invoke: Invoke, models: dict[str, str], tmp_path: Path) -> None:
-    lines = "\n\n".join(TEXTS) + "\n"
+    lines = "\n".join(TEXTS) + "\n"
     done = invoke("embed", models["vectors"], "--format", "npy", stdin=lines)
     piped = np.load(io.BytesIO(done.stdout_bytes))
-    file = tmp_path / "deep" / "vectors.npy"
+    file = tmp_path / "vectors.npy"
     (tmp_path / "lines.txt").write_text(lines)
     arguments = ("embed", models["vectors"], "-f", str(tmp_path / "lines.txt"), "--format", "npy", "-o", str(file))
     assert invoke(*arguments).stderr == f"wrote {file}\n"
@@ -118,7 +137,13 @@ def test_embed_options_change_the_vectors(invoke: Invoke, models: dict[str, str]
         (["--pooling", "sum", "x"], "'sum' is not one of"),
         (["-f", "nowhere.txt"], "nowhere.txt: No such file"),
         ([], "there is no text; give it as arguments"),
-        (["word " * 99], "takes 64: shorten it, or ask for truncation"),
+        (
+            ["word " * 99],
+            "text 1 has 398 tokens; tiny-encoder takes 64: shorten it, or have it cut with truncation=True",
+        ),
+        (["x", "-o", "nowhere/v.json"], "there is no folder 'nowhere' to write v.json into"),
+        (["x", "--format", "tsv", "-o", "nowhere/v"], "there is no folder 'nowhere'"),
+        (["x", "--json", "--format", "npy"], "give either --json or --format npy"),
     ],
 )
 def test_embed_refuses(invoke: Invoke, models: dict[str, str], arguments: list[str], message: str) -> None:
