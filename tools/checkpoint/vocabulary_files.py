@@ -97,9 +97,7 @@ def _wordpiece(
     path: Path, roles: Mapping[str, str], settings: Mapping[str, Any], *, two_separators: bool
 ) -> tokenizers.Tokenizer:
     if not _flag(settings, "do_basic_tokenize", default=True):
-        raise UnsupportedModelError(
-            f"{path.parent}: a tokenizer that keeps punctuation (do_basic_tokenize)"
-        )
+        raise UnsupportedModelError(f"{path.parent}: a tokenizer that keeps punctuation (do_basic_tokenize)")
     words = _text(path).split("\n")
     vocabulary = {word.rstrip("\r"): place for place, word in enumerate(words[:-1] if words[-1] == "" else words)}
     tokenizer = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=roles["unk_token"]))
