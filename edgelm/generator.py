@@ -31,6 +31,7 @@ from edgelm.runtime.single_row import SingleRow
 if TYPE_CHECKING:
     from edgelm.text.tokenizer import Tokenizer
     from edgelm.text_stream import TextStream
+    from edgelm.tool_calls.offer import OfferedTools
 
 Ids = Sequence[int] | NDArray[np.int64]
 
@@ -76,8 +77,15 @@ class Generator:
         self._engine.close()
         self.pool.close()
 
-    def stream(self, ids: Ids, config: GenerationConfig, tokenizer: Tokenizer, hooks: Hooks = NO_HOOKS) -> TextStream:
-        """Begins one answer. With beams, all of it comes at the end.
+    def stream(
+        self,
+        ids: Ids,
+        config: GenerationConfig,
+        tokenizer: Tokenizer,
+        hooks: Hooks = NO_HOOKS,
+        tools: OfferedTools | None = None,
+    ) -> TextStream:
+        """Begins one answer, from whose text calls of ``tools`` are taken out. With beams, all of it comes at the end.
 
         Raises:
             ConfigError, PromptError, MemoryLimitError: what is wrong with the request; nothing has run then.
@@ -87,7 +95,7 @@ class Generator:
         _check_hooks(hooks, config)
         request = self._request(ids, config)
         tokens = self._row_tokens(request, config)
-        text = IncrementalText(tokenizer, config.stop_strings)
+        text = IncrementalText(tokenizer, config.stop_strings, tools)
         if request.source is None and config.num_beams == 1:
             loan: Loan = self.pool.borrow(np.asarray(request.prompt, np.int64), tokens)
         else:

@@ -58,11 +58,30 @@ class Stopwatch:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function that the model wants to be called.
+
+    ``arguments`` come from the model: ``fault`` says what is wrong with them, or with the name, by the tools that were
+    offered; None: nothing. ``id``: nine letters and digits, for the message with its result.
+    """
+
+    id: str
+    name: str
+    arguments: dict[str, Any]
+    fault: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain values, as chat templates take it; ``arguments`` are an object, not a string of JSON."""
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of a streamed answer; ``finish_reason`` is set on the last, whose text may be empty."""
+    """A piece of a streamed answer; the last, whose text may be empty, has ``finish_reason`` and the ``tool_calls``."""
 
     text: str
     finish_reason: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +104,9 @@ class GenerationResult:
     """A finished answer.
 
     ``token_ids`` end with the end-of-sequence token if there was one; ``text`` is without special tokens and cut before
-    a stop string. ``finish_reason``: ``stop`` or ``length``. ``peak_memory``: the process's so far, in bytes.
-    ``logprobs``: one for each token where they were asked for, else None.
+    a stop string. ``finish_reason``: ``stop``, ``length``, or ``tool_calls`` where the model stopped to have functions
+    called. ``peak_memory``: the process's so far, in bytes. ``logprobs``: one for each token where they were asked for,
+    else None. ``tool_calls``: taken out of the text.
     """
 
     text: str
@@ -96,6 +116,12 @@ class GenerationResult:
     timings: Timings
     peak_memory: int
     logprobs: tuple[TokenLogprob, ...] | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+
+    def as_message(self) -> dict[str, Any]:
+        """The answer as a message of the conversation, to be followed by one of the role ``tool`` for each call."""
+        calls = {"tool_calls": [call.as_dict() for call in self.tool_calls]} if self.tool_calls else {}
+        return {"role": "assistant", "content": self.text, **calls}
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain values, as ``--json`` prints it."""
@@ -121,6 +147,9 @@ class GenerationResult:
         }
         if self.logprobs is not None:
             values["logprobs"] = {"content": [token.as_dict() for token in self.logprobs]}
+        if self.tool_calls:
+            faults = [{"fault": call.fault} if call.fault else {} for call in self.tool_calls]
+            values["tool_calls"] = [call.as_dict() | fault for call, fault in zip(self.tool_calls, faults, strict=True)]
         return values
 
 

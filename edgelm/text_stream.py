@@ -9,22 +9,37 @@ from typing import Self
 
 from edgelm.generation.logprobs import StepLogprobs
 from edgelm.generation.loop import Step
-from edgelm.results import Chunk, GenerationResult, Stopwatch, TokenLogprob, Usage
+from edgelm.results import Chunk, GenerationResult, Stopwatch, TokenLogprob, ToolCall, Usage
 from edgelm.runtime.memory import peak_memory
 from edgelm.text.detokenizer import IncrementalDetokenizer
 from edgelm.text.stop_strings import StopMatcher
 from edgelm.text.tokenizer import Tokenizer
+from edgelm.tool_calls.offer import OfferedTools
+from edgelm.tool_calls.scanner import CallScanner
 
 
 class IncrementalText:
-    """Tokens to text that is final: detokenized, and cut before a stop string."""
+    """Tokens to text that is final: detokenized, and cut before a stop string; calls of ``tools`` are taken out."""
 
-    def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...]) -> None:
+    def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...], tools: OfferedTools | None = None) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = tokenizer.vocab_size
         self._logprobs: list[TokenLogprob] = []
         self._detokenizer = IncrementalDetokenizer(tokenizer)
         self._matcher = StopMatcher(stops)
+        self._tools = tools
+        self._scanner = None if tools is None else CallScanner(tools.styles, tools.toolbox.names)
+        # Marks of calls that are special tokens, which have no text elsewhere.
+        marks = () if tools is None else (mark for style in tools.styles for mark in style.markers)
+        ids = {mark: tokenizer.token_to_id(mark) for mark in marks}
+        self._marks = {token: mark for mark, token in ids.items() if token in tokenizer.special_token_ids}
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls so far."""
+        if self._tools is None or self._scanner is None:
+            return ()
+        return tuple(map(self._tools.toolbox.call, self._scanner.calls))
 
     @property
     def logprobs(self) -> tuple[TokenLogprob, ...] | None:
@@ -39,13 +54,23 @@ class IncrementalText:
 
     def push(self, token: int) -> tuple[str, bool]:
         """The text that a token makes final, and whether a stop string ended the answer."""
-        # Logits are often padded to a round width: what is beyond the tokenizer has no text.
-        return self._matcher.push(self._detokenizer.push(token) if token < self._vocab_size else "")
+        if token in self._marks:
+            text = self._detokenizer.finish() + self._marks[token]
+        else:
+            # Logits are often padded to a round width: what is beyond the tokenizer has no text.
+            text = self._detokenizer.push(token) if token < self._vocab_size else ""
+        text, stopped = self._matcher.push(text)
+        return self._without_calls(text, at_end=stopped), stopped
 
     def finish(self) -> tuple[str, bool]:
         """The rest, now that no token follows, and whether a stop string was in it."""
         text, stopped = self._matcher.push(self._detokenizer.finish())
-        return text if stopped else text + self._matcher.finish(), stopped
+        return self._without_calls(text if stopped else text + self._matcher.finish(), at_end=True), stopped
+
+    def _without_calls(self, text: str, *, at_end: bool) -> str:
+        if self._scanner is None:
+            return text
+        return self._scanner.push(text) + (self._scanner.finish() if at_end else "")
 
     def _text(self, token: int) -> str:
         return self._tokenizer.decode([token], skip_special_tokens=False) if token < self._vocab_size else ""
@@ -157,8 +182,7 @@ class _Answer:
                     piece += rest
                 if step.finish_reason or stopped:
                     reason = "stop" if stopped else str(step.finish_reason)
-                    self._end(piece, reason, text.logprobs)
-                    yield Chunk(piece, reason)
+                    yield self._end(piece, reason, text)
                     return
                 if piece:
                     self.texts.append(piece)
@@ -177,10 +201,20 @@ class _Answer:
             self._steps.close()
             on_close(tuple(self._token_ids), healthy)
 
-    def _end(self, text: str, reason: str, logprobs: tuple[TokenLogprob, ...] | None) -> None:
+    def _end(self, piece: str, reason: str, text: IncrementalText) -> Chunk:
         timings = self._watch.timings()
-        self.texts.append(text)
+        calls = text.tool_calls
+        reason = "tool_calls" if calls and reason == "stop" else reason
+        self.texts.append(piece)
         self.finish(healthy=True)
-        usage = Usage(*self._prompt_tokens, len(self._token_ids))
-        whole = "".join(self.texts)
-        self.result = GenerationResult(whole, tuple(self._token_ids), reason, usage, timings, peak_memory(), logprobs)
+        self.result = GenerationResult(
+            text="".join(self.texts),
+            token_ids=tuple(self._token_ids),
+            finish_reason=reason,
+            usage=Usage(*self._prompt_tokens, len(self._token_ids)),
+            timings=timings,
+            peak_memory=peak_memory(),
+            logprobs=text.logprobs,
+            tool_calls=calls,
+        )
+        return Chunk(piece, reason, calls)

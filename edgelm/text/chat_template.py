@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
 import jinja2
+from jinja2 import meta
 
 from edgelm.errors import EdgeLMError, TemplateError
 from edgelm.text.messages import checked_messages
@@ -44,6 +46,11 @@ class ChatTemplate:
             raise TemplateError(f"the chat template is not valid (line {error.lineno}): {_one_line(error)}") from error
         except Exception as error:  # the compiler meets any source: too deep for Python's parser, lone surrogates, …
             raise TemplateError(f"the chat template cannot be compiled: {_one_line(error)}") from error
+
+    @cached_property
+    def variables(self) -> frozenset[str]:
+        """The names of the variables that it reads: ``messages``, ``tools``, …"""
+        return frozenset(meta.find_undeclared_variables(TemplateSandbox().parse(self.source)))
 
     def render(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True, **variables: Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,8 @@ def checked_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, An
     """Copies of the messages, contents given in parts joined by line breaks.
 
     A message has a ``role`` (string) and a ``content``: a string, or a list of ``{"type": "text", "text": …}``. The
-    content may be missing or None beside ``tool_calls``. Other fields are left as they are.
+    content may be missing or None beside ``tool_calls``, whose arguments may be an object, or the JSON of one as in
+    OpenAI's API; templates get the object. Other fields are left as they are.
 
     Raises:
         PromptError: there is no message, or one is not of that form; names its index and field.
@@ -31,6 +33,8 @@ def _checked(message: Mapping[str, Any], where: str) -> dict[str, Any]:
     if not isinstance(role, str) or not role:
         raise PromptError(f"{where}.role must be a non-empty string, not {role!r:.80}")
     checked = dict(message)
+    if message.get("tool_calls"):
+        checked["tool_calls"] = _checked_calls(message["tool_calls"], f"{where}.tool_calls")
     content = message.get("content")
     if content is None and message.get("tool_calls"):
         return checked
@@ -39,6 +43,28 @@ def _checked(message: Mapping[str, Any], where: str) -> dict[str, Any]:
     elif not isinstance(content, str):
         raise PromptError(f"{where}.content must be a string or a list of text parts, not {content!r:.80}")
     return checked
+
+
+def _checked_calls(calls: Any, where: str) -> list[Any]:
+    if not isinstance(calls, Sequence) or not all(isinstance(call, Mapping) for call in calls):
+        raise PromptError(f"{where} must be a list of calls, not {calls!r:.80}")
+    return [_checked_call(call, f"{where}[{index}]") for index, call in enumerate(calls)]
+
+
+def _checked_call(call: Mapping[str, Any], where: str) -> dict[str, Any]:
+    function = call.get("function", call)
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise PromptError(f"{where} must have a function with a name and arguments, not {call!r:.80}")
+    arguments = function.get("arguments", {})
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except (ValueError, RecursionError):
+            arguments = None
+    if not isinstance(arguments, Mapping):
+        raise PromptError(f"{where}: the arguments must be an object, not {function.get('arguments')!r:.80}")
+    changed = {**function, "arguments": dict(arguments)}
+    return {**call, "function": changed} if "function" in call else changed
 
 
 def _part_text(part: Any, where: str) -> str:

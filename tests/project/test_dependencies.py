@@ -15,7 +15,7 @@ FLOORS = (
     {"edgelm.config_values"},
     {"edgelm.config"},
     {"edgelm.bundle", "edgelm.text"},
-    {"edgelm.runtime"},
+    {"edgelm.runtime", "edgelm.tool_calls"},
     {"edgelm.generation"},
     {"edgelm.text_stream", "edgelm.text_side"},
     {"edgelm.batch_answers"},

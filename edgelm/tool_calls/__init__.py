@@ -1,0 +1,1 @@
+"""Functions that a model may have called: their schemas, the calls in its answers, and running them."""
