@@ -47,7 +47,7 @@ class _Answer:
         self._pieces.append(piece)
         return self._stopped
 
-    def result(self, reason: str, request: Request) -> GenerationResult:
+    def result(self, reason: str, request: Request, score: float | None = None) -> GenerationResult:
         """The whole answer, which has ended for that reason, or by a stop string."""
         if not self._stopped:
             rest, self._stopped = self.text.finish()
@@ -60,6 +60,7 @@ class _Answer:
             self.watch.timings(),
             peak_memory(),
             self.text.logprobs,
+            score=score,
         )
 
 
@@ -94,5 +95,6 @@ def _searched(
             for token in hypothesis.tokens:
                 if answer.push(token):
                     break
-            results.append(answer.result(hypothesis.finish_reason, request))
+            score = hypothesis.score if hypothesis.tokens else None
+            results.append(answer.result(hypothesis.finish_reason, request, score))
     return results

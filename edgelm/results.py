@@ -107,6 +107,9 @@ class GenerationResult:
     a stop string. ``finish_reason``: ``stop``, ``length``, or ``tool_calls`` where the model stopped to have functions
     called. ``peak_memory``: the process's so far, in bytes. ``logprobs``: one for each token where they were asked for,
     else None. ``tool_calls``: taken out of the text.
+
+    ``score``: where beams found it, the sum of the log probabilities of the whole answer, also of what a stop string
+    cuts, after the length penalty: transformers' ``sequences_scores``; else None.
     """
 
     text: str
@@ -117,6 +120,7 @@ class GenerationResult:
     peak_memory: int
     logprobs: tuple[TokenLogprob, ...] | None = None
     tool_calls: tuple[ToolCall, ...] = ()
+    score: float | None = None
 
     def as_message(self) -> dict[str, Any]:
         """The answer as a message of the conversation, to be followed by one of the role ``tool`` for each call."""
@@ -127,7 +131,7 @@ class GenerationResult:
         """The same as plain values, as ``--json`` prints it."""
         prefilled = self.usage.prompt_tokens - self.usage.cached_tokens
         decoded = self.usage.completion_tokens - 1
-        values = {
+        values: dict[str, Any] = {
             "text": self.text,
             "tokens": list(self.token_ids),
             "finish_reason": self.finish_reason,
@@ -145,6 +149,8 @@ class GenerationResult:
             },
             "memory": {"peak_bytes": self.peak_memory},
         }
+        if self.score is not None:
+            values["score"] = round(self.score, 6)
         if self.logprobs is not None:
             values["logprobs"] = {"content": [token.as_dict() for token in self.logprobs]}
         if self.tool_calls:

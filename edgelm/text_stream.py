@@ -182,7 +182,7 @@ class _Answer:
                     piece += rest
                 if step.finish_reason or stopped:
                     reason = "stop" if stopped else str(step.finish_reason)
-                    yield self._end(piece, reason, text)
+                    yield self._end(piece, reason, text, step.score)
                     return
                 if piece:
                     self.texts.append(piece)
@@ -201,7 +201,7 @@ class _Answer:
             self._steps.close()
             on_close(tuple(self._token_ids), healthy)
 
-    def _end(self, piece: str, reason: str, text: IncrementalText) -> Chunk:
+    def _end(self, piece: str, reason: str, text: IncrementalText, score: float | None) -> Chunk:
         timings = self._watch.timings()
         calls = text.tool_calls
         reason = "tool_calls" if calls and reason == "stop" else reason
@@ -216,5 +216,6 @@ class _Answer:
             peak_memory=peak_memory(),
             logprobs=text.logprobs,
             tool_calls=calls,
+            score=score,
         )
         return Chunk(piece, reason, calls)

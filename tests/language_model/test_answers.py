@@ -68,10 +68,35 @@ def test_the_times_of_a_search_are_those_of_its_work(load):
         assert times.decode_s > times.prefill_s
 
 
-def test_who_asks_for_beams_gets_them_from_a_model_that_samples_by_itself(tmp_path, load):
+def test_beams_of_a_model_that_samples_by_itself_are_drawn(tmp_path, load):
     files = {"generation_config.json": b'{"do_sample": true, "max_new_tokens": 6}'}
     lm = load(write_decoder_bundle(tmp_path / "b", files=files))
-    assert lm.generate("abc", num_beams=2).token_ids == lm.generate("abc", num_beams=2).token_ids
+    drawn = [lm.generate("abc", num_beams=2, seed=seed).token_ids for seed in (1, 2, 3, 1)]
+    assert drawn[0] == drawn[3] and len(set(drawn)) == 3
+    assert drawn[0] == lm.generate_batch(["de", "abc"], num_beams=2, seed=1)[1].token_ids
+    searched = lm.generate("abc", num_beams=2, do_sample=False)
+    assert searched.token_ids == lm.generate("abc", num_beams=2, do_sample=False, seed=5).token_ids
+
+
+@pytest.mark.parametrize("more", [{}, {"do_sample": True, "seed": 3}, {"num_beam_groups": 2, "diversity_penalty": 1.0}])
+def test_answers_of_beams_have_their_score(load, more):
+    lm = load("tiny")
+    call = {"num_beams": 4, "max_new_tokens": 5, "length_penalty": 0.5, **more}
+    several = lm.generate_batch(["abc"], num_return_sequences=3, **call)
+    assert [answer.score for answer in several] == sorted((answer.score for answer in several), reverse=True)
+    assert all(answer.score < 0 for answer in several)
+    for one in (lm.generate("abc", **call), lm.stream("abc", **call).drain()):
+        assert (one.token_ids, one.score) == (several[0].token_ids, several[0].score)
+        assert one.as_dict()["score"] == pytest.approx(one.score, abs=1e-6)
+    assert lm.generate("abc", max_new_tokens=2).score is None
+    assert "score" not in lm.generate("abc", max_new_tokens=2).as_dict()
+
+
+def test_an_answer_that_beams_do_not_find_has_no_score(load):
+    lm = load("tiny")
+    call = {"num_beams": 3, "num_return_sequences": 3, "max_new_tokens": 1, "forced_eos_token_id": EOS}
+    answers = lm.generate_batch(["abc"], **call)
+    assert [(answer.token_ids, answer.score is None) for answer in answers] == [((EOS,), False), ((), True), ((), True)]
 
 
 # Streams
