@@ -28,6 +28,11 @@ class TokenHistory:
         return self._readable[: self._length]
 
     @property
+    def room(self) -> int:
+        """Tokens that the answer may still get."""
+        return self._buffer.size - self._length
+
+    @property
     def is_full(self) -> bool:
         """Whether the answer has reached its largest length."""
         return self._length == self._buffer.size

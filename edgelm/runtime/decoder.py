@@ -1,7 +1,7 @@
 """Runs a decoder graph: token ids in, last-token logits out, with the KV cache in between.
 
-Prefill takes many tokens in chunks, which bounds the memory of activations; a step takes one, in memory that is bound
-already.
+Prefill takes many tokens in chunks, which bounds the memory of activations; a step takes one, and a check of guesses a
+few, in memory that is bound already.
 Knows nothing about text, sampling or stopping.
 """
 
@@ -18,8 +18,6 @@ from edgelm.runtime.kv_cache import KVCache
 from edgelm.runtime.session import Session, Switch, give_back_freed_memory
 from edgelm.runtime.token_rows import Ids, Logits, check_room
 
-_LAST = np.zeros(1, np.int64)  # of a single token's logits
-
 
 class Decoder:
     """One sequence on one session.
@@ -29,7 +27,12 @@ class Decoder:
         context_length: tokens that the KV cache may hold.
         prefill_chunk: tokens computed in one run.
         embedding: turns ids into vectors, for a graph that takes those.
+
+    Attributes:
+        verifies: that ``verify`` takes several tokens.
     """
+
+    verifies = True
 
     def __init__(
         self, session: Session, *, context_length: int, prefill_chunk: int, embedding: EmbeddingTable | None = None
@@ -42,7 +45,9 @@ class Decoder:
         # A prompt's activations are many times a step's: they are not kept for the steps.
         self._switches = {"prefill": Switch(shrink=True), "step": Switch()}
         self._embedding = embedding
-        self._step: DecoderRun | None = self._new_run(1, _LAST)  # None: to be made anew
+        self._logits = np.empty((1, self.vocab_size), np.float32)
+        self._short_runs: dict[int, DecoderRun] = {}  # over so many tokens, with all their logits
+        self._short_run(1)
 
     @property
     def length(self) -> int:
@@ -58,7 +63,10 @@ class Decoder:
         """
         tokens = np.asarray(ids, np.int64)
         for chunk in self._chunks(tokens):
-            logits = self._run_one(chunk) if len(chunk) == 1 else self._run(chunk, np.array([len(chunk) - 1]))
+            if len(chunk) == 1:
+                logits = self._compute(self._short_run(1), chunk, "step")
+            else:
+                logits = self._run(chunk, np.array([len(chunk) - 1]))
             if len(tokens) >= self.prefill_chunk:  # what chunks leave behind would add up
                 give_back_freed_memory()
         last: Logits = logits[0]
@@ -71,8 +79,17 @@ class Decoder:
             ContextLengthError: the context window is full.
         """
         self._make_room(1)
-        last: Logits = self._run_one(np.array([token], np.int64))[0]
+        last: Logits = self._compute(self._short_run(1), np.array([token], np.int64), "step")[0]
         return last
+
+    def verify(self, ids: Ids) -> Logits:
+        """Appends a few tokens in one run and returns the logits of each, (S, V), which the next call may overwrite.
+
+        Raises:
+            ContextLengthError: they do not fit behind those already there.
+        """
+        self._make_room(len(ids))
+        return self._compute(self._short_run(len(ids)), np.asarray(ids, np.int64), "step")
 
     def all_logits(self, ids: Ids) -> Iterator[Logits]:
         """Appends tokens and yields the logits of every one, chunk by chunk: (S, V) float32 each."""
@@ -92,7 +109,7 @@ class Decoder:
         """Allocates the cache for ``tokens`` in all now, instead of growing on the way."""
         tokens = min(tokens, self.context_length)
         if tokens > self.cache.capacity:
-            self._step = None  # it holds the buffers that the cache has now
+            self._short_runs.clear()  # they hold the buffers that the cache has now
             self.cache.reserve(tokens)
 
     def _chunks(self, ids: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
@@ -107,16 +124,22 @@ class Decoder:
         check_room(needed, self.context_length)
         self.reserve(self.cache.room_for(needed))
 
-    def _run_one(self, token: NDArray[np.int64]) -> Logits:
-        if self._step is None:
-            self._step = self._new_run(1, _LAST)
-        return self._compute(self._step, token, "step")
+    def _short_run(self, count: int) -> DecoderRun:
+        """The run over ``count`` tokens, made when it is first needed; all of them share the memory of the logits."""
+        run = self._short_runs.get(count)
+        if run is None:
+            if count > len(self._logits):
+                self._short_runs.clear()
+                self._logits = np.empty((count, self.vocab_size), np.float32)
+            run = self._new_run(count, np.arange(count), self._logits[:count])
+            self._short_runs[count] = run
+        return run
 
     def _run(self, ids: NDArray[np.int64], wanted: NDArray[np.int64]) -> Logits:
         return self._compute(self._new_run(len(ids), wanted), ids, "prefill")
 
-    def _new_run(self, count: int, wanted: NDArray[np.int64]) -> DecoderRun:
-        run = DecoderRun(self._session, (1, count), wanted, self._embedding)
+    def _new_run(self, count: int, wanted: NDArray[np.int64], logits: Logits | None = None) -> DecoderRun:
+        run = DecoderRun(self._session, (1, count), wanted, self._embedding, logits)
         self.cache.bind(run.binding)
         return run
 

@@ -19,13 +19,19 @@ class DecoderRun:
         shape: (B, S).
         wanted: (R,) which of the B·S tokens' logits the runs give, in that order.
         embedding: turns ids into vectors, for a graph that takes those.
+        logits: memory for them, (R, V) float32; None: its own.
 
     Attributes:
         logits: (R, V) float32, overwritten by each run.
     """
 
     def __init__(
-        self, session: Session, shape: tuple[int, int], wanted: NDArray[np.int64], embedding: EmbeddingTable | None
+        self,
+        session: Session,
+        shape: tuple[int, int],
+        wanted: NDArray[np.int64],
+        embedding: EmbeddingTable | None,
+        logits: NDArray[np.float32] | None = None,
     ) -> None:
         self.binding: Binding = session.binding()
         self._embedding = embedding
@@ -46,7 +52,9 @@ class DecoderRun:
         for name, array in inputs.items():
             if name in session.inputs and array is not None:
                 self.binding.input(name, Tensor(array))
-        self.logits = np.empty((len(wanted), int(session.outputs["logits"].shape[1])), np.float32)
+        if logits is None:
+            logits = np.empty((len(wanted), int(session.outputs["logits"].shape[1])), np.float32)
+        self.logits = logits
         self.binding.output("logits", Tensor(self.logits))
 
     def want(self, wanted: NDArray[np.int64]) -> None:

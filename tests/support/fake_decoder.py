@@ -21,6 +21,7 @@ class BigramDecoder:
         self.cache: list[int] = list(cached)
         self.prefills: list[list[int]] = []
         self.steps: list[int] = []
+        self.verified: list[list[int]] = []
         self._buffer = np.empty(self.vocab_size, np.float32)
 
     @property
@@ -37,6 +38,17 @@ class BigramDecoder:
     def step(self, token: int) -> NDArray[np.float32]:
         self.steps.append(token)
         return self._append([token])
+
+    def verify(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
+        tokens = [int(token) for token in ids]
+        self.verified.append(tokens)
+        self._append(tokens)
+        return self.table[tokens]
+
+    def rewind(self, length: int) -> None:
+        if not 0 <= length <= self.length:
+            raise AssertionError(f"a rewind of {self.length} tokens to {length}")
+        del self.cache[length:]
 
     def _append(self, tokens: list[int]) -> NDArray[np.float32]:
         self.cache += tokens

@@ -58,6 +58,20 @@ class ForeignDecoder:
         check_room(self.length + 1, self.context_length)
         return self._run(np.array([[token]], np.int64), "step")
 
+    @property
+    def verifies(self) -> bool:
+        """Whether the graph takes several tokens behind a past."""
+        return self._graph.appends_many
+
+    def verify(self, ids: Ids) -> NDArray[np.float32]:
+        """Appends a few tokens in one run and returns the logits of each, (S, V) float32.
+
+        Raises:
+            ContextLengthError: they do not fit behind those already there.
+        """
+        check_room(self.length + len(ids), self.context_length)
+        return self._run(np.asarray(ids, np.int64)[None], "step", whole=True)
+
     def all_logits(self, ids: Ids) -> Iterator[NDArray[np.float32]]:
         """Appends tokens and yields the logits of every one, chunk by chunk: (S, V) float32 each."""
         for chunk in self._chunks(np.asarray(ids, np.int64)):
