@@ -275,6 +275,8 @@ class RuntimeConfig:
         prefill_chunk: prompt tokens computed in one run; bounds the memory of activations.
         max_memory: bytes of resident memory that the process may reach; None: no limit.
         preload_text: read the tokenizer while the graph is loaded; else when it is first needed.
+        prefix_caches: KV caches of finished answers that are kept for prompts with the same beginning, as far as
+            memory allows.
         prepack: keep a copy of the weights in this CPU's layout in the cache (starts faster, uses less memory).
     """
 
@@ -284,6 +286,7 @@ class RuntimeConfig:
     max_memory: int | None = None
     prepack: bool = True
     preload_text: bool = True
+    prefix_caches: int = 2
 
     @classmethod
     def given(cls, *, max_memory: str | int | None = None, **settings: Any) -> Self:
@@ -303,6 +306,7 @@ class RuntimeConfig:
         check_int("prefill_chunk", self.prefill_chunk, 1)
         if self.max_memory is not None:
             check_int("max_memory", self.max_memory, 1)
+        check_int("prefix_caches", self.prefix_caches, 0)
         check_bool("prepack", self.prepack)
         check_bool("preload_text", self.preload_text)
 

@@ -62,7 +62,7 @@ class Generator:
         self._runtime = runtime
         self._context_length = context_length
         self._engine = open_engine(bundle, runtime, context_length)
-        self.pool = SequencePool(self._engine.new_decoder)
+        self.pool = SequencePool(self._engine.new_decoder, keep=runtime.prefix_caches, check=self._check_memory)
 
     def new_decoder(self) -> SequenceDecoder:
         """A decoder of one sequence that nobody else uses."""
@@ -102,7 +102,6 @@ class Generator:
             loan = self._lend_rows([request], config)
         watch = Stopwatch()
         try:
-            self._check_memory()
             steps = _steps(loan, request, config, hooks, watch)
             if isinstance(loan, LentDecoder):
                 loan.decoder.reserve(tokens)
@@ -150,21 +149,21 @@ class Generator:
         """The answers to each request; in two halves where all at once would not fit into memory."""
         from edgelm.batch_answers import batch_answers
 
-        loan = self._lend_rows(requests, config)
         try:
-            self._check_memory()
+            loan = self._lend_rows(requests, config)
+        except MemoryLimitError:
+            if len(requests) == 1:
+                raise
+            half = len(requests) // 2
+            return [
+                *self._run_batch(requests[:half], config, tokenizer, hooks),
+                *self._run_batch(requests[half:], config, tokenizer, hooks),
+            ]
+        try:
             loan.decoder.reserve(loan.needs.rows, loan.needs.longest)
             return batch_answers(loan.decoder, requests, config, tokenizer, hooks)
-        except _DoesNotFitError as error:
-            if len(requests) == 1:
-                raise MemoryLimitError(str(error)) from None
         finally:
             self.pool.discard(loan)
-        half = len(requests) // 2
-        return [
-            *self._run_batch(requests[:half], config, tokenizer, hooks),
-            *self._run_batch(requests[half:], config, tokenizer, hooks),
-        ]
 
     def _request(self, ids: Ids, config: GenerationConfig) -> Request:
         manifest = self._manifest
@@ -204,18 +203,15 @@ class Generator:
         )
         return self.pool.lend_rows(self._engine.new_batch(sources or None), needs)
 
-    def _check_memory(self) -> None:
-        needed = budget_of(self._manifest, self.pool.needs(), prefill_chunk=self._runtime.prefill_chunk)
+    def _check_memory(self, needs: Needs) -> None:
+        """Refuses what does not fit into memory, the newest request being part of it."""
         try:
-            needed.check(self._runtime.max_memory)
+            budget_of(self._manifest, needs, prefill_chunk=self._runtime.prefill_chunk).check(self._runtime.max_memory)
         except MemoryLimitError as error:
-            if self.pool.forget():  # what is kept for another prompt must not stand in this one's way
-                return self._check_memory()
-            raise _DoesNotFitError(f"{error}; ask for fewer tokens (max_new_tokens) or raise the limit") from None
-
-
-class _DoesNotFitError(MemoryLimitError):
-    """Said beforehand: nothing has run."""
+            others = needs.sequences - 1
+            wait = f"wait for the other {others} to end, " if others > 1 else "wait for the other to end, "
+            made = f"{needs.sequences} answers are being made at a time: {wait}" if others else ""
+            raise MemoryLimitError(f"{error}; {made}ask for fewer tokens (max_new_tokens) or raise the limit") from None
 
 
 def _rows_each(config: GenerationConfig) -> int:

@@ -1,7 +1,8 @@
 """Lends decoders to generations, and remembers what their KV caches hold: a prompt that continues an earlier one is
 prefilled only from where they part.
 
-Each generation has a decoder to itself, so several may run at a time, also within one thread.
+Each generation has a decoder to itself, so several may run at a time, also within one thread. What is kept from
+earlier ones goes, least recently used first, when a new one needs the memory.
 """
 
 from __future__ import annotations
@@ -9,69 +10,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
-from typing import Protocol
 from weakref import WeakSet
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edgelm.errors import ClosedError
+from edgelm.errors import ClosedError, MemoryLimitError
+from edgelm.runtime.kept_caches import KeptCache, Plan, plan_for
+from edgelm.runtime.kv_cache import KVCache
 from edgelm.runtime.memory import Needs
+from edgelm.runtime.sequence_decoder import Ids
+from edgelm.runtime.sequence_decoder import SequenceDecoder as SequenceDecoder  # others look for it here
 from edgelm.runtime.single_row import Rows
-
-Ids = NDArray[np.int64]
-
-
-class Cache(Protocol):
-    """What a decoder remembers of its tokens."""
-
-    @property
-    def capacity(self) -> int:
-        """Tokens for which memory is there."""
-        ...
-
-
-class SequenceDecoder(Protocol):
-    """A decoder of one sequence, ours or of graphs made by others; see ``decoder.Decoder``."""
-
-    context_length: int
-    vocab_size: int
-
-    @property
-    def cache(self) -> Cache:
-        """What it remembers."""
-        ...
-
-    @property
-    def length(self) -> int:
-        """Tokens in the cache."""
-        ...
-
-    def prefill(self, ids: Sequence[int] | Ids) -> NDArray[np.float32]:
-        """Appends tokens; returns the last one's logits."""
-        ...
-
-    def step(self, token: int) -> NDArray[np.float32]:
-        """Appends one token; returns its logits."""
-        ...
-
-    def all_logits(self, ids: Sequence[int] | Ids) -> Iterator[NDArray[np.float32]]:
-        """Appends tokens; yields the logits of every one."""
-        ...
-
-    def rewind(self, length: int) -> None:
-        """Forgets all but the first tokens."""
-        ...
-
-    def reserve(self, tokens: int) -> None:
-        """Allocates the cache now."""
-        ...
-
-    def cancel(self) -> None:
-        """Ends the run in progress, from another thread."""
-        ...
+from edgelm.runtime.sliding import SlidingWindow
 
 
 @dataclass(eq=False)
@@ -87,6 +39,12 @@ class LentDecoder:
     decoder: SequenceDecoder
     cached: int
     tokens: int
+
+    @property
+    def dropped(self) -> int:
+        """Tokens of the sequence that its cache holds no more."""
+        cache = self.decoder.cache
+        return cache.dropped if isinstance(cache, KVCache) else 0
 
     @property
     def needs(self) -> Needs:
@@ -112,10 +70,8 @@ class LentRows:
 Loan = LentDecoder | LentRows
 
 
-@dataclass(eq=False)
-class _Idle:
-    decoder: SequenceDecoder
-    ids: Ids
+def _no_limit(needs: Needs) -> None:
+    """Where no memory limit was set."""
 
 
 @dataclass(eq=False)
@@ -125,47 +81,64 @@ class SequencePool:
     Args:
         new: makes a decoder with an empty cache.
         keep: decoders that are kept, with their caches, while no generation uses them.
+        check: raises MemoryLimitError where so much does not fit into memory.
     """
 
     new: Callable[[], SequenceDecoder]
     keep: int = 1
-    _idle: list[_Idle] = field(default_factory=list)
+    check: Callable[[Needs], None] = _no_limit
+    _kept: list[KeptCache] = field(default_factory=list)  # least recently used first
     _lent: WeakSet[Loan] = field(default_factory=WeakSet)
-    _ended: SimpleQueue[tuple[Loan, _Idle | None]] = field(default_factory=SimpleQueue)
+    _ended: SimpleQueue[tuple[Loan, KeptCache | None]] = field(default_factory=SimpleQueue)
     _closed: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def borrow(self, prompt: Ids, tokens: int) -> LentDecoder:
-        """The decoder that holds most of the prompt, rewound to what they share; at least one token is left to prefill.
+    def borrow(self, prompt: Ids, tokens: int, window: SlidingWindow | None = None) -> LentDecoder:
+        """A decoder that holds as much of the prompt as any that is kept; at least one token is left to prefill.
 
         Args:
             prompt: (T,) token ids.
-            tokens: how many the sequence may come to, prompt and answer.
+            tokens: how many the cache may come to hold of prompt and answer.
+            window: how the sequence goes on past the context window; None: it does not.
+
+        Raises:
+            ClosedError: the pool is closed.
+            MemoryLimitError: they do not fit beside what is lent already.
+        """
+        with self._locked():
+            self._check_open()
+            plan = plan_for(self._kept, self.keep, prompt, tokens, window)
+            lent = self._begin(self._afford(plan))
+            self._lent.add(lent)
+        return lent
+
+    def borrow_kept(self, ids: Ids | None) -> tuple[LentDecoder, Ids] | None:
+        """The kept decoder, as it is, that holds all of ``ids``, or the one used last; with what it holds.
 
         Raises:
             ClosedError: the pool is closed.
         """
         with self._locked():
             self._check_open()
-            best = max(self._idle, key=lambda idle: _common_prefix(idle.ids, prompt), default=None)
-            if best is not None:
-                self._idle.remove(best)
-                lent = LentDecoder(best.decoder, min(_common_prefix(best.ids, prompt), max(len(prompt) - 1, 0)), tokens)
-                lent.decoder.rewind(lent.cached)
-            else:
-                lent = LentDecoder(self.new(), 0, tokens)
-            self._lent.add(lent)
-        return lent
+            for kept in reversed(self._kept):
+                if ids is None or (kept.dropped == 0 and kept.spares(ids, None) == len(ids)):
+                    self._kept.remove(kept)
+                    lent = LentDecoder(kept.decoder, len(kept.ids), kept.decoder.length)
+                    self._lent.add(lent)
+                    return lent, kept.ids
+        return None
 
     def lend_rows(self, decoder: Rows, needs: Needs) -> LentRows:
         """Enters a decoder of several rows, so that it is counted, and stopped when the model is closed.
 
         Raises:
             ClosedError: the pool is closed.
+            MemoryLimitError: they do not fit beside what is lent already.
         """
         lent = LentRows(decoder, needs)
         with self._locked():
             self._check_open()
+            self._make_room(needs)
             self._lent.add(lent)
         return lent
 
@@ -178,7 +151,8 @@ class SequencePool:
 
     def give_back(self, lent: LentDecoder, ids: Sequence[int] | Ids) -> None:
         """Ends a loan; ``ids`` are the tokens that were computed, of which the cache holds its length."""
-        self._ended.put((lent, _Idle(lent.decoder, np.array(ids[: lent.decoder.length], np.int64))))
+        computed = lent.decoder.length + lent.dropped
+        self._ended.put((lent, KeptCache(lent.decoder, np.array(ids[:computed], np.int64))))
         self._settle()
 
     def discard(self, lent: Loan) -> None:
@@ -189,28 +163,78 @@ class SequencePool:
     def needs(self) -> Needs:
         """What all decoders, lent and kept, have room for, or will have."""
         with self._locked():
-            parts = [lent.needs for lent in self._lent]
-            parts += [_needs_of(idle.decoder.cache.capacity) for idle in self._idle]
-        return sum(parts, Needs(tokens=0))
+            return self._needs(self._kept)
 
-    def forget(self) -> bool:
-        """Frees the caches that no generation uses; returns whether there was one."""
+    def forget(self) -> None:
+        """Frees the caches that no generation uses."""
         with self._locked():
-            had = bool(self._idle)
-            self._idle.clear()
-        return had
+            self._kept.clear()
 
     def close(self) -> None:
         """Cancels what runs and frees the caches; may be called twice."""
         with self._locked():
             self._closed = True
-            self._idle.clear()
+            self._kept.clear()
             for lent in self._lent:
                 lent.decoder.cancel()
 
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedError("the model is closed")
+
+    def _needs(self, kept: Sequence[KeptCache]) -> Needs:
+        parts = [lent.needs for lent in self._lent]
+        parts += [_needs_of(each.decoder.cache.capacity) for each in kept]
+        return sum(parts, Needs(tokens=0))
+
+    def _afford(self, plan: Plan) -> Plan:
+        """The plan that memory allows; the cache that it continues or moves is not kept any more.
+
+        What needs more memory than it is worth goes first: room that a short prompt would inherit from a long one.
+        """
+        self.check(self._needs([]) + _needs_of(plan.tokens))  # or nothing that is kept is in the way
+        if plan.use == "copy" and not self._fits([*self._kept], plan):
+            while self._kept[0] is not plan.kept and not self._fits(self._kept, plan):
+                del self._kept[0]
+            if not self._fits(self._kept, plan):
+                plan = replace(plan, use="move")
+        if plan.kept is not None and plan.use != "copy":
+            self._kept.remove(plan.kept)
+            if plan.capacity > plan.tokens and not self._fits(self._kept, plan):
+                plan = replace(plan, use="move") if plan.kept.can_be_copied else Plan("nothing", None, 0, plan.tokens)
+        self._make_room(_needs_of(plan.capacity))
+        if plan.use in ("nothing", "copy"):  # one more, so the last to be kept would go when it comes back
+            del self._kept[: max(0, len(self._kept) + 1 - self.keep)]
+        return plan
+
+    def _fits(self, kept: Sequence[KeptCache], plan: Plan) -> bool:
+        try:
+            self.check(self._needs(kept) + _needs_of(plan.capacity))
+        except MemoryLimitError:
+            return False
+        return True
+
+    def _make_room(self, needs: Needs) -> None:
+        """Lets go of kept caches until there is room, unless there is none without them either."""
+        self.check(self._needs([]) + needs)
+        while True:
+            try:
+                return self.check(self._needs(self._kept) + needs)
+            except MemoryLimitError:
+                del self._kept[0]
+
+    def _begin(self, plan: Plan) -> LentDecoder:
+        if plan.kept is None:
+            return LentDecoder(self.new(), 0, plan.tokens)
+        source, length = plan.kept.decoder, plan.kept.held(plan.shared)
+        if plan.use == "continue":
+            source.rewind(length)
+            return LentDecoder(source, plan.shared, plan.tokens)
+        decoder = self.new()
+        decoder.reserve(max(plan.tokens, length))
+        if isinstance(decoder.cache, KVCache) and isinstance(source.cache, KVCache):
+            decoder.cache.take(source.cache, length, keep_source=plan.use == "copy")
+        return LentDecoder(decoder, plan.shared, plan.tokens)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -235,18 +259,12 @@ class SequencePool:
 
     def _take_back(self) -> None:
         while not self._ended.empty():
-            lent, idle = self._ended.get_nowait()
+            lent, kept = self._ended.get_nowait()
             self._lent.discard(lent)
-            if idle is not None and not self._closed:
-                self._idle.append(idle)
-        del self._idle[: max(0, len(self._idle) - self.keep)]
+            if kept is not None and not self._closed:
+                self._kept.append(kept)
+        del self._kept[: max(0, len(self._kept) - self.keep)]
 
 
 def _needs_of(tokens: int) -> Needs:
     return Needs(tokens=tokens, sequences=1, rows=1, longest=tokens)
-
-
-def _common_prefix(a: Ids, b: Ids) -> int:
-    length = min(len(a), len(b))
-    different = np.nonzero(a[:length] != b[:length])[0]
-    return int(different[0]) if len(different) else length

@@ -49,9 +49,9 @@ from edgelm.runtime.memory import budget_of, peak_memory
 
 budgets = []
 check = Generator._check_memory
-def noted(self):
-    budgets.append(budget_of(self._manifest, self.pool.needs(), prefill_chunk=self._runtime.prefill_chunk).total)
-    check(self)
+def noted(self, needs):
+    budgets.append(budget_of(self._manifest, needs, prefill_chunk=self._runtime.prefill_chunk).total)
+    check(self, needs)
 Generator._check_memory = noted
 
 kind, prepack = sys.argv[2:]
