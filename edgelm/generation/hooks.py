@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from edgelm.errors import ConfigError
 from edgelm.generation.logits_processors import LogitsProcessor
+from edgelm.generation.observer import Observer
 from edgelm.generation.stopping import StoppingCriterion
 
 
@@ -18,10 +19,12 @@ class Hooks:
     Attributes:
         logits_processor: run after the built-in penalties and before the warpers.
         stopping_criteria: each may end the answer with ``stop``, behind the newest token.
+        observer: told how the tokens of one answer are chosen; not transformers'.
     """
 
     logits_processor: tuple[LogitsProcessor, ...] = ()
     stopping_criteria: tuple[StoppingCriterion, ...] = ()
+    observer: Observer | None = None
 
     @classmethod
     def split(cls, settings: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgelm.errors import ConfigError
 from edgelm.generation.distributions import softmax
+from edgelm.generation.observer import Observer
 
 Ids: TypeAlias = NDArray[np.int64]
 Logits: TypeAlias = NDArray[np.float32]
@@ -136,16 +137,20 @@ class MinP:
         return np.where(removed, REMOVED, logits)
 
 
-def compose(processors: Sequence[LogitsProcessor]) -> LogitsProcessor:
-    """One processor that applies the given ones in order.
+def compose(processors: Sequence[LogitsProcessor], observer: Observer | None = None) -> LogitsProcessor:
+    """One processor that applies the given ones in order, and tells the observer.
 
     Raises:
         ConfigError: on a call, when a processor returns something that is not logits; names the processor.
     """
 
     def apply(ids: Ids, logits: Logits) -> Logits:
+        if observer is not None:
+            observer.began(ids, logits)
         for processor in processors:
             logits = _checked(processor, processor(ids, logits), logits.shape)
+            if observer is not None:
+                observer.processed(processor, logits)
         return logits
 
     return apply

@@ -104,14 +104,15 @@ def generate_ids(
     """
     context = decoder.context_length if context_limit is None else min(context_limit, decoder.context_length)
     sizes = ModelSizes(decoder.vocab_size, context)
-    task = check_request(Request(prompt=prompt_ids, source=source), config, sizes, processors=hooks.logits_processor)
+    request = Request(prompt=prompt_ids, source=source)
+    task = check_request(request, config, sizes, processors=hooks.logits_processor, observer=hooks.observer)
     check_cached(cached, task.prompt.size, decoder.length)
     return _loop(
         decoder,
         history=TokenHistory(task.prompt, task.limit - task.prompt.size),
         cached=cached,
         process=task.process,
-        sample=make_sampler(config),
+        sample=make_sampler(config, observer=hooks.observer),
         score=make_scorer(config),
         should_stop=any_of([stop_at_tokens(config.eos_token_id), *hooks.stopping_criteria]),
         max_time=config.max_time,

@@ -11,6 +11,7 @@ from edgelm.generation.batch import Ids as AnyIds
 from edgelm.generation.default_processors import default_processors
 from edgelm.generation.history import check_length, check_prompt
 from edgelm.generation.logits_processors import Ids, LogitsProcessor, compose
+from edgelm.generation.observer import Observer
 
 
 class Sizes(Protocol):
@@ -63,9 +64,14 @@ class Task:
 
 
 def check_request(
-    request: Request, config: GenerationConfig, sizes: Sizes, *, processors: Sequence[LogitsProcessor] = ()
+    request: Request,
+    config: GenerationConfig,
+    sizes: Sizes,
+    *,
+    processors: Sequence[LogitsProcessor] = (),
+    observer: Observer | None = None,
 ) -> Task:
-    """What is to be done for a request, by a decoder of these sizes.
+    """What is to be done for a request, by a decoder of these sizes; ``observer`` is told what ``process`` does.
 
     Raises:
         ConfigError: the prompt has ``max_length``, or a token that is to be forced is none of the vocabulary.
@@ -82,7 +88,7 @@ def check_request(
         source=prompt if request.source is None else check_prompt(request.source, sizes.vocab_size),
         vocab_size=sizes.vocab_size,
     )
-    return Task(prompt=prompt, limit=limit, process=compose([*built_in, *processors]))
+    return Task(prompt=prompt, limit=limit, process=compose([*built_in, *processors], observer))
 
 
 def check_requests(

@@ -26,6 +26,7 @@ from edgelm.generation.logits_processors import (
     TopK,
     TopP,
 )
+from edgelm.generation.observer import Observer
 
 Sampler: TypeAlias = Callable[[Logits], int]
 """Chooses a token from logits, (V,) float32, which it leaves as they are; one call is one step."""
@@ -38,36 +39,42 @@ _PRECISE_SIZE = 8192
 _BLOCK = 512
 
 
-def make_sampler(config: GenerationConfig, *, copy: int = 0) -> Sampler:
-    """The sampler that a configuration asks for: greedy, or a draw after the warpers.
+def make_sampler(config: GenerationConfig, *, copy: int = 0, observer: Observer | None = None) -> Sampler:
+    """The sampler that a configuration asks for: greedy, or a draw after the warpers; it tells the observer.
 
     ``copy``: which of several samples of one prompt it is for; where a seed is given, its seed is ``seed + copy``.
     A sampler raises NumericError when the logits hold NaN or infinity or allow no token; the message names the step,
     counted in calls from 1.
     """
     if not config.do_sample:
-        return GreedySampler()
-    return StochasticSampler(make_narrower(config), None if config.seed is None else config.seed + copy)
+        return GreedySampler(observer)
+    seed = None if config.seed is None else config.seed + copy
+    return StochasticSampler(make_narrower(config, observer), seed, observer)
 
 
 class GreedySampler:
     """The likeliest token; of equals, the lowest id."""
 
-    def __init__(self) -> None:
+    def __init__(self, observer: Observer | None = None) -> None:
         self._step = 0
+        self._observer = observer
 
     def __call__(self, logits: Logits) -> int:
         """Chooses the token of the next step."""
         self._step += 1
-        return likeliest(logits, self._step)
+        token = likeliest(logits, self._step)
+        if self._observer is not None:
+            self._observer.chose(token, None)
+        return token
 
 
 class StochasticSampler:
     """A draw from what the warpers keep, reproducible by the seed; None: another one each time."""
 
-    def __init__(self, narrow: Narrower, seed: int | None) -> None:
+    def __init__(self, narrow: Narrower, seed: int | None, observer: Observer | None = None) -> None:
         self._step = 0
         self._narrow = narrow
+        self._observer = observer
         self._random = np.random.PCG64(seed)
 
     def __call__(self, logits: Logits) -> int:
@@ -75,8 +82,12 @@ class StochasticSampler:
         self._step += 1
         likeliest(logits, self._step)
         tokens, kept = self._narrow(logits)
-        index = draw(kept, self._uniform())
-        return index if tokens is None else int(tokens[index])
+        uniform = self._uniform()
+        index = draw(kept, uniform)
+        token = index if tokens is None else int(tokens[index])
+        if self._observer is not None:
+            self._observer.chose(token, uniform)
+        return token
 
     def _uniform(self) -> float:
         return next_uniform(self._random)
@@ -102,7 +113,7 @@ def likeliest(logits: Logits, step: int) -> int:
     return token
 
 
-def make_narrower(config: GenerationConfig) -> Narrower:
+def make_narrower(config: GenerationConfig, observer: Observer | None = None) -> Narrower:
     """The warpers of a configuration as one fast function, exactly equal to applying ``default_warpers`` in order."""
     warpers = default_warpers(config)
 
@@ -112,10 +123,12 @@ def make_narrower(config: GenerationConfig) -> Narrower:
         for warper in warpers:
             if isinstance(warper, Temperature):
                 logits = warper(NO_IDS, logits)
-                continue
-            kept = _kept(warper, logits)
-            logits = logits[kept]
-            tokens = kept if tokens is None else tokens[kept]
+            else:
+                kept = _kept(warper, logits)
+                logits = logits[kept]
+                tokens = kept if tokens is None else tokens[kept]
+            if observer is not None:
+                observer.warped(warper, tokens, logits)
         return tokens, logits
 
     return narrow
