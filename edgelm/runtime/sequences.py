@@ -261,7 +261,7 @@ class SequencePool:
         while not self._ended.empty():
             lent, kept = self._ended.get_nowait()
             self._lent.discard(lent)
-            if kept is not None and not self._closed:
+            if kept is not None and len(kept.ids) and not self._closed:
                 self._kept.append(kept)
         del self._kept[: max(0, len(self._kept) - self.keep)]
 

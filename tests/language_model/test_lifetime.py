@@ -74,7 +74,8 @@ def test_abandoned_streams_give_their_decoders_back_at_once(load):
             for _ in range(taken):
                 next(stream)
             del stream
-            assert demand(lm._generator.pool) == (1, 23), "one idle decoder and nothing else"
+            left = (1, 23) if taken else (0, 0)
+            assert demand(lm._generator.pool) == left, "one idle decoder, if anything was computed, and nothing else"
     finally:
         gc.enable()
     assert lm.generate("abcdefg", max_new_tokens=3).usage.cached_tokens == 6
