@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.fake_batch_decoder import LENGTHS, TableDecoder, random_table
+from support.fake_batch_decoder import TableDecoder, random_table
+from support.table_model import generate, make_table_model
 
 from edgelm.config import GenerationConfig
 from edgelm.generation.beam_search import beam_search
@@ -23,51 +22,11 @@ PADDING = VOCABULARY - 1  # theirs takes 0 for none
 
 @pytest.fixture(scope="module")
 def table_model():
-    """A model of transformers' with the logits of ``TableDecoder``."""
-    import torch
-    import transformers
-    from transformers.modeling_outputs import CausalLMOutput
-
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-
-    class TableModel(transformers.PreTrainedModel, transformers.GenerationMixin):
-        config_class = transformers.GPT2Config
-        main_input_name = "input_ids"
-
-        def __init__(self, config):
-            super().__init__(config)
-            self.anchor = torch.nn.Parameter(torch.zeros(1))
-            self.table = torch.zeros(LENGTHS, VOCABULARY, VOCABULARY, VOCABULARY)
-
-        def forward(self, input_ids, **_):
-            length = input_ids.shape[1]
-            before = input_ids[:, [-2]] if length > 1 else input_ids[:, [-1]]
-            return CausalLMOutput(logits=self.table[length % LENGTHS][before, input_ids[:, [-1]]])
-
-        def prepare_inputs_for_generation(self, input_ids, **_):
-            return {"input_ids": input_ids}
-
-    config = transformers.GPT2Config(vocab_size=VOCABULARY, n_positions=CONTEXT, n_embd=8, n_head=1, n_layer=1)
-    return TableModel(config)
+    return make_table_model(VOCABULARY, CONTEXT)
 
 
 def theirs(model, table, prompt, values):
-    import torch
-    import transformers
-
-    model.table = torch.from_numpy(table)
-    # An empty file: what the model itself would have is not meant.
-    model.generation_config = transformers.GenerationConfig(pad_token_id=PADDING)
-    config = transformers.GenerationConfig(**{"pad_token_id": PADDING, "use_cache": False, **values})
-    with torch.no_grad():
-        out = model.generate(
-            torch.tensor([prompt]),
-            generation_config=config,
-            return_dict_in_generate=True,
-            output_scores=True,
-            output_logits=True,
-        )
-    return out.sequences[:, len(prompt) :].tolist(), out.sequences_scores.tolist()
+    return generate(model, table, prompt, {"pad_token_id": PADDING, **values})
 
 
 def check(model, prompts, values, seed, spread=2.0):

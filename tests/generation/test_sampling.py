@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.chi_square import chi_square, chi_square_limit
 from support.logit_vectors import generated_logits, small_logits
 
 from edgelm.config import GenerationConfig
@@ -37,22 +36,6 @@ def exact_probabilities(logits, config):
     warped = compose(default_warpers(config))(NO_IDS, logits).astype(np.float64)
     weights = np.exp(warped - warped.max())
     return weights / weights.sum()
-
-
-def chi_square_limit(freedom, z=3.0902):
-    """The 99.9 % point of the chi-square distribution, by Wilson and Hilferty's approximation."""
-    spread = 2.0 / (9.0 * freedom)
-    return freedom * (1.0 - spread + z * math.sqrt(spread)) ** 3
-
-
-def chi_square(counts, probabilities):
-    """Pearson's statistic and its degrees of freedom; cells expected under 5 times are joined."""
-    rare = probabilities * counts.sum() < 5
-    observed = np.append(counts[~rare], counts[rare].sum())
-    expected = np.append(probabilities[~rare], probabilities[rare].sum()) * counts.sum()
-    used = expected > 0
-    statistic = ((observed[used] - expected[used]) ** 2 / expected[used]).sum()
-    return statistic, int(used.sum()) - 1
 
 
 def test_the_critical_values_are_those_of_the_tables():

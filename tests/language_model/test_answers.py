@@ -72,7 +72,8 @@ def test_beams_of_a_model_that_samples_by_itself_are_drawn(tmp_path, load):
     files = {"generation_config.json": b'{"do_sample": true, "max_new_tokens": 6}'}
     lm = load(write_decoder_bundle(tmp_path / "b", files=files))
     drawn = [lm.generate("abc", num_beams=2, seed=seed).token_ids for seed in (1, 2, 3, 1)]
-    assert drawn[0] == drawn[3] and len(set(drawn)) == 3
+    assert drawn[0] == drawn[3]
+    assert len(set(drawn)) == 3
     assert drawn[0] == lm.generate_batch(["de", "abc"], num_beams=2, seed=1)[1].token_ids
     searched = lm.generate("abc", num_beams=2, do_sample=False)
     assert searched.token_ids == lm.generate("abc", num_beams=2, do_sample=False, seed=5).token_ids
