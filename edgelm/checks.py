@@ -1,10 +1,15 @@
-"""Checks of what callers give: numbers and truth values of the right kind, within their range."""
+"""Checks of what callers give: numbers and truth values of the right kind, within their range; and warnings to them."""
 
 from __future__ import annotations
 
 import math
+import sys
+import warnings
+from types import FrameType
 
 from edgelm.errors import ConfigError
+
+_PACKAGE = __name__.partition(".")[0]
 
 
 def check_bool(name: str, value: object) -> None:
@@ -62,3 +67,12 @@ def is_finite(value: float) -> bool:
         return math.isfinite(value)
     except OverflowError:
         return False
+
+
+def warn_caller(message: str) -> None:
+    """Warns (UserWarning) at the line of the caller's that led into this package."""
+    level = 1
+    caller: FrameType | None = sys._getframe()
+    while caller is not None and str(caller.f_globals.get("__name__")).partition(".")[0] == _PACKAGE:
+        level, caller = level + 1, caller.f_back
+    warnings.warn(message, UserWarning, stacklevel=level)

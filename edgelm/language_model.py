@@ -6,7 +6,6 @@ The text side is imported when it is first needed: work on token ids alone pays 
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.bundle.bundle import Bundle
+from edgelm.checks import warn_caller
 from edgelm.config import GenerationConfig, RuntimeConfig
 from edgelm.config_values import as_sequence_bias
 from edgelm.errors import ConfigError, PromptError, TemplateError, UnsupportedModelError
@@ -33,6 +33,8 @@ _SAMPLING = (
     *("epsilon_cutoff", "eta_cutoff", "top_n_sigma"),
 )
 _BEAMS = ("length_penalty", "early_stopping")
+# Without these no answer begins or ends; a caller's configuration that has none leaves them to the model.
+_MODEL_TOKENS = ("eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[int] | NDArray[np.int64]
@@ -127,13 +129,18 @@ class LanguageModel(LoadedModel):
         chunk = self.runtime.prefill_chunk
         return budget(self.bundle.manifest, tokens=tokens, prefill_chunk=chunk, sequences=sequences)
 
-    def generate(self, prompt: Prompt, **settings: Any) -> GenerationResult:
+    def generate(
+        self, prompt: Prompt, generation_config: GenerationConfig | None = None, **settings: Any
+    ) -> GenerationResult:
         """Continues a text, or token ids (an encoder-decoder: answers them), and returns the whole answer.
 
         Args:
             prompt: text (special tokens written in it stay text) or ids, taken as they are.
+            generation_config: settings in the place of the model's own defaults. Tokens that it does not name (those
+                that end an answer, begin a decoder's or pad) are the model's.
             settings: fields of ``GenerationConfig``, and of ``Hooks``: ``logits_processor``, functions
-                ``(ids, logits) -> logits``, and ``stopping_criteria``, functions ``(ids, logits) -> bool``.
+                ``(ids, logits) -> logits``, and ``stopping_criteria``, functions ``(ids, logits) -> bool``. They stand
+                above ``generation_config``.
 
         Raises:
             ConfigError: an unknown setting, or a value out of range.
@@ -142,13 +149,15 @@ class LanguageModel(LoadedModel):
             NumericError: the model's logits are not numbers.
             ClosedError: the model is closed.
         """
-        return self._start(self._encode(prompt), settings).drain()
+        return self.stream(prompt, generation_config, **settings).drain()
 
-    def stream(self, prompt: Prompt, **settings: Any) -> TextStream:
+    def stream(self, prompt: Prompt, generation_config: GenerationConfig | None = None, **settings: Any) -> TextStream:
         """Like ``generate``, but gives the text out piece by piece as it is made."""
-        return self._start(self._encode(prompt), settings)
+        return self._start(self._encode(prompt), {"generation_config": generation_config, **settings})
 
-    def generate_batch(self, prompts: Sequence[Prompt], **settings: Any) -> list[GenerationResult]:
+    def generate_batch(
+        self, prompts: Sequence[Prompt], generation_config: GenerationConfig | None = None, **settings: Any
+    ) -> list[GenerationResult]:
         """Like ``generate`` for many prompts, several at a time, which is faster on many than one by one.
 
         Returns:
@@ -157,20 +166,24 @@ class LanguageModel(LoadedModel):
         Raises:
             As ``generate``; a prompt that is refused is so before anything runs.
         """
-        return self._start_batch(prompts, settings)
+        return self._start_batch(prompts, {"generation_config": generation_config, **settings})
 
-    def chat(self, messages: Sequence[Message], **settings: Any) -> GenerationResult:
+    def chat(
+        self, messages: Sequence[Message], generation_config: GenerationConfig | None = None, **settings: Any
+    ) -> GenerationResult:
         """Answers a conversation: dicts with ``role`` and ``content``, rendered by the model's chat template.
 
         Raises:
             TemplateError: the model has no chat template, or it fails on these messages.
             Others: see ``generate``.
         """
-        return self._start(self.encode_chat(messages), settings).drain()
+        return self.stream_chat(messages, generation_config, **settings).drain()
 
-    def stream_chat(self, messages: Sequence[Message], **settings: Any) -> TextStream:
+    def stream_chat(
+        self, messages: Sequence[Message], generation_config: GenerationConfig | None = None, **settings: Any
+    ) -> TextStream:
         """Like ``chat``, but gives the text out piece by piece as it is made."""
-        return self._start(self.encode_chat(messages), settings)
+        return self._start(self.encode_chat(messages), {"generation_config": generation_config, **settings})
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation, ready for the model's answer.
@@ -215,7 +228,7 @@ class LanguageModel(LoadedModel):
         from edgelm.text.chat_template import MAX_SOURCE_BYTES, ChatTemplate
 
         if not self.has_chat_template:
-            raise TemplateError(f"{self.name} has no chat template; use generate, or --raw")
+            raise TemplateError(f"{self.name} has no chat template; use generate (edgelm run --raw)")
         return ChatTemplate(self.bundle.read_text(TEMPLATE_NAME, MAX_SOURCE_BYTES), special_tokens=self.special_tokens)
 
     def _start(self, prompt: Sequence[int] | NDArray[np.int64], settings: Mapping[str, Any]) -> TextStream:
@@ -250,14 +263,25 @@ class LanguageModel(LoadedModel):
 
     def _config(self, given: Mapping[str, Any]) -> tuple[GenerationConfig, Hooks]:
         hooks, settings = Hooks.split(given)
+        base = self._base(settings.pop("generation_config", None))
         if isinstance(settings.get("logit_bias"), Mapping):
             settings |= self._spelled_biases(settings)
-        config = self.generation_config.updated(**settings)
+        config = base.updated(**settings)
         for names, used, why in (
             (_SAMPLING, config.do_sample, "do_sample is False"),
             (_BEAMS, config.num_beams > 1, "num_beams is 1"),
         ):
             ignored = [name for name in names if name in settings]
             if ignored and not used:
-                warnings.warn(f"{', '.join(ignored)} given, but {why}: ignored", UserWarning, stacklevel=4)
+                warn_caller(f"{', '.join(ignored)} given, but {why}: ignored")
         return config, hooks
+
+    def _base(self, given: object) -> GenerationConfig:
+        """What the settings of a call change: the model's own defaults, or a caller's with the model's tokens."""
+        own = self.generation_config
+        if given is None:
+            return own
+        if not isinstance(given, GenerationConfig):
+            raise ConfigError(f"generation_config must be a GenerationConfig, not {type(given).__name__}")
+        missing = {name: getattr(own, name) for name in _MODEL_TOKENS if getattr(given, name) in (None, ())}
+        return given.updated(**missing)

@@ -67,6 +67,14 @@ class LoadedModel(ABC):
         if self.context_length > most:
             raise ConfigError(f"context_length must be at most {most} for {self.name}, not {self.context_length}")
 
+    def __repr__(self) -> str:
+        manifest = self.bundle.manifest
+        scheme = manifest.quantization["scheme"]
+        return (
+            f"<{type(self).__name__} {self.name}: {manifest.architecture}, {scheme}, {self.context_length} tokens of "
+            f"context, for {', '.join(self.tasks)}>"
+        )
+
     def __enter__(self) -> Self:
         return self
 

@@ -11,7 +11,7 @@ from edgelm.language_model import LanguageModel
 from edgelm.tasks.any_labels import zero_shot_classifier
 from edgelm.tasks.classification import TextClassifier, checked_function
 from edgelm.tasks.embedding import FeatureExtractor
-from edgelm.tasks.pipeline_inputs import one_or_many, text_or_pair
+from edgelm.tasks.pipeline_inputs import SENTENCES, one_or_many, text_or_pair
 from edgelm.tasks.ranking import Ranker
 from edgelm.tasks.similarity import cosine_matrix
 from edgelm.tasks.zero_shot import HYPOTHESIS_TEMPLATE
@@ -48,7 +48,7 @@ def sentence_similarity(model: EncoderModel, task: str) -> Call:
         given = {"source_sentence": source_sentence, "sentences": sentences} if inputs is None else inputs
         named = isinstance(given, Mapping) and set(given) == {"source_sentence", "sentences"}
         if not named or given["sentences"] is None:
-            raise PromptError('sentence-similarity takes {"source_sentence": "…", "sentences": ["…", …]}')
+            raise PromptError(f"{task} takes {SENTENCES}")
         refuse_single(given["sentences"])
         vectors = model.embed([given["source_sentence"], *given["sentences"]], truncation=truncation)
         return [float(score) for score in cosine_matrix(vectors[:1], vectors[1:])[0]]

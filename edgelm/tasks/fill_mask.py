@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.bundle.bundle import Bundle
+from edgelm.checks import warn_caller
 from edgelm.encoder_model import EncoderModel
 from edgelm.errors import ConfigError, ContextLengthError, PromptError, UnsupportedModelError
 from edgelm.tasks.classification import check_top_k
@@ -135,7 +135,7 @@ class MaskFiller:
             if token_id is None:
                 encoded = self._tokenizer.encode(target, add_special_tokens=False)[:1]
                 used = f"{self._tokenizer.id_to_token(encoded[0])!r} is compared in its place" if encoded else "ignored"
-                warnings.warn(f"the vocabulary has no token {target!r:.80}: {used}", UserWarning, stacklevel=3)
+                warn_caller(f"the vocabulary has no token {target!r:.80}: {used}")
                 ids += encoded
             else:
                 ids.append(token_id)

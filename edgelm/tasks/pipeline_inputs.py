@@ -10,6 +10,8 @@ from edgelm.text.encoding import TextOrPair
 
 T = TypeVar("T")
 
+# What sentence-similarity takes, as the hub's inference API does.
+SENTENCES = '{"source_sentence": "…", "sentences": ["…", …]}'
 _EMPTY = "there is no input: the list is empty"
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import Parameter, signature
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self
@@ -20,9 +21,9 @@ from edgelm.bundle.bundle import manifest_of
 from edgelm.bundle.catalog import load_catalog
 from edgelm.bundle.store import Store
 from edgelm.encoder_model import EncoderModel, load_encoder
-from edgelm.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
+from edgelm.errors import ConfigError, ModelNotFoundError, PromptError, UnsupportedModelError
 from edgelm.language_model import LanguageModel, load
-from edgelm.tasks.pipeline_inputs import refuse_unknown
+from edgelm.tasks.pipeline_inputs import SENTENCES, refuse_unknown
 from edgelm.text.language_codes import base_language
 
 Model = EncoderModel | LanguageModel
@@ -36,22 +37,30 @@ class TaskRow:
         home: ``module:function``, which takes the loaded model and the task's name and returns what is called with
             the inputs.
         model: what is loaded for it: an ``encoder``, a ``language`` model, or ``any`` of them.
+        takes: what it is called with, for messages.
+        unwraps: a list of one input is answered as that input alone is, as in transformers.
     """
 
     home: str
     model: Literal["encoder", "language", "any"]
+    takes: str = "a text or a list of texts"
+    unwraps: bool = False
 
 
 _ENCODERS, _TOKENS, _LANGUAGE = (f"edgelm.tasks.{name}_pipelines" for name in ("encoder", "token", "language"))
 TASKS: dict[str, TaskRow] = {
     "feature-extraction": TaskRow(f"{_ENCODERS}:feature_extraction", "encoder"),
-    "sentence-similarity": TaskRow(f"{_ENCODERS}:sentence_similarity", "encoder"),
+    "sentence-similarity": TaskRow(f"{_ENCODERS}:sentence_similarity", "encoder", SENTENCES),
     "text-classification": TaskRow(f"{_ENCODERS}:text_classification", "encoder"),
-    "text-ranking": TaskRow(f"{_ENCODERS}:text_ranking", "encoder"),
-    "zero-shot-classification": TaskRow(f"{_ENCODERS}:zero_shot_classification", "any"),
+    "text-ranking": TaskRow(f"{_ENCODERS}:text_ranking", "encoder", 'query="…", passages=["…", …]'),
+    "zero-shot-classification": TaskRow(
+        f"{_ENCODERS}:zero_shot_classification", "any", 'a text or a list of texts, and candidate_labels=["…", …]'
+    ),
     "token-classification": TaskRow(f"{_TOKENS}:token_classification", "encoder"),
-    "question-answering": TaskRow(f"{_TOKENS}:question_answering", "encoder"),
-    "fill-mask": TaskRow(f"{_TOKENS}:fill_mask", "encoder"),
+    "question-answering": TaskRow(
+        f"{_TOKENS}:question_answering", "encoder", 'question="…", context="…"', unwraps=True
+    ),
+    "fill-mask": TaskRow(f"{_TOKENS}:fill_mask", "encoder", unwraps=True),
     "text-generation": TaskRow(f"{_LANGUAGE}:text_generation", "language"),
     "text2text-generation": TaskRow(f"{_LANGUAGE}:text2text_generation", "language"),
     "summarization": TaskRow(f"{_LANGUAGE}:summarization", "language"),
@@ -69,27 +78,48 @@ class Pipeline:
         task: its name.
         model: loaded.
         call: what does it.
+        row: the task's.
         owned: ``close`` closes the model too.
     """
 
-    def __init__(self, task: str, model: Model, call: Callable[..., Any], *, owned: bool) -> None:
+    def __init__(self, task: str, model: Model, call: Callable[..., Any], row: TaskRow, *, owned: bool) -> None:
         self.task = task
         self.model = model
         self._call = call
+        self._takes = row.takes
+        self._unwraps = row.unwraps
         self._owned = owned
 
     def __call__(self, *inputs: Any, **settings: Any) -> Any:
         """The answer as transformers' pipeline of that task gives it: for a list of inputs, a list of answers.
+
+        Of a generator, an iterator over the answers, which takes an input when its answer is asked for.
 
         Raises:
             ConfigError: a setting is unknown or out of range.
             PromptError: an input is of the wrong kind, or cannot be encoded; ContextLengthError: it is too long.
             ClosedError: the model is closed.
         """
-        known = signature(self._call).parameters.values()
+        call = signature(self._call)
+        known = call.parameters.values()
         if all(parameter.kind is not Parameter.VAR_KEYWORD for parameter in known):
             refuse_unknown(settings, [parameter.name for parameter in known], self.task)
+        try:
+            call.bind(*inputs, **settings)
+        except TypeError as error:
+            raise PromptError(f"{self.task} takes {self._takes}: {error}") from None
+        if inputs and isinstance(inputs[0], Iterator):
+            return self._each(inputs[0], inputs[1:], settings)
         return self._call(*inputs, **settings)
+
+    def _each(self, inputs: Iterator[Any], others: tuple[Any, ...], settings: Mapping[str, Any]) -> Iterator[Any]:
+        size = settings.get("batch_size") or 1
+        while some := list(islice(inputs, size)):
+            answers = self._call(some, *others, **settings)
+            yield from [answers] if len(some) == 1 and self._unwraps else answers
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.task} with {self.model!r}>"
 
     def __enter__(self) -> Self:
         return self
@@ -124,10 +154,10 @@ def pipeline(task: str, model: str | os.PathLike[str] | Model | None = None, **l
     if isinstance(model, EncoderModel | LanguageModel):
         if load_settings:
             raise ConfigError(f"{sorted(load_settings)[0]} is a setting for loading, but the model is loaded already")
-        return Pipeline(task, model, _call(row, model, task), owned=False)
+        return Pipeline(task, model, _call(row, model, task), row, owned=False)
     loaded = _load(row, default_model(task) if model is None else model, load_settings)
     try:
-        return Pipeline(task, loaded, _call(row, loaded, task), owned=True)
+        return Pipeline(task, loaded, _call(row, loaded, task), row, owned=True)
     except BaseException:
         loaded.close()
         raise

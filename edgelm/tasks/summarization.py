@@ -7,7 +7,7 @@ The parts' summaries are summarized again until one is left: nothing is cut off.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from edgelm.config import GenerationConfig
 from edgelm.errors import ContextLengthError, PromptError, UnsupportedModelError
 from edgelm.language_model import LanguageModel
 from edgelm.results import GenerationResult
-from edgelm.tasks.task_settings import MOST_TOKENS, refuse_several, suggested
+from edgelm.tasks.task_settings import has_limit, has_own_length, refuse_several, suggested
 from edgelm.text.packing import pack
 from edgelm.text.sentences import split_sentences
 
@@ -39,6 +39,11 @@ _ASK_PART = {
 _ASK_WHOLE = "These are summaries of the parts of one text, in order. Write one summary of the whole text.\n\n{text}"
 _TURN = re.compile(r"[^\S\n]*[^\s:][^:\n]{0,39}:[^\S\n]+\S.*")
 _LEAST_TURNS = 2
+
+# Architectures of nothing but translators.
+_TRANSLATORS = frozenset({"bergamot", "m2m_100", "marian"})
+# Lengths of prompt and answer together, and those of the answer.
+_LENGTHS = {"max_length": "max_new_tokens", "min_length": "min_new_tokens"}
 
 Turn = tuple[str, str]
 
@@ -75,10 +80,12 @@ class Summarizer:
     Args:
         lm: an encoder-decoder, or a decoder with a chat template.
         progress: told how many parts there are, and of each that is done, where there are several.
-        settings: fields of ``GenerationConfig``, on top of what the model's authors suggest for summaries.
+        settings: fields of ``GenerationConfig``, on top of what the model's authors suggest for summaries, and
+            ``generation_config``, in the place of that. ``max_length`` and ``min_length`` are the summary's, also of a
+            model that is asked in a prompt, which nobody sees.
 
     Raises:
-        UnsupportedModelError: the model only continues texts.
+        UnsupportedModelError: the model only continues texts, or only translates.
         ConfigError: the settings ask for several answers.
     """
 
@@ -91,11 +98,15 @@ class Summarizer:
                 f"{lm.bundle.manifest.name} only continues texts; a summary needs a model that takes instructions, "
                 "or an encoder-decoder"
             )
+        if _only_translates(lm):
+            raise UnsupportedModelError(
+                f"{lm.name} is a translator; a summary needs a model that takes instructions, or one trained for it"
+            )
         refuse_several(settings, "a summary")
         own = suggested(lm.bundle, "summarization")
         self._prefix = own.prefix
-        self._settings = own.under(settings)
-        if not MOST_TOKENS & self._settings.keys() and (self._asks or not _has_limit(lm.generation_config)):
+        self._settings = _of_the_answer(own.under(settings)) if self._asks else own.under(settings)
+        if not has_own_length(self._settings) and (self._asks or not has_limit(lm.generation_config)):
             self._settings["max_new_tokens"] = MAX_NEW_TOKENS
 
     def summarize(self, text: str | Sequence[Turn], *, dialogue: bool | None = None) -> Summary:
@@ -170,7 +181,8 @@ class Summarizer:
         if not self._asks:
             return self._lm.bundle.manifest.source_length or USUAL_SOURCE_LENGTH
         # None: as long as it gets; what is no number, ``generate_batch`` refuses.
-        answer = self._settings.get("max_new_tokens")
+        config = self._settings.get("generation_config")
+        answer = self._settings.get("max_new_tokens", getattr(config, "max_new_tokens", None))
         return self._lm.context_length - (answer if isinstance(answer, int) else MAX_NEW_TOKENS)
 
     def _tokens_around(self, ask: str) -> int:
@@ -178,8 +190,25 @@ class Summarizer:
         return len(empty if isinstance(empty, list) else self._lm.tokenizer.encode(empty))
 
 
-def _has_limit(config: GenerationConfig) -> bool:
-    return config.max_new_tokens is not None or config.max_length is not None
+def _only_translates(lm: LanguageModel) -> bool:
+    """By its tasks; folders of other tools do not tell them, but what the model is."""
+    others = {"summarization", "text2text-generation"} & set(lm.tasks)
+    return ("translation" in lm.tasks and not others) or lm.bundle.manifest.architecture in _TRANSLATORS
+
+
+def _of_the_answer(settings: dict[str, Any]) -> dict[str, Any]:
+    """The lengths of prompt and answer as lengths of the answer alone; where both are given, those hold."""
+    config = settings.get("generation_config")
+    if isinstance(config, GenerationConfig):
+        named = {name: getattr(config, name) for name, new in _LENGTHS.items() if not getattr(config, new)}
+        named = {name: value for name, value in named.items() if value}
+        settings = {**settings, "generation_config": config.updated(**_renamed(named))}
+    return _renamed(settings)
+
+
+def _renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    renamed = {_LENGTHS[name]: value for name, value in settings.items() if name in _LENGTHS}
+    return {**renamed, **{name: value for name, value in settings.items() if name not in _LENGTHS}}
 
 
 def looks_like_dialogue(text: str) -> bool:

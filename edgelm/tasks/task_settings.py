@@ -24,7 +24,12 @@ class Suggestion:
     settings: Mapping[str, Any]
 
     def under(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings with the caller's on top, and without those that only made sense with what these replace."""
+        """The settings with the caller's on top, and without those that only made sense with what these replace.
+
+        A ``generation_config`` of the caller's replaces all of them.
+        """
+        if given.get("generation_config") is not None:
+            return dict(given)
         replaced: set[str] = set()
         if MOST_TOKENS & given.keys():
             replaced |= MOST_TOKENS | _FEWEST_TOKENS
@@ -52,6 +57,18 @@ def refuse_several(settings: Mapping[str, Any], what: str) -> None:
     Raises:
         ConfigError: they do.
     """
-    count = settings.get("num_return_sequences", 1)
+    own = getattr(settings.get("generation_config"), "num_return_sequences", 1)
+    count = settings.get("num_return_sequences", own)
     if count != 1:
         raise ConfigError(f"num_return_sequences must be 1 for {what}, not {count!r:.80}")
+
+
+def has_own_length(settings: Mapping[str, Any]) -> bool:
+    """Whether a caller's settings, or their ``generation_config``, limit the answer."""
+    config = settings.get("generation_config")
+    return bool(MOST_TOKENS & settings.keys()) or (isinstance(config, GenerationConfig) and has_limit(config))
+
+
+def has_limit(config: GenerationConfig) -> bool:
+    """Whether it limits the answer, beyond the default that holds anyway."""
+    return config.max_new_tokens is not None or config.max_length is not None

@@ -17,7 +17,7 @@ from edgelm.errors import ContextLengthError, UnsupportedModelError
 from edgelm.language_model import LanguageModel, available_cores
 from edgelm.results import GenerationResult
 from edgelm.tasks.languages import LanguagePlan, language_plan
-from edgelm.tasks.task_settings import MOST_TOKENS, refuse_several
+from edgelm.tasks.task_settings import has_own_length, refuse_several
 from edgelm.text.language_codes import base_language
 from edgelm.text.packing import pack
 from edgelm.text.sentences import split_clauses, split_sentences
@@ -102,9 +102,7 @@ class Translator:
         progress: Progress | None = None,
         **settings: Any,
     ) -> None:
-        manifest = lm.bundle.manifest
-        if manifest.family != "encoder-decoder":
-            raise UnsupportedModelError(f"{manifest.name} is of the family {manifest.family!r}; it does not translate")
+        check_translates(lm)
         check_int("batch_size", batch_size, 1)
         refuse_several(settings, "a translation")
         self._lm = lm
@@ -182,9 +180,11 @@ class Translator:
 
     def _limits(self, longest: int) -> dict[str, Any]:
         settings = self.plan.suggestion.under({**self.plan.settings, **self._settings})
-        if MOST_TOKENS & settings.keys():
+        if has_own_length(settings):
             return settings
-        own = self._lm.generation_config.new_tokens(1)  # the start token counts to max_length
+        own = (settings.get("generation_config") or self._lm.generation_config).new_tokens(
+            1
+        )  # the start token counts to max_length
         limit = min(int(longest * LENGTH_FACTOR) + SPARE_TOKENS, self._lm.context_length - 1, own)
         return {"max_new_tokens": limit, "max_length": None, **settings}
 
@@ -200,6 +200,19 @@ class Translator:
             incomplete=sum(answer.finish_reason == "length" for answer in used.values()),
             prompt_tokens=sum(answer.usage.prompt_tokens for answer in used.values()),
             completion_tokens=sum(answer.usage.completion_tokens for answer in used.values()),
+        )
+
+
+def check_translates(lm: LanguageModel) -> None:
+    """Refuses a model that is no encoder-decoder.
+
+    Raises:
+        UnsupportedModelError: it is none.
+    """
+    manifest = lm.bundle.manifest
+    if manifest.family != "encoder-decoder":
+        raise UnsupportedModelError(
+            f"{lm.name} is for {', '.join(lm.tasks)}, not for translation, which takes an encoder-decoder such as en-pt"
         )
 
 
