@@ -21,7 +21,7 @@ from edgelm.generation.logprobs import make_scorer
 from edgelm.generation.loop import Step, finish_reason, raise_if_cancelled
 from edgelm.generation.requests import Request, Task, check_requests
 from edgelm.generation.sampling import Sampler, make_sampler
-from edgelm.generation.stopping import any_of, deadline, stop_at_tokens
+from edgelm.generation.stopping import StoppingCriterion, any_of, deadline, stop_at_tokens
 
 Over = Callable[[int, int], bool]
 """Told (row, token) as tokens are chosen; whether that row's answer is over, for a reason the tokens do not show."""
@@ -32,6 +32,7 @@ class _Row:
     number: int
     history: TokenHistory
     process: LogitsProcessor
+    is_complete: StoppingCriterion
     sample: Sampler
     token: int = -1
 
@@ -49,7 +50,8 @@ class _Judge:
         row.token = row.sample(logits)
         row.history.append(row.token)
         over = self._over(row.number, row.token)  # asked of each token
-        reason = finish_reason(row.history, over or self._should_stop(row.history.ids, logits), is_late)
+        stopped = over or self._should_stop(row.history.ids, logits) or row.is_complete(row.history.ids, logits)
+        reason = finish_reason(row.history, stopped, is_late)
         return Step(row.token, reason, self._score and self._score(given, row.token))
 
 
@@ -113,4 +115,5 @@ def _loop(
 
 def _row(task: Task, number: int, copy: int, config: GenerationConfig) -> _Row:
     history = TokenHistory(task.prompt, task.limit - task.prompt.size)
-    return _Row(number, history, task.process, make_sampler(config, copy=copy))
+    is_complete = any_of(task.stopping_criteria)
+    return _Row(number, history, task.process, is_complete, make_sampler(config, copy=copy))

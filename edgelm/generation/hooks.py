@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from edgelm.errors import ConfigError
@@ -36,6 +36,10 @@ class Hooks:
         names = ("logits_processor", "stopping_criteria")
         others = {name: value for name, value in settings.items() if name not in names}
         return cls(**{name: _functions(name, settings[name]) for name in names if name in settings}), others
+
+    def with_processor(self, processor: LogitsProcessor) -> Self:
+        """These and one more logits processor, behind the others."""
+        return replace(self, logits_processor=(*self.logits_processor, processor))
 
 
 NO_HOOKS = Hooks()

@@ -114,7 +114,7 @@ def generate_ids(
         process=task.process,
         sample=make_sampler(config, observer=hooks.observer),
         score=make_scorer(config),
-        should_stop=any_of([stop_at_tokens(config.eos_token_id), *hooks.stopping_criteria]),
+        should_stop=any_of([stop_at_tokens(config.eos_token_id), *task.stopping_criteria, *hooks.stopping_criteria]),
         max_time=config.max_time,
         cancelled=cancelled or (lambda: False),
     )

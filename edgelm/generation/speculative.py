@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from edgelm.config import GenerationConfig
 from edgelm.generation.history import TokenHistory
 from edgelm.generation.hooks import NO_HOOKS, Hooks
-from edgelm.generation.logits_processors import NO_IDS, Ids, Logits, LogitsProcessor
+from edgelm.generation.logits_processors import NO_IDS, Ids, Logits
 from edgelm.generation.logprobs import make_scorer
 from edgelm.generation.loop import Decoder, Step, check_cached, finish_reason, raise_if_cancelled
-from edgelm.generation.requests import Request, check_request
+from edgelm.generation.requests import Request, Task, check_request
 from edgelm.generation.speculative_sampling import Distribution, make_speculative_sampler
 from edgelm.generation.stopping import any_of, deadline, stop_at_tokens
 
@@ -96,7 +96,7 @@ def generate_guessed_ids(
     """
     task = check_request(Request(prompt=prompt_ids), config, decoder, processors=hooks.logits_processor)
     check_cached(cached, task.prompt.size, decoder.length)
-    answer = _Answer(task.process, TokenHistory(task.prompt, task.limit - task.prompt.size), config, hooks)
+    answer = _Answer(task, config, hooks)
     return _loop(
         decoder,
         guesser,
@@ -110,13 +110,14 @@ def generate_guessed_ids(
 class _Answer:
     """The tokens so far, and how the next one is chosen."""
 
-    def __init__(self, process: LogitsProcessor, history: TokenHistory, config: GenerationConfig, hooks: Hooks) -> None:
-        self.history = history
+    def __init__(self, task: Task, config: GenerationConfig, hooks: Hooks) -> None:
+        self.history = TokenHistory(task.prompt, task.limit - task.prompt.size)
         self.max_time = config.max_time
-        self._process = process
+        self._process = task.process
         self._sample = make_speculative_sampler(config)
         self._score = make_scorer(config)
-        self._should_stop = any_of([stop_at_tokens(config.eos_token_id), *hooks.stopping_criteria])
+        ends = stop_at_tokens(config.eos_token_id)
+        self._should_stop = any_of([ends, *task.stopping_criteria, *hooks.stopping_criteria])
 
     def choose(self, given: Logits, guesses: Guesses, place: int, is_late: Callable[[], bool]) -> Step:
         """The next token, from the logits behind ``place`` right guesses."""
