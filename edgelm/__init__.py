@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgelm.language_model import LanguageModel, load
     from edgelm.results import Chunk, GenerationResult
     from edgelm.tasks.pipelines import pipeline
+    from edgelm.text.prompt_template import PromptTemplate
     from edgelm.text_stream import TextStream
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __all__ = [
     "GenerationConfig",
     "GenerationResult",
     "LanguageModel",
+    "PromptTemplate",
     "RuntimeConfig",
     "TextStream",
     "__version__",
@@ -47,6 +49,7 @@ _HOMES = {
     "GenerationConfig": "edgelm.config",
     "GenerationResult": "edgelm.results",
     "LanguageModel": "edgelm.language_model",
+    "PromptTemplate": "edgelm.text.prompt_template",
     "RuntimeConfig": "edgelm.config",
     "TextStream": "edgelm.text_stream",
     "attention_maps": "edgelm.inspection.attention",

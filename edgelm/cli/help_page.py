@@ -20,6 +20,7 @@ SUB_COMMANDS: dict[str, dict[str, str]] = {
         "embed": "Turn texts into vectors.",
         "similarity": "Compare texts by meaning.",
         "rerank": "Put passages in order of how well they answer a query.",
+        "templates": "List prompt templates, or print one.",
     },
     "Understand a model": {
         "attention": "Show what the layers of a model attend to.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,16 +16,20 @@ from edgelm.cli.interrupt import prompt_exit
 from edgelm.cli.loading import load_folder, system_prompt
 from edgelm.cli.options import (
     MachineOptions,
+    draft_option,
     file_option,
     json_option,
     machine_options,
     verbose_option,
 )
 from edgelm.cli.prompt_input import checked_text, read_prompt_in_context
+from edgelm.cli.template_options import TemplateOptions, filled_prompt, template_options
 from edgelm.errors import PromptError
 
 if TYPE_CHECKING:
     from edgelm.language_model import LanguageModel
+    from edgelm.prompt_parts import PromptParts
+    from edgelm.text.prompt_template import FilledPrompt
     from edgelm.text_stream import TextStream
 
 _PROMPT = "Prompt"
@@ -35,6 +40,8 @@ edgelm run smollm2 --temperature 0.7 --top-p 0.9 --seed 1 "Tell me a story."
 edgelm run smollm2 --raw -n 20 "Once upon a time"
 git diff | edgelm run smollm2 --max-memory 400MB "What changes here?"
 edgelm run smollm2 --json - < question.txt
+edgelm run smollm2 --template translation --var to=French "Good morning."
+edgelm run smollm2 --template classification --examples reviews.csv -k 3 "The soup was cold."
 """
 
 
@@ -45,7 +52,9 @@ edgelm run smollm2 --json - < question.txt
 @file_option("prompt", section=_PROMPT)
 @click.option("--system", cls=SectionOption, section=_PROMPT, help="What the model shall know or be beforehand.")
 @click.option("--raw", is_flag=True, cls=SectionOption, section=_PROMPT, help="Continue the text: no chat template.")
+@template_options
 @generation_options
+@draft_option
 @machine_options
 @json_option
 @verbose_option
@@ -56,7 +65,9 @@ def command(
     file: str | None,
     system: str | None,
     raw: bool,
+    templating: TemplateOptions,
     generation: dict[str, Any],
+    draft: str | None,
     machine: MachineOptions,
     as_json: bool,
     verbose: bool,
@@ -65,18 +76,29 @@ def command(
 
     PROMPT may also come from --prompt, from a file, or on standard input (-, or no prompt and a pipe). What is piped in
     beside a prompt is put before it, with an empty line between. The answer is written to stdout as it is made,
-    everything else to stderr.
+    everything else to stderr. With --template the prompt is the template's text.
     """
     if raw and system is not None:
         raise click.UsageError("--system is for the chat template, which --raw leaves out")
-    text = read_prompt_in_context(prompt, option, file)
-    if not raw and not text.strip():
-        raise click.UsageError("the prompt is empty; write one, or have the model begin a text with --raw")
+    template = templating.loaded()
+    if template is None:
+        text: str | FilledPrompt = read_prompt_in_context(prompt, option, file)
+    else:
+        text = filled_prompt(templating, template, prompt, option, file)
     folder = ensure_installed(model, offline=machine.offline)
-    with prompt_exit(), load_folder(folder, machine) as lm:
-        with _stream(lm, text, None if raw else system_prompt(folder, system), raw, generation) as stream:
+    with prompt_exit(), load_folder(folder, machine, draft) as lm:
+        parts: dict[str, Any] = {}
+        asked = None if raw else system_prompt(folder, system)
+        if isinstance(text, str):
+            stream = _stream(lm, text, asked, raw, generation)
+        else:
+            stream, counted = _stream_filled(lm, text, asked, raw, generation)
+            parts = {"prompt_parts": counted.as_dict()}
+            if verbose:
+                console.say(f"{counted}; room for an answer of {counted.answer} tokens")
+        with stream:
             if as_json:
-                fields = {"model": lm.bundle.manifest.name, **stream.drain().as_dict()}
+                fields = {"model": lm.bundle.manifest.name, **stream.drain().as_dict(), **parts}
                 console.answer_json(fields)
             else:
                 print_stream(stream)
@@ -93,3 +115,20 @@ def _stream(lm: LanguageModel, text: str, system: str | None, raw: bool, generat
         return lm.stream(text, **generation)
     messages = [] if system is None else [{"role": "system", "content": checked_text(system, "--system")}]
     return lm.stream_chat([*messages, {"role": "user", "content": text}], **generation)
+
+
+def _stream_filled(
+    lm: LanguageModel, filled: FilledPrompt, system: str | None, raw: bool, generation: dict[str, Any]
+) -> tuple[TextStream, PromptParts]:
+    """The answer to a templated prompt, and what its parts take of the context window."""
+    from edgelm.prompt_parts import encode_filled, prompt_parts
+
+    as_text = raw or not lm.has_chat_template
+    if as_text and system is not None:
+        raise click.UsageError(f"{lm.bundle.manifest.name} has no chat template, so it takes no --system")
+    if system is not None:
+        filled = replace(filled, system=checked_text(system, "--system"))
+    prompt = encode_filled(lm, filled, raw=raw)
+    if as_text and filled.stop and "stop_strings" not in generation:
+        generation = {**generation, "stop_strings": filled.stop}
+    return lm.stream(prompt, **generation), prompt_parts(lm, filled, raw=raw, settings=generation)

@@ -18,6 +18,7 @@ PUBLIC = [
     "GenerationConfig",
     "GenerationResult",
     "LanguageModel",
+    "PromptTemplate",
     "RuntimeConfig",
     "TextStream",
     "__version__",
