@@ -38,6 +38,7 @@ HOMES = {
     "onnxruntime": {"edgelm.runtime.session"},
     "tokenizers": {"edgelm.text", "edgelm_tools"},
     "jinja2": {"edgelm.text"},
+    "llguidance": {"edgelm.text.grammar"},
     "huggingface_hub": {"edgelm.bundle.hub_source"},
     "click": {"edgelm.cli", "edgelm_tools.benchmark"},
     "onnx": {"edgelm_tools"},
