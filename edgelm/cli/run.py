@@ -16,7 +16,6 @@ from edgelm.cli.interrupt import prompt_exit
 from edgelm.cli.loading import load_folder, system_prompt
 from edgelm.cli.options import (
     MachineOptions,
-    draft_option,
     file_option,
     json_option,
     machine_options,
@@ -54,7 +53,6 @@ edgelm run smollm2 --template classification --examples reviews.csv -k 3 "The so
 @click.option("--raw", is_flag=True, cls=SectionOption, section=_PROMPT, help="Continue the text: no chat template.")
 @template_options
 @generation_options
-@draft_option
 @machine_options
 @json_option
 @verbose_option
@@ -67,7 +65,6 @@ def command(
     raw: bool,
     templating: TemplateOptions,
     generation: dict[str, Any],
-    draft: str | None,
     machine: MachineOptions,
     as_json: bool,
     verbose: bool,
@@ -83,10 +80,12 @@ def command(
     template = templating.loaded()
     if template is None:
         text: str | FilledPrompt = read_prompt_in_context(prompt, option, file)
+        if not raw and not text.strip():
+            raise click.UsageError("the prompt is empty; write one, or have the model begin a text with --raw")
     else:
         text = filled_prompt(templating, template, prompt, option, file)
     folder = ensure_installed(model, offline=machine.offline)
-    with prompt_exit(), load_folder(folder, machine, draft) as lm:
+    with prompt_exit(), load_folder(folder, machine) as lm:
         parts: dict[str, Any] = {}
         asked = None if raw else system_prompt(folder, system)
         if isinstance(text, str):

@@ -69,6 +69,8 @@ def filled_prompt(
     variables = dict(templating.variables)
     if template.takes_text and not variables.keys() & {"text", "input"}:
         variables["text"] = read_prompt_in_context(prompt, option, file)
+        if not variables["text"].strip():
+            raise click.UsageError(f"the prompt is empty, and {template.name} needs a text")
     elif (prompt, option, file) != (None, None, None):
         why = "--var gives the text already" if template.takes_text else f"{template.name} has no variable text"
         raise click.UsageError(f"the prompt has no place in the template: {why}")

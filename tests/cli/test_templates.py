@@ -102,6 +102,7 @@ def test_verbose_tells_the_parts(home: Path, template: str) -> None:
         (("--template", "summary", "--var", "nonsense=a", "x"), "has no variable 'nonsense'"),
         (("--template", "translation", "x"), "needs the variable 'to' (--var to=…)"),
         (("--template", "sumary", "x"), "did you mean summary"),
+        (("--template", "summary", ""), "the prompt is empty, and summary needs a text"),
         (("--template", "summary", "x"), "input 3; shorten the template"),
         (("--template", "summary", "--raw", "--system", "y", "x"), "--system is for the chat template"),
     ],
