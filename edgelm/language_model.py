@@ -7,26 +7,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.bundle.bundle import Bundle
+from edgelm.chat_model import ChatModel
 from edgelm.checks import warn_caller
 from edgelm.config import GenerationConfig, RuntimeConfig
 from edgelm.config_values import as_sequence_bias
-from edgelm.errors import ConfigError, PromptError, TemplateError, UnsupportedModelError
+from edgelm.errors import ConfigError, PromptError, UnsupportedModelError
 from edgelm.generation.hooks import Hooks
 from edgelm.generator import Generator
-from edgelm.loaded_model import LEAST_TOKENS, LoadedModel, find_bundle
+from edgelm.loaded_model import LEAST_TOKENS, find_bundle
 from edgelm.results import GenerationResult
 from edgelm.runtime.memory import Budget, budget
 from edgelm.runtime.sequences import SequenceDecoder
 from edgelm.runtime.session import available_cores as available_cores  # others look for it here
+from edgelm.tool_calls.offer import OfferedTools
 
-TEMPLATE_NAME = "chat_template.jinja"
 # Settings that only these take; who gives them otherwise is warned.
 _SAMPLING = (
     *("temperature", "top_k", "top_p", "min_p", "typical_p"),
@@ -36,12 +36,10 @@ _BEAMS = ("length_penalty", "early_stopping")
 # Without these no answer begins or ends; a caller's configuration that has none leaves them to the model.
 _MODEL_TOKENS = ("eos_token_id", "pad_token_id", "decoder_start_token_id")
 
-Message = Mapping[str, Any]
 Prompt = str | Sequence[int] | NDArray[np.int64]
 """A text, or token ids, taken as they are."""
 
 if TYPE_CHECKING:
-    from edgelm.text.chat_template import ChatTemplate
     from edgelm.text_stream import TextStream
 
 
@@ -85,7 +83,7 @@ def load(
     return LanguageModel(find_bundle(model, variant), runtime)
 
 
-class LanguageModel(LoadedModel):
+class LanguageModel(ChatModel):
     """A loaded model that generates; a context manager. One instance may be used by many threads.
 
     A decoder-only model continues a text; an encoder-decoder reads it as the source of its answer, and has
@@ -118,11 +116,6 @@ class LanguageModel(LoadedModel):
         self.generation_config = defaults.updated(eos_token_id=defaults.eos_token_id or manifest.eos_token_id)
         with self._reading_text():
             self._generator = Generator(bundle, self.runtime, self.context_length)
-
-    @property
-    def has_chat_template(self) -> bool:
-        """Whether the model was trained for conversations."""
-        return self.bundle.has(TEMPLATE_NAME)
 
     def memory_budget(self, tokens: int, *, sequences: int = 1) -> Budget:
         """Bytes that holding ``tokens`` of prompt and answer takes, in all of several ``sequences``, itemised."""
@@ -168,34 +161,6 @@ class LanguageModel(LoadedModel):
         """
         return self._start_batch(prompts, {"generation_config": generation_config, **settings})
 
-    def chat(
-        self, messages: Sequence[Message], generation_config: GenerationConfig | None = None, **settings: Any
-    ) -> GenerationResult:
-        """Answers a conversation: dicts with ``role`` and ``content``, rendered by the model's chat template.
-
-        Raises:
-            TemplateError: the model has no chat template, or it fails on these messages.
-            Others: see ``generate``.
-        """
-        return self.stream_chat(messages, generation_config, **settings).drain()
-
-    def stream_chat(
-        self, messages: Sequence[Message], generation_config: GenerationConfig | None = None, **settings: Any
-    ) -> TextStream:
-        """Like ``chat``, but gives the text out piece by piece as it is made."""
-        return self._start(self.encode_chat(messages), {"generation_config": generation_config, **settings})
-
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation, ready for the model's answer.
-
-        Raises:
-            TemplateError: the model has no chat template, or it fails on these messages.
-            PromptError: the messages are not of the form that templates take.
-        """
-        from edgelm.text.prompt import encode_chat
-
-        return encode_chat(self.tokenizer, self._template, messages)
-
     def close(self) -> None:
         """Gives memory back; generations in progress end with ClosedError. May be called twice."""
         self._generator.close()
@@ -208,10 +173,6 @@ class LanguageModel(LoadedModel):
         """
         return self._generator.new_decoder()
 
-    def _read_text(self) -> None:
-        super()._read_text()
-        _ = self._template if self.has_chat_template else None
-
     def _encode(self, prompt: Prompt) -> Sequence[int] | NDArray[np.int64]:
         if not isinstance(prompt, str):
             return prompt
@@ -223,15 +184,12 @@ class LanguageModel(LoadedModel):
             raise PromptError("the prompt is empty, and this model has no token that starts a text")
         return [start]
 
-    @cached_property
-    def _template(self) -> ChatTemplate:
-        from edgelm.text.chat_template import MAX_SOURCE_BYTES, ChatTemplate
-
-        if not self.has_chat_template:
-            raise TemplateError(f"{self.name} has no chat template; use generate (edgelm run --raw)")
-        return ChatTemplate(self.bundle.read_text(TEMPLATE_NAME, MAX_SOURCE_BYTES), special_tokens=self.special_tokens)
-
-    def _start(self, prompt: Sequence[int] | NDArray[np.int64], settings: Mapping[str, Any]) -> TextStream:
+    def _start(
+        self,
+        prompt: Sequence[int] | NDArray[np.int64],
+        settings: Mapping[str, Any],
+        tools: OfferedTools | None = None,
+    ) -> TextStream:
         self._generator.check_open()
         config, hooks = self._config(settings)
         if config.num_return_sequences > 1:
@@ -239,7 +197,7 @@ class LanguageModel(LoadedModel):
                 f"one answer is given here, but num_return_sequences is {config.num_return_sequences}; "
                 "generate_batch gives several"
             )
-        return self._generator.stream(prompt, config, self.tokenizer, hooks)
+        return self._generator.stream(prompt, config, self.tokenizer, hooks, tools)
 
     def _start_batch(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> list[GenerationResult]:
         self._generator.check_open()

@@ -14,10 +14,6 @@ from edgelm.tool_calls.toolbox import Tool, Toolbox
 _VARIABLES = ("tools", "xml_tools")
 
 
-Tools: TypeAlias = Toolbox | Iterable[Tool]
-"""A toolbox, or what one is made of."""
-
-
 @dataclass(frozen=True, slots=True)
 class OfferedTools:
     """``toolbox``: the tools; ``variable``: where the template looks for them; ``styles``: how the model calls them."""
@@ -32,12 +28,17 @@ class OfferedTools:
         return {self.variable: self.toolbox.schemas}
 
 
+Tools: TypeAlias = OfferedTools | Toolbox | Iterable[Tool]
+"""Tools, or what has them in it."""
+
+
 def as_toolbox(tools: Tools) -> Toolbox:
     """The toolbox.
 
     Raises:
         ConfigError: something is no tool.
     """
+    tools = tools.toolbox if isinstance(tools, OfferedTools) else tools
     return tools if isinstance(tools, Toolbox) else Toolbox(tools)
 
 
@@ -48,6 +49,8 @@ def offer(tools: Tools, *, template: str, variables: Collection[str], model: str
         ConfigError: something is no tool.
         TemplateError: the template has no place for tools.
     """
+    if isinstance(tools, OfferedTools):
+        return tools
     toolbox = as_toolbox(tools)
     variable = next((name for name in _VARIABLES if name in variables), None)
     if variable is None:

@@ -98,11 +98,10 @@ class CallScanner:
         """What the mark before a call turns out to be; the held text begins with white space and that mark."""
         start = self._held.index(style.opening) + len(style.opening)
         end = -1 if style.closing is None else self._closing(style.closing, start, at_end)
-        too_long = len(self._held) - start > MAX_CALL_CHARS
-        if end < 0 and not at_end and not too_long:
+        if end < 0 and not at_end and len(self._held) - start <= MAX_CALL_CHARS + len(style.closing or ""):
             return "", False
         body = self._held[start : end if end >= 0 else None]
-        calls: Calls = None if too_long and end < 0 else style.parse(body)
+        calls: Calls = style.parse(body) if len(body) <= MAX_CALL_CHARS else None
         self._inside = None
         if calls is None or len(self.calls) + len(calls) > MAX_CALLS:
             # The mark is text; what stands behind it may hold another.

@@ -113,7 +113,7 @@ def _union(members: tuple[Any, ...], where: str) -> dict[str, Any]:
     nullable = {"nullable": True} if type(None) in members else {}
     if len(schemas) == 1:
         return schemas[0] | nullable
-    if all(list(schema) == ["type"] and isinstance(schema["type"], str) for schema in schemas):
+    if all(isinstance(schema.get("type"), str) for schema in schemas):  # what else they say is left out, as there
         return {"type": sorted(schema["type"] for schema in schemas)} | nullable
     return {"anyOf": schemas} | nullable
 

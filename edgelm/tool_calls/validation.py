@@ -48,7 +48,7 @@ def _object_fault(value: dict[str, Any], schema: Mapping[str, Any], where: str, 
     properties = properties if isinstance(properties, Mapping) else {}
     required = schema.get("required")
     for name in required if isinstance(required, list) else ():
-        if name not in value:
+        if isinstance(name, str) and name not in value:
             return f"the argument {_inside(where, name)!r} is missing"
     others = schema.get("additionalProperties")
     for name, item in value.items():

@@ -20,6 +20,7 @@ FLOORS = (
     {"edgelm.text_stream", "edgelm.text_side"},
     {"edgelm.batch_answers"},
     {"edgelm.generator", "edgelm.batched_encoder", "edgelm.loaded_model"},
+    {"edgelm.chat_model"},
     {"edgelm.language_model", "edgelm.encoder_model"},
     {"edgelm.tasks", "edgelm.inspection", "edgelm.prompt_parts"},
     {"edgelm.benchmark", "edgelm.comparison"},

@@ -1,0 +1,135 @@
+"""The conversational half of a language model: chat templates, and tools that the model may have called.
+
+What it needs of the text side is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelm.config import GenerationConfig
+from edgelm.errors import TemplateError
+from edgelm.loaded_model import LoadedModel
+from edgelm.results import GenerationResult
+from edgelm.tool_calls.offer import OfferedTools, Tools, offer
+from edgelm.tool_calls.rounds import DEFAULT_ROUNDS, ToolAnswer, answer_with_tools, runnable
+
+if TYPE_CHECKING:
+    from edgelm.text.chat_template import ChatTemplate
+    from edgelm.text_stream import TextStream
+
+TEMPLATE_NAME = "chat_template.jinja"
+
+Message = Mapping[str, Any]
+
+
+class ChatModel(LoadedModel):
+    """A model that can be talked to, if it has a chat template; for arguments and attributes see ``LoadedModel``."""
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the model was trained for conversations."""
+        return self.bundle.has(TEMPLATE_NAME)
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        generation_config: GenerationConfig | None = None,
+        *,
+        tools: Tools | None = None,
+        **settings: Any,
+    ) -> GenerationResult:
+        """Answers a conversation: dicts with ``role`` and ``content``, rendered by the model's chat template.
+
+        Args:
+            messages: the conversation; results of calls have the role ``tool``.
+            generation_config: see ``generate``.
+            tools: functions (with type hints, and a docstring in Google's style), or schemas as in OpenAI's API, that
+                the model may ask to have called. None is: the answer's ``tool_calls`` say what is asked for.
+            settings: see ``generate``.
+
+        Raises:
+            TemplateError: the model has no chat template, or it fails on these messages, or has no place for tools.
+            ConfigError: something is no tool; as for this and others, see ``generate``.
+        """
+        return self.stream_chat(messages, generation_config, tools=tools, **settings).drain()
+
+    def stream_chat(
+        self,
+        messages: Sequence[Message],
+        generation_config: GenerationConfig | None = None,
+        *,
+        tools: Tools | None = None,
+        **settings: Any,
+    ) -> TextStream:
+        """Like ``chat``, but gives the text out piece by piece as it is made; calls come with the last piece."""
+        offered = None if tools is None else self._offer(tools)
+        ids = self.encode_chat(messages, tools=offered)
+        return self._start(ids, {"generation_config": generation_config, **settings}, tools=offered)
+
+    def chat_with_tools(
+        self, messages: Sequence[Message], tools: Tools, *, max_rounds: int = DEFAULT_ROUNDS, **settings: Any
+    ) -> ToolAnswer:
+        """Answers a conversation, running the functions that the model asks for and telling it what they return.
+
+        The arguments are the model's: offer nothing that may not be run with any. What does not fit a function's schema
+        is not run; the model is told, as it is of exceptions.
+
+        Args:
+            messages: see ``chat``.
+            tools: functions.
+            max_rounds: answers that the model may take, the last one included.
+            settings: see ``generate``.
+
+        Raises:
+            ConfigError: a tool is no function, or ``max_rounds`` is out of range. Others: see ``chat``.
+        """
+        box = runnable(tools)
+        offered = self._offer(box)
+        return answer_with_tools(
+            lambda said: self.chat(said, tools=offered, **settings), messages, box, max_rounds=max_rounds
+        )
+
+    def encode_chat(self, messages: Sequence[Message], *, tools: Tools | None = None) -> list[int]:
+        """Token ids of a conversation, ready for the model's answer.
+
+        Raises:
+            TemplateError: the model has no chat template, or it fails on these messages, or has no place for tools.
+            PromptError: the messages are not of the form that templates take.
+        """
+        from edgelm.text.prompt import encode_chat
+
+        variables = {} if tools is None else self._offer(tools).variables
+        return encode_chat(self.tokenizer, self._template, messages, **variables)
+
+    @abstractmethod
+    def _start(
+        self,
+        prompt: Sequence[int] | NDArray[np.int64],
+        settings: Mapping[str, Any],
+        *,
+        tools: OfferedTools | None = None,
+    ) -> TextStream:
+        """Begins an answer, from whose text calls of ``tools`` are taken out."""
+
+    def _read_text(self) -> None:
+        super()._read_text()
+        _ = self._template if self.has_chat_template else None
+
+    @cached_property
+    def _template(self) -> ChatTemplate:
+        from edgelm.text.chat_template import MAX_SOURCE_BYTES, ChatTemplate
+
+        if not self.has_chat_template:
+            raise TemplateError(f"{self.name} has no chat template; use generate (edgelm run --raw)")
+        return ChatTemplate(self.bundle.read_text(TEMPLATE_NAME, MAX_SOURCE_BYTES), special_tokens=self.special_tokens)
+
+    def _offer(self, tools: Tools) -> OfferedTools:
+        template = self._template
+        return offer(tools, template=template.source, variables=template.variables, model=self.name)
