@@ -10,6 +10,7 @@ EdgeLMError                          exit code 1
 ├── PromptError (ValueError)                   2  a prompt cannot be taken: bad ids, bad encoding
 │   └── ContextLengthError                        longer than the context window
 ├── TemplateError (ValueError)                 2  a chat template is missing, fails or misbehaves
+├── CacheFileError (ValueError)                2  a saved KV cache is broken, or another model's
 ├── MissingDependencyError (ImportError)       2  an extra is not installed; carries the pip command
 ├── BundleExistsError (FileExistsError)        2  the target exists and was not to be replaced
 ├── LockedError (BlockingIOError)              1  another process is writing the same target
@@ -77,6 +78,12 @@ class ContextLengthError(PromptError):
 
 class TemplateError(EdgeLMError, ValueError):
     """A chat template is missing, fails, or tries what it must not."""
+
+    exit_code = 2
+
+
+class CacheFileError(EdgeLMError, ValueError):
+    """A saved KV cache cannot be read, is broken, or is another model's; or there is none to save."""
 
     exit_code = 2
 

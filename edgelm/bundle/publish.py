@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from edgelm.bundle.files import (
     is_storage_error,
@@ -111,10 +112,22 @@ def write_file_atomic(path: Path, data: bytes) -> None:
     Raises:
         StorageError: the disk is full, read-only or failing.
     """
+    with writing_atomic(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def writing_atomic(path: Path) -> Iterator[BinaryIO]:
+    """A file to write; it becomes ``path`` when the block ends well, and vanishes when it does not.
+
+    Raises:
+        StorageError: the disk is full, read-only or failing.
+    """
     fresh = _beside(path, f"new-{_token()}")
     try:
         make_folder(path.parent)
-        fresh.write_bytes(data)
+        with fresh.open("wb") as file:
+            yield file
         sync_file(fresh)
         fresh.replace(path)
         sync_folder(path.parent)

@@ -92,7 +92,9 @@ def plan_for(kept: Sequence[KeptCache], keep: int, prompt: Ids, tokens: int, win
     Args:
         kept: least recently used first.
         keep: how many caches may be kept.
-        prompt, tokens, window: see ``Plan`` and ``KeptCache.spares``.
+        prompt: (T,) token ids.
+        tokens: how many the sequence may come to, prompt and answer.
+        window: see ``KeptCache.spares``.
     """
     head = prompt[: max(len(prompt) - 1, 0)]
     spared = [each.spares(head, window) for each in kept]

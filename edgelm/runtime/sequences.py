@@ -59,12 +59,13 @@ class LentRows:
     Attributes:
         decoder: it.
         needs: what it will come to hold.
-        cached: none of the prompt's tokens.
+        cached, dropped: none of its tokens.
     """
 
     decoder: Rows
     needs: Needs
     cached: int = 0
+    dropped: int = 0
 
 
 Loan = LentDecoder | LentRows

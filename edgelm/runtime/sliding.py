@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgelm.bundle.bundle import Bundle
+from edgelm.errors import ConfigError, UnsupportedModelError
 from edgelm.runtime.kv_cache import KVCache
-from edgelm.runtime.sequence_decoder import Ids
+from edgelm.runtime.rotary import KeyTurn
+from edgelm.runtime.sequence_decoder import Ids, SequenceDecoder
 
 TurnBack = Callable[[str, NDArray[np.float32]], None]
 
@@ -47,20 +50,6 @@ class SlidingWindow:
         return self.block * -(-max(0, tokens - self.size) // self.block)
 
 
-class WindowDecoder(Protocol):
-    """A decoder whose window slides."""
-
-    vocab_size: int
-
-    def prefill(self, ids: Sequence[int] | Ids) -> NDArray[np.float32]:
-        """Appends tokens; returns the last one's logits."""
-        ...
-
-    def step(self, token: int) -> NDArray[np.float32]:
-        """Appends one token; returns its logits."""
-        ...
-
-
 class SlidingDecoder:
     """A decoder that goes on where its window is full.
 
@@ -76,7 +65,7 @@ class SlidingDecoder:
     verifies = False
 
     def __init__(
-        self, decoder: WindowDecoder, cache: KVCache, window: SlidingWindow, turn_back: TurnBack, *, limit: int
+        self, decoder: SequenceDecoder, cache: KVCache, window: SlidingWindow, turn_back: TurnBack, *, limit: int
     ) -> None:
         self.vocab_size = decoder.vocab_size
         self.context_length = limit
@@ -109,3 +98,31 @@ class SlidingDecoder:
         if self._cache.length == self._window.size:
             self._cache.drop(self._window.sinks, self._window.block, self._turn_back)
         return self._window.size - self._cache.length
+
+
+class PastWindow:
+    """Lets sequences of a model go on past its context window.
+
+    Args:
+        bundle: of a decoder.
+        context_length: tokens that its cache holds.
+
+    Raises:
+        ConfigError: the window is too narrow to slide.
+        UnsupportedModelError: the model's keys cannot be moved; says why.
+    """
+
+    def __init__(self, bundle: Bundle, context_length: int) -> None:
+        self.window = SlidingWindow(context_length)
+        if not self.window.is_wide_enough:
+            raise ConfigError(
+                f"overflow 'sink' needs a context window of {2 * SlidingWindow.sinks} tokens, not {context_length}"
+            )
+        self._name = bundle.manifest.name
+        self._turn_back = KeyTurn(bundle, self.window.block)
+
+    def over(self, decoder: SequenceDecoder, *, limit: int) -> SlidingDecoder:
+        """The decoder, for a sequence of up to ``limit`` tokens."""
+        if not isinstance(decoder.cache, KVCache):
+            raise UnsupportedModelError(f"{self._name}: only EdgeLM's own decoders can go on past their context window")
+        return SlidingDecoder(decoder, decoder.cache, self.window, self._turn_back, limit=limit)
