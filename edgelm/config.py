@@ -13,6 +13,8 @@ from edgelm.config_values import as_decay, as_logit_bias, as_sequence_bias, as_t
 from edgelm.errors import ConfigError
 
 DEFAULT_NEW_TOKENS = 512
+# Guesses at a time, of a prompt lookup or a draft model; more hardly pay, even if most are right.
+MOST_GUESSES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,9 @@ class GenerationConfig:
 
     ``max_time``: seconds after which an answer ends. ``logprobs``: keep each token's log probability, before penalties
     and cuts; ``top_logprobs``: also those of so many likeliest ones.
+
+    ``prompt_lookup_num_tokens``: up to so many tokens at a time are guessed from what the prompt and the answer say
+    already, and checked in one run (0 or None: off), and fewer, or none, where guesses prove wrong. Batches do without.
 
     With ``num_beams`` and ``do_sample`` beams are continued by draws. In each of ``num_beam_groups`` a token loses
     ``diversity_penalty`` for each beam of the groups before that takes it in the same step. ``early_stopping``: a
@@ -66,6 +71,7 @@ class GenerationConfig:
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
     num_return_sequences: int = 1
+    prompt_lookup_num_tokens: int | None = None
     repetition_penalty: float = 1.0
     encoder_repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
@@ -128,7 +134,7 @@ class GenerationConfig:
         for least, most in (("min_new_tokens", "max_new_tokens"), ("min_length", "max_length")):
             if getattr(self, most) is not None and getattr(self, least) > getattr(self, most):
                 raise ConfigError(f"{least} ({getattr(self, least)}) is above {most} ({getattr(self, most)})")
-        for name in ("max_time", "logprobs"):
+        for name in ("max_time", "logprobs", "prompt_lookup_num_tokens"):
             if getattr(self, name) and self.num_beams > 1:
                 raise ConfigError(f"{name} is for answers made token by token, not for {self.num_beams} beams")
         if self.num_return_sequences > self.num_beams and (self.num_beams > 1 or not self.do_sample):
@@ -230,6 +236,7 @@ _OPTIONAL_INTEGERS = {
     "forced_bos_token_id": 0,
     "pad_token_id": 0,
     "decoder_start_token_id": 0,
+    "prompt_lookup_num_tokens": 0,
     "seed": 0,
 }
 # Setting → its range.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator as Steps
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -14,19 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.bundle.bundle import Bundle
-from edgelm.config import GenerationConfig, RuntimeConfig
-from edgelm.errors import ConfigError, ContextLengthError, EdgeLMError, MemoryLimitError
+from edgelm.config import MOST_GUESSES, GenerationConfig, RuntimeConfig
+from edgelm.errors import ConfigError, ContextLengthError, EdgeLMError, MemoryLimitError, UnsupportedModelError
 from edgelm.generation.beam_search import beam_steps
 from edgelm.generation.history import check_prompt
 from edgelm.generation.hooks import NO_HOOKS, Hooks
 from edgelm.generation.loop import Step, generate_ids
 from edgelm.generation.requests import ModelSizes, Request, check_requests, given
+from edgelm.generation.speculative import Guesser, generate_guessed_ids
 from edgelm.results import GenerationResult, Stopwatch
 from edgelm.runtime.batches import pack
 from edgelm.runtime.engine import open_engine
 from edgelm.runtime.memory import Needs, budget_of
 from edgelm.runtime.sequences import LentDecoder, LentRows, Loan, SequenceDecoder, SequencePool
 from edgelm.runtime.single_row import SingleRow
+from edgelm.speculation import DraftModel, Speculation, start_speculation
 
 if TYPE_CHECKING:
     from edgelm.text.tokenizer import Tokenizer
@@ -48,6 +51,7 @@ class Generator:
         bundle: of a decoder or an encoder-decoder.
         runtime: how to run it.
         context_length: tokens that a decoder's row may have.
+        draft: guesses what comes in single answers.
 
     Attributes:
         pool: the decoders that are in use, and those kept for what continues an earlier prompt.
@@ -57,10 +61,13 @@ class Generator:
         MemoryLimitError: there is not enough memory.
     """
 
-    def __init__(self, bundle: Bundle, runtime: RuntimeConfig, context_length: int) -> None:
+    def __init__(
+        self, bundle: Bundle, runtime: RuntimeConfig, context_length: int, draft: DraftModel | None = None
+    ) -> None:
         self._manifest = bundle.manifest
         self._runtime = runtime
         self._context_length = context_length
+        self._draft = draft
         self._engine = open_engine(bundle, runtime, context_length)
         self.pool = SequencePool(self._engine.new_decoder, keep=runtime.prefix_caches, check=self._check_memory)
 
@@ -101,23 +108,39 @@ class Generator:
         else:
             loan = self._lend_rows([request], config)
         watch = Stopwatch()
+        speculation = None
         try:
-            steps = _steps(loan, request, config, hooks, watch)
+            if hooks.observer is None:  # it is told of choices, which are the same without guesses
+                speculation = self._start_speculation(request, config, tokens)
+            steps = _steps(loan, request, config, hooks, watch, speculation)
             if isinstance(loan, LentDecoder):
                 loan.decoder.reserve(tokens)
             else:
                 loan.decoder.reserve(_rows_each(config), tokens)
         except EdgeLMError:  # nothing has run: what the cache holds stays right
-            self.pool.end(loan, request.prompt)
+            self._end(loan, speculation, request.prompt)
             raise
         return TextStream(
             steps,
             text,
             prompt_tokens=len(given(request)),
             cached_tokens=loan.cached,
-            close=lambda answer, healthy: self.pool.end(loan, [*request.prompt, *answer] if healthy else None),
+            close=lambda answer, healthy: self._end(loan, speculation, [*request.prompt, *answer] if healthy else None),
             watch=watch,
         )
+
+    def _start_speculation(self, request: Request, config: GenerationConfig, tokens: int) -> Speculation | None:
+        most = config.prompt_lookup_num_tokens or (0 if self._draft is None else MOST_GUESSES)
+        if most:
+            needs = self.pool.needs()
+            self._check_memory(replace(needs, verified=(1 + most) * needs.sequences))
+        sizes = ModelSizes(self._manifest.vocab_size, self._context_length)
+        return start_speculation(request, config, sizes, tokens, self._draft)
+
+    def _end(self, loan: Loan, speculation: Speculation | None, ids: Ids | None) -> None:
+        self.pool.end(loan, ids)
+        if speculation is not None:
+            speculation.end(ids)
 
     def batch(
         self, prompts: Sequence[Ids], config: GenerationConfig, tokenizer: Tokenizer, hooks: Hooks = NO_HOOKS
@@ -206,7 +229,9 @@ class Generator:
     def _check_memory(self, needs: Needs) -> None:
         """Refuses what does not fit into memory, the newest request being part of it."""
         try:
-            budget_of(self._manifest, needs, prefill_chunk=self._runtime.prefill_chunk).check(self._runtime.max_memory)
+            needed = budget_of(self._manifest, needs, prefill_chunk=self._runtime.prefill_chunk)
+            draft = 0 if self._draft is None else self._draft.bytes_for(needs)
+            replace(needed, draft=draft).check(self._runtime.max_memory)
         except MemoryLimitError as error:
             others = needs.sequences - 1
             wait = f"wait for the other {others} to end, " if others > 1 else "wait for the other to end, "
@@ -227,12 +252,29 @@ def _check_hooks(hooks: Hooks, config: GenerationConfig) -> None:
 
 
 def _steps(
-    loan: Loan, request: Request, config: GenerationConfig, hooks: Hooks, watch: Stopwatch
+    loan: Loan,
+    request: Request,
+    config: GenerationConfig,
+    hooks: Hooks,
+    watch: Stopwatch,
+    speculation: Speculation | None,
 ) -> Steps[Step, None, None]:
     if isinstance(loan, LentDecoder):
+        if speculation is not None:
+            return _guessed_steps(loan, request, config, hooks, watch, speculation.guesser)
         return generate_ids(loan.decoder, request.prompt, config, cached=loan.cached, hooks=hooks)
     if config.num_beams > 1:
         own = hooks.logits_processor
         return beam_steps(loan.decoder, request, config, processors=own, prefill_ended=watch.prefill_ended)
     source = None if request.source is None else np.asarray(request.source, np.int64)
     return generate_ids(SingleRow(loan.decoder), request.prompt, config, source=source, hooks=hooks)
+
+
+def _guessed_steps(
+    loan: LentDecoder, request: Request, config: GenerationConfig, hooks: Hooks, watch: Stopwatch, guesser: Guesser
+) -> Steps[Step, None, None]:
+    if not loan.decoder.verifies:
+        raise UnsupportedModelError("this model's graph takes one token at a time: guesses cannot be checked together")
+    return generate_guessed_ids(
+        loan.decoder, request.prompt, config, guesser, cached=loan.cached, hooks=hooks, counted=watch.guessed
+    )

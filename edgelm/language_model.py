@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,9 +23,10 @@ from edgelm.generation.hooks import Hooks
 from edgelm.generator import Generator
 from edgelm.loaded_model import LEAST_TOKENS, find_bundle
 from edgelm.results import GenerationResult
-from edgelm.runtime.memory import Budget, budget
+from edgelm.runtime.memory import Budget, Needs, budget
 from edgelm.runtime.sequences import SequenceDecoder
 from edgelm.runtime.session import available_cores as available_cores  # others look for it here
+from edgelm.speculation import DraftModel, check_draft
 from edgelm.tool_calls.offer import OfferedTools
 
 # Settings that only these take; who gives them otherwise is warned.
@@ -53,6 +55,7 @@ def load(
     prepack: bool = True,
     preload_text: bool = True,
     variant: str | None = None,
+    draft: str | os.PathLike[str] | LanguageModel | None = None,
 ) -> LanguageModel:
     """Loads an installed model, a bundle's folder, or one that another tool made.
 
@@ -65,10 +68,13 @@ def load(
         prepack: keep a copy of the weights in this machine's layout in the cache.
         preload_text: read the tokenizer now; else when it is first needed.
         variant: of a folder of another tool, which form of its graphs, such as ``q4``; None: the best one here.
+        draft: a smaller model with the same vocabulary, which guesses what comes in single answers: a name, a folder,
+            or one that is loaded already, which then stays open when this one is closed.
 
     Raises:
         ModelNotFoundError: it is not installed; says how to get it.
         ModelError: the bundle is refused.
+        UnsupportedModelError: ``draft`` has another vocabulary.
         MemoryLimitError: it does not fit into ``max_memory``.
         ConfigError: a setting is out of range.
     """
@@ -80,7 +86,15 @@ def load(
         prepack=prepack,
         preload_text=preload_text,
     )
-    return LanguageModel(find_bundle(model, variant), runtime)
+    if draft is None or isinstance(draft, LanguageModel):
+        return LanguageModel(find_bundle(model, variant), runtime, draft=draft)
+    bundle, beside = find_bundle(model, variant), replace(runtime, context_length=None, preload_text=False)
+    opened = LanguageModel(find_bundle(draft, None), beside)
+    try:
+        return LanguageModel(bundle, runtime, draft=opened, closes_draft=True)
+    except BaseException:
+        opened.close()
+        raise
 
 
 class LanguageModel(ChatModel):
@@ -92,6 +106,8 @@ class LanguageModel(ChatModel):
     Args:
         bundle: an open bundle.
         runtime: how to run it.
+        draft: see ``load``.
+        closes_draft: whether it is closed with this model.
 
     Attributes:
         generation_config: the model's own defaults, which the settings of a call change.
@@ -99,28 +115,41 @@ class LanguageModel(ChatModel):
         Others: see ``LoadedModel``.
 
     Raises:
-        UnsupportedModelError: the bundle has no decoder.
-        MemoryLimitError: it does not fit into ``runtime.max_memory``.
+        UnsupportedModelError: the bundle has no decoder, or ``draft`` another vocabulary.
+        MemoryLimitError: it does not fit into ``runtime.max_memory``, with the draft if there is one.
         ConfigError: ``runtime.context_length`` is above the model's.
     """
 
-    def __init__(self, bundle: Bundle, runtime: RuntimeConfig | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        runtime: RuntimeConfig | None = None,
+        *,
+        draft: LanguageModel | None = None,
+        closes_draft: bool = False,
+    ) -> None:
         super().__init__(bundle, runtime)
         manifest = bundle.manifest
         if manifest.family not in ("decoder", "encoder-decoder"):
             raise UnsupportedModelError(
                 f"{self.name} is an {manifest.family}, which generates no text; it is for {', '.join(self.tasks)}"
             )
+        self._draft = None if draft is None else draft._as_draft_of(self)
+        self._opened = draft if closes_draft else None
         self.memory_budget(min(LEAST_TOKENS, self.context_length)).check(self.runtime.max_memory)
         defaults = bundle.generation_defaults()
         self.generation_config = defaults.updated(eos_token_id=defaults.eos_token_id or manifest.eos_token_id)
         with self._reading_text():
-            self._generator = Generator(bundle, self.runtime, self.context_length)
+            self._generator = Generator(bundle, self.runtime, self.context_length, self._draft)
 
     def memory_budget(self, tokens: int, *, sequences: int = 1) -> Budget:
         """Bytes that holding ``tokens`` of prompt and answer takes, in all of several ``sequences``, itemised."""
         chunk = self.runtime.prefill_chunk
-        return budget(self.bundle.manifest, tokens=tokens, prefill_chunk=chunk, sequences=sequences)
+        own = budget(self.bundle.manifest, tokens=tokens, prefill_chunk=chunk, sequences=sequences)
+        if self._draft is None:
+            return own
+        needs = Needs(tokens=tokens, sequences=sequences, rows=sequences, longest=tokens)
+        return replace(own, draft=self._draft.bytes_for(needs))
 
     def generate(
         self, prompt: Prompt, generation_config: GenerationConfig | None = None, **settings: Any
@@ -164,6 +193,8 @@ class LanguageModel(ChatModel):
     def close(self) -> None:
         """Gives memory back; generations in progress end with ClosedError. May be called twice."""
         self._generator.close()
+        if self._opened is not None:
+            self._opened.close()
 
     def new_decoder(self) -> SequenceDecoder:
         """A decoder with an empty KV cache of its own, for work below the level of generations: scores, benchmarks.
@@ -172,6 +203,17 @@ class LanguageModel(ChatModel):
             UnsupportedModelError: an encoder-decoder has none.
         """
         return self._generator.new_decoder()
+
+    def _as_draft_of(self, model: LanguageModel) -> DraftModel:
+        check_draft(model, self)
+        self._generator.check_open()
+        return DraftModel(
+            self.bundle,
+            self._generator.pool,
+            context_length=self.context_length,
+            prefill_chunk=self.runtime.prefill_chunk,
+            of=model.bundle,
+        )
 
     def _encode(self, prompt: Prompt) -> Sequence[int] | NDArray[np.int64]:
         if not isinstance(prompt, str):

@@ -21,11 +21,16 @@ class Timings:
     """Seconds: until the first token (``ttft_s``), in prefill, in decoding after that.
 
     The first token comes with the end of prefill, but those of a beam search all come at its end.
+
+    ``draft_n``: tokens that a draft model or a search in the prompt has guessed, and ``draft_n_accepted``, how many of
+    them were right, where there were guesses.
     """
 
     ttft_s: float
     prefill_s: float
     decode_s: float
+    draft_n: int = 0
+    draft_n_accepted: int = 0
 
 
 class Stopwatch:
@@ -35,6 +40,7 @@ class Stopwatch:
         self.start()
         self._prefilled: float | None = None
         self._first: float | None = None
+        self._guessed = self._right = 0
 
     def start(self) -> None:
         """The answer begins."""
@@ -50,11 +56,22 @@ class Stopwatch:
             self._first = time.perf_counter()
             self._prefilled = self._prefilled or self._first
 
+    def guessed(self, tokens: int, right: int) -> None:
+        """To be told of guesses, and of those that were right."""
+        self._guessed += tokens
+        self._right += right
+
     def timings(self) -> Timings:
         """The times, the answer ending now; one without a token is all prefill."""
         now = time.perf_counter()
         prefilled = self._prefilled or now
-        return Timings((self._first or now) - self._started, prefilled - self._started, now - prefilled)
+        return Timings(
+            (self._first or now) - self._started,
+            prefilled - self._started,
+            now - prefilled,
+            draft_n=self._guessed,
+            draft_n_accepted=self._right,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +148,7 @@ class GenerationResult:
         """The same as plain values, as ``--json`` prints it."""
         prefilled = self.usage.prompt_tokens - self.usage.cached_tokens
         decoded = self.usage.completion_tokens - 1
+        drafted = {"draft_n": self.timings.draft_n, "draft_n_accepted": self.timings.draft_n_accepted}
         values: dict[str, Any] = {
             "text": self.text,
             "tokens": list(self.token_ids),
@@ -146,6 +164,7 @@ class GenerationResult:
                 "decode_s": round(self.timings.decode_s, 4),
                 "prefill_tps": _rate(prefilled, self.timings.prefill_s),
                 "decode_tps": _rate(decoded, self.timings.decode_s),
+                **(drafted if self.timings.draft_n else {}),
             },
             "memory": {"peak_bytes": self.peak_memory},
         }

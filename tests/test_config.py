@@ -18,7 +18,7 @@ INTEGERS = {
     **dict.fromkeys(("max_new_tokens", "max_length", "num_beams", "num_beam_groups", "num_return_sequences"), 1),
     **dict.fromkeys(("min_new_tokens", "min_length", "top_k", "seed"), 0),
     **dict.fromkeys(("no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), 0),
-    **dict.fromkeys(("forced_bos_token_id", "pad_token_id", "decoder_start_token_id"), 0),
+    **dict.fromkeys(("forced_bos_token_id", "pad_token_id", "decoder_start_token_id", "prompt_lookup_num_tokens"), 0),
 }
 TOKEN_LISTS = ("eos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens")
 NUMBERS = {
@@ -46,6 +46,7 @@ def test_the_defaults_are_greedy_with_everything_off():
     assert dataclasses.asdict(config) == {
         **dict.fromkeys(("max_new_tokens", "max_length", "max_time", "exponential_decay_length_penalty"), None),
         **dict.fromkeys(("forced_bos_token_id", "pad_token_id", "decoder_start_token_id", "seed"), None),
+        "prompt_lookup_num_tokens": None,
         **dict.fromkeys(("min_new_tokens", "min_length", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), 0),
         **dict.fromkeys(("top_k", "min_p", "epsilon_cutoff", "eta_cutoff", "top_n_sigma", "top_logprobs"), 0),
         **dict.fromkeys(("presence_penalty", "frequency_penalty", "diversity_penalty"), 0),

@@ -13,7 +13,7 @@ import click
 
 from edgelm.cli.options import Decorator, option, refuse_out_of_range, with_options
 from edgelm.cli.typed_settings import setting_name, setting_value
-from edgelm.config import GenerationConfig
+from edgelm.config import MOST_GUESSES, GenerationConfig
 from edgelm.errors import ConfigError
 
 _ANSWER = "Answer"
@@ -117,6 +117,7 @@ _GENERATION_NAMES = (
     "stop_strings",
     "max_time",
     "top_logprobs",
+    "prompt_lookup_num_tokens",
     "seed",
 )
 _GENERATION_OPTIONS = (
@@ -182,6 +183,14 @@ _GENERATION_OPTIONS = (
     _setting("--stop", "stop_strings", multiple=True, metavar="TEXT", help="End before this text; may be repeated."),
     _setting("--max-time", type=float, metavar="S", help="End after so many seconds."),
     _setting("--top-logprobs", type=int, metavar="N", help="With --json: log probabilities of the N likeliest.  [0]"),
+    option(
+        _ANSWER,
+        "--prompt-lookup",
+        "prompt_lookup_num_tokens",
+        flag_value=MOST_GUESSES,
+        type=int,
+        help="Guess what comes from the prompt: faster where the answer copies from it.",
+    ),
     _setting("--seed", type=int, metavar="N", help="The same seed gives the same answer."),
     option(
         _ANSWER,

@@ -10,6 +10,7 @@ from edgelm.bundle.bundle import manifest_of
 from edgelm.bundle.catalog import CatalogEntry, load_catalog, own_catalog
 from edgelm.bundle.store import Store
 from edgelm.cli import console
+from edgelm.cli.installed import ensure_installed
 from edgelm.cli.options import MachineOptions
 from edgelm.errors import ConfigError
 
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
     from edgelm.language_model import LanguageModel
 
 
-def load_folder(folder: Path, machine: MachineOptions) -> LanguageModel:
-    """The loaded model, for the caller to close; for the errors see ``edgelm.load``."""
+def load_folder(folder: Path, machine: MachineOptions, draft: str | None = None) -> LanguageModel:
+    """The loaded model, for the caller to close, with a draft model if one is named; see ``edgelm.load`` for errors."""
     import edgelm
 
-    lm = edgelm.load(folder, **load_settings(folder, machine))
+    drafting = None if draft is None else ensure_installed(draft, offline=machine.offline)
+    lm = edgelm.load(folder, draft=drafting, **load_settings(folder, machine))
     _tell_variant(lm.bundle, machine)
     return lm
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +17,7 @@ from edgelm.cli.interrupt import prompt_exit
 from edgelm.cli.loading import load_folder, system_prompt
 from edgelm.cli.options import (
     MachineOptions,
+    draft_option,
     file_option,
     json_option,
     machine_options,
@@ -23,6 +25,7 @@ from edgelm.cli.options import (
 )
 from edgelm.cli.prompt_input import checked_text, read_prompt_in_context
 from edgelm.cli.template_options import TemplateOptions, filled_prompt, template_options
+from edgelm.cli.tool_options import tools_option
 from edgelm.errors import PromptError
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from edgelm.prompt_parts import PromptParts
     from edgelm.text.prompt_template import FilledPrompt
     from edgelm.text_stream import TextStream
+    from edgelm.tool_calls.toolbox import Toolbox
 
 _PROMPT = "Prompt"
 _EXAMPLES = """
@@ -51,8 +55,10 @@ edgelm run smollm2 --template classification --examples reviews.csv -k 3 "The so
 @file_option("prompt", section=_PROMPT)
 @click.option("--system", cls=SectionOption, section=_PROMPT, help="What the model shall know or be beforehand.")
 @click.option("--raw", is_flag=True, cls=SectionOption, section=_PROMPT, help="Continue the text: no chat template.")
+@tools_option(help="A Python file, or a JSON list of schemas: functions that the model may call. None is run.")
 @template_options
 @generation_options
+@draft_option
 @machine_options
 @json_option
 @verbose_option
@@ -63,8 +69,10 @@ def command(
     file: str | None,
     system: str | None,
     raw: bool,
+    tools: Path | None,
     templating: TemplateOptions,
     generation: dict[str, Any],
+    draft: str | None,
     machine: MachineOptions,
     as_json: bool,
     verbose: bool,
@@ -73,11 +81,13 @@ def command(
 
     PROMPT may also come from --prompt, from a file, or on standard input (-, or no prompt and a pipe). What is piped in
     beside a prompt is put before it, with an empty line between. The answer is written to stdout as it is made,
-    everything else to stderr. With --template the prompt is the template's text.
+    everything else to stderr. With --template the prompt is the template's text. With --tools the calls that the model
+    asks for are written behind its answer, as JSON.
     """
     if raw and system is not None:
         raise click.UsageError("--system is for the chat template, which --raw leaves out")
     template = templating.loaded()
+    offered = _offered(tools, of_chat=not raw and template is None)
     if template is None:
         text: str | FilledPrompt = read_prompt_in_context(prompt, option, file)
         if not raw and not text.strip():
@@ -85,11 +95,11 @@ def command(
     else:
         text = filled_prompt(templating, template, prompt, option, file)
     folder = ensure_installed(model, offline=machine.offline)
-    with prompt_exit(), load_folder(folder, machine) as lm:
+    with prompt_exit(), load_folder(folder, machine, draft) as lm:
         parts: dict[str, Any] = {}
         asked = None if raw else system_prompt(folder, system)
         if isinstance(text, str):
-            stream = _stream(lm, text, asked, raw, generation)
+            stream = _stream(lm, text, asked, raw, generation | ({} if offered is None else {"tools": offered}))
         else:
             stream, counted = _stream_filled(lm, text, asked, raw, generation)
             parts = {"prompt_parts": counted.as_dict()}
@@ -101,14 +111,26 @@ def command(
                 console.answer_json(fields)
             else:
                 print_stream(stream)
+                for call in stream.result.tool_calls:
+                    console.answer_json(call.as_dict())
         if verbose:
             console.say(cost_line(stream.result))
+
+
+def _offered(tools: Path | None, *, of_chat: bool) -> Toolbox | None:
+    if tools is None:
+        return None
+    if not of_chat:
+        raise click.UsageError("--tools is for the chat template, which --raw and --template leave out")
+    from edgelm.cli.tool_file import load_descriptions
+
+    return load_descriptions(tools)
 
 
 def _stream(lm: LanguageModel, text: str, system: str | None, raw: bool, generation: dict[str, Any]) -> TextStream:
     if lm.bundle.manifest.family == "encoder-decoder" and not text.strip():
         raise PromptError(f"the prompt is empty, and {lm.name} only answers a text; write one")
-    if raw or not lm.has_chat_template:
+    if raw or (not lm.has_chat_template and "tools" not in generation):
         if system is not None:
             raise click.UsageError(f"{lm.bundle.manifest.name} has no chat template, so it takes no --system")
         return lm.stream(text, **generation)

@@ -10,14 +10,13 @@ from itertools import repeat
 
 import numpy as np
 
-from edgelm.config import GenerationConfig
+from edgelm.config import MOST_GUESSES, GenerationConfig
 from edgelm.generation.logits_processors import REMOVED, Ids, Logits, LogitsProcessor
 from edgelm.generation.sampling import make_narrower, next_uniform
 from edgelm.generation.speculative import NO_GUESSES, Guesses, VerifyingDecoder
 from edgelm.generation.speculative_gain import Chance, best_length
 from edgelm.generation.speculative_sampling import Distribution
 
-MOST_GUESSES = 16
 _PRIOR = 0.7
 _MEMORY = 16
 # Tokens of the answer between two attempts while guesses do not pay.
@@ -61,7 +60,7 @@ class DraftGuesser:
 
     def guess(self, ids: Ids, most: int) -> Guesses:
         """See ``Guesser``."""
-        self._learn(ids)
+        self.settle(ids)
         room = self._decoder.context_length - len(ids)  # a draft model's context window may be the smaller one
         length = self._length(len(ids), max(0, min(most, self._most, room)))
         if length < 1:
@@ -84,8 +83,8 @@ class DraftGuesser:
         self._guessed = tokens[len(ids) : end].tolist()
         return Guesses(tokens[len(ids) : end], drawn_from or None)
 
-    def _learn(self, ids: Ids) -> None:
-        """Sees how many of the last guesses were right, and has the cache hold no others."""
+    def settle(self, ids: Ids) -> None:
+        """Sees how many of the last guesses were right, and has the cache hold no others; ``ids`` as for ``guess``."""
         right = 0
         for guessed, came in zip(self._guessed, ids[self._agreed :].tolist(), strict=False):
             self._chance.update(guessed == came)

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from edgelm.config import MOST_GUESSES
 from edgelm.generation.logits_processors import Ids
 from edgelm.generation.speculative import NO_GUESSES, Guesses
 from edgelm.generation.speculative_gain import Chance, best_length
 
-MOST_GUESSES = 16
 LONGEST_NGRAM = 4
 SHORTEST_NGRAM = 2
 # Stretches that agree for longer are all taken alike.

@@ -30,6 +30,8 @@ from edgelm.runtime.footprint import (
 INTERPRETER_AND_LIBRARIES = 72 * MB
 # Of a row's logits: as they are computed, processed and sorted.
 _LOGIT_COPIES = 4
+# Of guesses' logits: as they are computed, and as they are read.
+_VERIFIED_LOGIT_COPIES = 2
 _STATUS = Path("/proc/self/status")
 
 
@@ -46,6 +48,7 @@ class Budget:
         activations: what a run needs for a moment.
         cross: what the decoder of an encoder-decoder knows of its sources.
         loading: what loading takes for a moment, as far as it is more than runs take later.
+        draft: a second model, which guesses.
     """
 
     interpreter: int
@@ -56,12 +59,13 @@ class Budget:
     activations: int
     cross: int = 0
     loading: int = 0
+    draft: int = 0
 
     @property
     def total(self) -> int:
         """Bytes in all."""
         once = self.interpreter + self.text + self.graph + self.weights
-        return once + self.kv_cache + self.cross + self.activations + self.loading
+        return once + self.kv_cache + self.cross + self.activations + self.loading + self.draft
 
     def check(self, limit: int | None) -> None:
         """Refuses a limit that the budget exceeds.
@@ -77,6 +81,7 @@ class Budget:
                 + f"activations {megabytes(self.activations)}, graph {megabytes(self.graph)}, "
                 f"tokenizer {megabytes(self.text)}, Python and libraries {megabytes(self.interpreter)}"
                 + (f", loading {megabytes(self.loading)}" if self.loading else "")
+                + (f", draft model {megabytes(self.draft)}" if self.draft else "")
             )
 
 
@@ -92,6 +97,7 @@ class Needs:
         cross_tokens: tokens of the sources, once for every row that reads them.
         source_tokens: of these, those that an encoder reads in one run, padding included.
         longest_source: tokens of the longest source.
+        verified: tokens whose logits are computed at a time, to check guesses.
     """
 
     tokens: int
@@ -101,6 +107,7 @@ class Needs:
     cross_tokens: int = 0
     source_tokens: int = 0
     longest_source: int = 0
+    verified: int = 0
 
     def __add__(self, other: Needs) -> Needs:
         return Needs(
@@ -111,6 +118,7 @@ class Needs:
             cross_tokens=self.cross_tokens + other.cross_tokens,
             source_tokens=self.source_tokens + other.source_tokens,
             longest_source=self.longest_source + other.longest_source,
+            verified=self.verified + other.verified,
         )
 
 
@@ -180,7 +188,7 @@ def _values(manifest: Manifest, needs: Needs, prefill_chunk: int) -> int:
     if needs.source_tokens:
         scores = source_scores(manifest, sizes, tokens=needs.source_tokens, longest=needs.longest_source)
         values += run_values(manifest, sizes, tokens=needs.source_tokens, scores=scores)
-    values += _LOGIT_COPIES * needs.rows * manifest.vocab_size
+    values += (_LOGIT_COPIES * needs.rows + _VERIFIED_LOGIT_COPIES * needs.verified) * manifest.vocab_size
     if manifest.layout != NATIVE_LAYOUT:  # graphs of others give the logits of all tokens
         values += 2 * tokens * manifest.vocab_size
     return values

@@ -44,6 +44,8 @@ def test_nothing_given_is_nothing_set():
         ),
         (["--max-time", "2"], {"max_time": 2.0}),
         (["--top-logprobs", "3"], {"top_logprobs": 3}),
+        (["--prompt-lookup"], {"prompt_lookup_num_tokens": 16}),
+        (["--set", "prompt_lookup_num_tokens=4"], {"prompt_lookup_num_tokens": 4}),
         (["-l", "15=-inf", "-l", " a=b=2.5"], {"logit_bias": {"15": -math.inf, " a=b": 2.5}}),
         (["--set", "eta_cutoff=0.0003"], {"eta_cutoff": 0.0003, "do_sample": True}),
         (["--set", "top-n-sigma=1", "--greedy"], {"top_n_sigma": 1.0, "do_sample": False}),

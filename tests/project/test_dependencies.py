@@ -18,7 +18,7 @@ FLOORS = (
     {"edgelm.runtime", "edgelm.tool_calls"},
     {"edgelm.generation"},
     {"edgelm.text_stream", "edgelm.text_side"},
-    {"edgelm.batch_answers"},
+    {"edgelm.batch_answers", "edgelm.speculation"},
     {"edgelm.generator", "edgelm.batched_encoder", "edgelm.loaded_model"},
     {"edgelm.chat_model"},
     {"edgelm.language_model", "edgelm.encoder_model"},
