@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from edgelm.checks import warn_caller
 from edgelm.config import GenerationConfig, RuntimeConfig
 from edgelm.config_values import as_sequence_bias
 from edgelm.errors import ConfigError, PromptError, UnsupportedModelError
+from edgelm.generation.constraint import ConstraintProcessor
 from edgelm.generation.hooks import Hooks
 from edgelm.generator import Generator
 from edgelm.loaded_model import LEAST_TOKENS, find_bundle
@@ -26,7 +27,7 @@ from edgelm.results import GenerationResult
 from edgelm.runtime.memory import Budget, Needs, budget
 from edgelm.runtime.sequences import SequenceDecoder
 from edgelm.runtime.session import available_cores as available_cores  # others look for it here
-from edgelm.speculation import DraftModel, check_draft
+from edgelm.text.answer_form import split_form
 from edgelm.tool_calls.offer import OfferedTools
 
 # Settings that only these take; who gives them otherwise is warned.
@@ -42,6 +43,7 @@ Prompt = str | Sequence[int] | NDArray[np.int64]
 """A text, or token ids, taken as they are."""
 
 if TYPE_CHECKING:
+    from edgelm.text.grammar import GrammarReader
     from edgelm.text_stream import TextStream
 
 
@@ -161,8 +163,9 @@ class LanguageModel(ChatModel):
             generation_config: settings in the place of the model's own defaults. Tokens that it does not name (those
                 that end an answer, begin a decoder's or pad) are the model's.
             settings: fields of ``GenerationConfig``, and of ``Hooks``: ``logits_processor``, functions
-                ``(ids, logits) -> logits``, and ``stopping_criteria``, functions ``(ids, logits) -> bool``. They stand
-                above ``generation_config``.
+                ``(ids, logits) -> logits``, and ``stopping_criteria``, functions ``(ids, logits) -> bool``. One of
+                ``json_schema``, ``regex``, ``grammar`` and ``choices`` holds the answer to a form; see ``split_form``.
+                All of them stand above ``generation_config``.
 
         Raises:
             ConfigError: an unknown setting, or a value out of range.
@@ -261,8 +264,19 @@ class LanguageModel(ChatModel):
             sequences[ids] = bias
         return {"logit_bias": tokens, "sequence_bias": sequences}
 
+    @cached_property
+    def _grammars(self) -> GrammarReader:
+        from edgelm.text.grammar import GrammarReader
+
+        return GrammarReader(self.tokenizer)
+
     def _config(self, given: Mapping[str, Any]) -> tuple[GenerationConfig, Hooks]:
-        hooks, settings = Hooks.split(given)
+        form, others = split_form(given)
+        hooks, settings = Hooks.split(others)
+        if form is not None:
+            if settings.get("forced_eos_token_id"):
+                raise ConfigError(f"forced_eos_token_id ends answers where {form.kind} may not let them end")
+            hooks = hooks.with_processor(ConstraintProcessor(self._grammars.automaton(form)))
         base = self._base(settings.pop("generation_config", None))
         if isinstance(settings.get("logit_bias"), Mapping):
             settings |= self._spelled_biases(settings)

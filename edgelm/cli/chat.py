@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgelm.cli import console
+from edgelm.cli.form_options import form_options
 from edgelm.cli.generation_options import generation_options
 from edgelm.cli.help_page import PagedCommand, SectionOption, examples
 from edgelm.cli.installed import ensure_installed
@@ -36,7 +36,7 @@ printf 'hello\\nand now in French\\n' | edgelm chat smollm2
 @tools_option(help="A Python file whose functions the model may call; each is run only after you agree.")
 @click.option("--yes-tools", is_flag=True, help="Run them without asking.")
 @generation_options
-@draft_option
+@form_options
 @machine_options
 @verbose_option
 def command(

@@ -87,7 +87,7 @@ def _given(argument: str | None, option: str | None, file: str | None, what: str
         raise click.UsageError(f"the {what} is given more than once; give it {ways}")
     if not given or given == [STANDARD_INPUT]:
         return None
-    return _read_file(given[0], limit) if file is not None else checked_text(given[0], f"the {what}")
+    return read_file(given[0], limit) if file is not None else checked_text(given[0], f"the {what}")
 
 
 def _from_standard_input(asked: bool, what: str, ways: str, limit: int) -> str:
@@ -99,7 +99,12 @@ def _from_standard_input(asked: bool, what: str, ways: str, limit: int) -> str:
     return _text(sys.stdin.buffer.read(limit + 1), "standard input", limit)
 
 
-def _read_file(name: str, limit: int) -> str:
+def read_file(name: str, limit: int) -> str:
+    """The text of a file of at most ``limit`` bytes, without one line break at its end.
+
+    Raises:
+        PromptError: it cannot be read, is too long, or is not UTF-8.
+    """
     try:
         with Path(name).open("rb") as file:
             data = file.read(limit + 1)

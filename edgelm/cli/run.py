@@ -10,6 +10,7 @@ import click
 
 from edgelm.cli import console
 from edgelm.cli.answers import cost_line, print_stream
+from edgelm.cli.form_options import form_options
 from edgelm.cli.generation_options import generation_options
 from edgelm.cli.help_page import PagedCommand, SectionOption, examples
 from edgelm.cli.installed import ensure_installed
@@ -58,7 +59,7 @@ edgelm run smollm2 --template classification --examples reviews.csv -k 3 "The so
 @tools_option(help="A Python file, or a JSON list of schemas: functions that the model may call. None is run.")
 @template_options
 @generation_options
-@draft_option
+@form_options
 @machine_options
 @json_option
 @verbose_option

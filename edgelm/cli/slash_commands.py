@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from edgelm.cli import console
 from edgelm.cli.chat_session import ChatSession
@@ -15,6 +16,7 @@ from edgelm.cli.typed_settings import setting_name, setting_value
 from edgelm.cli.units import table
 from edgelm.config import GenerationConfig
 from edgelm.errors import BundleExistsError, ConfigError, ManifestError, PromptError
+from edgelm.text.answer_form import KINDS
 
 _DEFAULT = "default"
 # Of a model rather than of a conversation, or lists of tokens, which hardly anybody types: not shown.
@@ -62,7 +64,7 @@ def _set(session: ChatSession, argument: str) -> None:
         settings[name] = setting_value(name, text)
         if name != "do_sample" and implies_sampling({name: settings[name]}):
             settings["do_sample"] = True
-    config = session.lm.generation_config.updated(**settings)
+    config = _config(session, settings)
     session.settings = settings
     mode = "" if name == "do_sample" else f" ({'sampling' if config.do_sample else 'greedy'})"
     console.say(f"{name} = {_shown(getattr(config, name))}{mode}")
@@ -72,14 +74,24 @@ def _shown(value: object) -> str:
     return ", ".join(map(repr, value)) or "none" if isinstance(value, tuple) else str(value)
 
 
+def _config(session: ChatSession, settings: dict[str, Any]) -> GenerationConfig:
+    """The settings in force; the form of answers is none of them."""
+    return session.lm.generation_config.updated(**{name: settings[name] for name in settings if name not in KINDS})
+
+
 def _show(session: ChatSession, argument: str) -> None:
-    manifest, config = session.lm.bundle.manifest, session.lm.generation_config.updated(**session.settings)
+    manifest, config = session.lm.bundle.manifest, _config(session, session.settings)
     rows = [
         ("model", f"{manifest.name}, {manifest.architecture}, {scheme_text(manifest)}"),
         ("context", f"{session.context_used} of {session.lm.context_length} tokens used"),
         ("questions", str(session.conversation.questions)),
         ("system", session.conversation.system or "none"),
         *((name, _shown(getattr(config, name))) for name in _SETTINGS),
+        *(
+            (name, f"{console.one_line(_shown(session.settings[name])):.60}")
+            for name in session.settings
+            if name in KINDS
+        ),
     ]
     console.say(table(rows[0], rows[1:]))
 
