@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from edgelm.results import GenerationResult
 from edgelm.runtime.memory import Budget, Needs, budget
 from edgelm.runtime.sequences import SequenceDecoder
 from edgelm.runtime.session import available_cores as available_cores  # others look for it here
+from edgelm.speculation import DraftModel, check_draft
 from edgelm.text.answer_form import split_form
 from edgelm.tool_calls.offer import OfferedTools
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgelm.cli import console
 from edgelm.cli.form_options import form_options
 from edgelm.cli.generation_options import generation_options
 from edgelm.cli.help_page import PagedCommand, SectionOption, examples
@@ -37,6 +38,7 @@ printf 'hello\\nand now in French\\n' | edgelm chat smollm2
 @click.option("--yes-tools", is_flag=True, help="Run them without asking.")
 @generation_options
 @form_options
+@draft_option
 @machine_options
 @verbose_option
 def command(

@@ -60,6 +60,7 @@ edgelm run smollm2 --template classification --examples reviews.csv -k 3 "The so
 @template_options
 @generation_options
 @form_options
+@draft_option
 @machine_options
 @json_option
 @verbose_option
