@@ -11,9 +11,12 @@ from typing import Any
 
 from edgelm.cli import console
 from edgelm.cli.answers import cost_line
-from edgelm.cli.conversation import Conversation
+from edgelm.cli.conversation import Conversation, Message
+from edgelm.cli.tool_runner import ToolRunner
 from edgelm.language_model import LanguageModel
 from edgelm.text_stream import TextStream
+from edgelm.tool_calls.rounds import DEFAULT_ROUNDS
+from edgelm.tool_calls.toolbox import Toolbox
 
 
 class ChatSession:
@@ -24,21 +27,33 @@ class ChatSession:
         conversation: what was said so far.
         settings: of the generation, as given on the command line.
         verbose: say on stderr what each answer cost.
+        tools: runs what the model asks for; None: it is offered no tools.
     """
 
     def __init__(
-        self, lm: LanguageModel, conversation: Conversation, settings: dict[str, Any], *, verbose: bool = False
+        self,
+        lm: LanguageModel,
+        conversation: Conversation,
+        settings: dict[str, Any],
+        *,
+        verbose: bool = False,
+        tools: ToolRunner | None = None,
     ) -> None:
         self.lm = lm
         self.conversation = conversation
         self.settings = dict(settings)
         self._verbose = verbose
+        self._tools = tools
 
     @property
     def context_used(self) -> int:
         """Tokens that the conversation takes of the context window."""
         messages = self.conversation.messages
-        return len(self.lm.encode_chat(messages)) if messages else 0
+        return len(self.lm.encode_chat(messages, tools=self._toolbox)) if messages else 0
+
+    @property
+    def _toolbox(self) -> Toolbox | None:
+        return None if self._tools is None else self._tools.toolbox
 
     def ask(self, text: str) -> bool:
         """Asks the model and prints its answer as it comes; returns False if the user stopped it.
@@ -49,20 +64,33 @@ class ChatSession:
             EdgeLMError: the model could not answer; the conversation is then as it was before.
         """
         self.conversation.ask(text)
+        calls: list[Message] = []
         try:
-            with self.lm.stream_chat(self.conversation.messages, **self.settings) as stream:
-                finished = _print_until_interrupt(stream)
+            finished, said = self._answer(calls)
         except KeyboardInterrupt:
             return self._withdraw()
         except BaseException:  # also where nobody reads the answer any more
             self.conversation.withdraw()
             raise
-        if not finished and not stream.text:
+        if not finished and not said:
             return self._withdraw()
-        self.conversation.answer(stream.text)
-        if finished and self._verbose:
-            console.say(cost_line(stream.result))
+        self.conversation.answer(said, calls)
         return finished
+
+    def _answer(self, calls: list[Message]) -> tuple[bool, str]:
+        """Whether the answer came to its end, and its text; puts calls of tools and their results into ``calls``."""
+        for _ in range(DEFAULT_ROUNDS):
+            messages = [*self.conversation.messages, *calls]
+            with self.lm.stream_chat(messages, tools=self._toolbox, **self.settings) as stream:
+                finished = _print_until_interrupt(stream)
+            if finished and self._verbose:
+                console.say(cost_line(stream.result))
+            if self._tools is None or not finished or stream.result.finish_reason != "tool_calls":
+                return finished, stream.text
+            results = self._tools.results(stream.result.tool_calls)
+            calls += [stream.result.as_message(), *results]
+        console.say(f"(stopped: the model called tools {DEFAULT_ROUNDS} times without an answer)")
+        return True, ""
 
     def _withdraw(self) -> bool:
         self.conversation.withdraw()

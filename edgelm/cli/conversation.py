@@ -10,14 +10,15 @@ from typing import Any, Self
 from edgelm.bundle.publish import write_file_atomic
 from edgelm.bundle.strict_json import load_json
 from edgelm.errors import PromptError
+from edgelm.text.messages import checked_messages
 
 MAX_FILE_BYTES = 16 << 20
 
-Message = dict[str, str]
+Message = dict[str, Any]
 
 
 class Conversation:
-    """A system prompt, if any, then questions and answers in turn.
+    """A system prompt, if any, then questions and answers in turn; in between, calls of tools and their results.
 
     Args:
         system: what the model shall know or be beforehand.
@@ -42,9 +43,9 @@ class Conversation:
         """Adds a question, to be followed by ``answer`` or ``withdraw``."""
         self._turns.append({"role": "user", "content": text})
 
-    def answer(self, text: str) -> None:
-        """Adds the answer to the last question."""
-        self._turns.append({"role": "assistant", "content": text})
+    def answer(self, text: str, calls: Sequence[Message] = ()) -> None:
+        """Adds the answer to the last question, and before it the messages with calls of tools and their results."""
+        self._turns += [*calls, {"role": "assistant", "content": text}]
 
     def withdraw(self) -> None:
         """Takes the last question back, which got no answer."""
@@ -52,9 +53,11 @@ class Conversation:
 
     def undo(self) -> str | None:
         """Takes the last question and its answer back; returns the question, or None where there is none."""
-        question = self._turns[-2]["content"] if self._turns else None
-        del self._turns[-2:]
-        return question
+        while self._turns:
+            message = self._turns.pop()
+            if message["role"] == "user":
+                return str(message["content"])
+        return None
 
     def clear(self) -> None:
         """Forgets all but the system prompt."""
@@ -97,18 +100,38 @@ class Conversation:
         return conversation
 
 
+_FIELDS = {
+    "system": {"role", "content"},
+    "user": {"role", "content"},
+    "assistant": {"role", "content"},
+    "tool": {"role", "content", "tool_call_id", "name"},
+}
+
+
 def _message(value: Any, where: str) -> Message:
-    if not isinstance(value, Mapping) or set(value) != {"role", "content"}:
+    role = value.get("role") if isinstance(value, Mapping) else None
+    if not isinstance(role, str) or set(value) - {"tool_calls"} != _FIELDS.get(role, {"role", "content"}):
         raise PromptError(f"{where} must be an object with role and content, and nothing else")
-    if not all(isinstance(field, str) for field in value.values()):
+    message = dict(value)
+    calls = message.pop("tool_calls", None)
+    if not all(isinstance(field, str) for field in message.values()):
         raise PromptError(f"{where}: role and content must be strings")
-    return dict(value)
+    if "tool_calls" in value:
+        if role != "assistant" or not isinstance(calls, list) or not calls:
+            raise PromptError(f"{where}: tool_calls must be a list of calls, of the role 'assistant'")
+        message["tool_calls"] = checked_messages([value])[0]["tool_calls"]
+    return message
 
 
 def _check_turns(turns: Sequence[Message], *, first: int, where: str) -> None:
+    due: tuple[str, ...] = ("user",)
     for index, turn in enumerate(turns):
-        due = "assistant" if index % 2 else "user"
-        if turn["role"] != due:
-            raise PromptError(f"{where}: [{first + index}] must be of the role {due!r}, not {turn['role']!r:.80}")
-    if len(turns) % 2:
+        if turn["role"] not in due:
+            named = " or ".join(map(repr, due))
+            raise PromptError(f"{where}: [{first + index}] must be of the role {named}, not {turn['role']!r:.80}")
+        if turn["role"] == "assistant":
+            due = ("tool",) if "tool_calls" in turn else ("user",)
+        else:
+            due = ("assistant",) if turn["role"] == "user" else ("tool", "assistant")
+    if due != ("user",):
         raise PromptError(f"{where}: the last question has no answer")
