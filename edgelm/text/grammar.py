@@ -21,6 +21,8 @@ _JSON_STYLE = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexib
 _ANSWER = "answer"
 # What marks a token as special for the library.
 _SPECIAL = b"\xff"
+# The library's word where a mask is empty.
+_NO_TOKEN = "NoExtension"
 _DRAWN = re.compile(r"\d+ \||\^+$")
 
 
@@ -56,19 +58,19 @@ class GrammarReader:
         """The automaton of a form, at its start.
 
         Raises:
-            ConfigError: the form cannot be read, or no text of this model's tokens has it.
+            ConfigError: the form cannot be read, or no token of this model's could begin an answer.
         """
         automaton = self._automaton(form, None)
         if self._drops_first_space:
             # A first token's space does not show: the answer may begin with one more, and must if it has its own.
             with_own = bool((automaton.allowed() & self._with_space).any())
             automaton = self._automaton(form, '" "' if with_own else '" "?')
-        if not automaton.may_end and not automaton.allowed().any():
-            raise ConfigError(f"{form.kind}: the model's tokenizer has no tokens that an answer could begin with")
+        automaton.copy().allowed()  # so that what cannot even begin is told now
         return automaton
 
     def _automaton(self, form: AnswerForm, prefix: str | None) -> Automaton:
-        matcher = self._library.LLMatcher(self._tokens, _grammars(form, prefix), log_level=0)
+        limits = self._library.LLParserLimits(verbose_errors=False)
+        matcher = self._library.LLMatcher(self._tokens, _grammars(form, prefix), log_level=0, limits=limits)
         fault = matcher.get_error()
         if fault:
             raise _refusal(form, fault)
@@ -95,8 +97,10 @@ class Automaton:
     def allowed(self) -> NDArray[np.bool_]:
         """(N,) for each token of the tokenizer, whether it may come next; none where the answer is over.
 
+        Where the form leaves no choice of text, only the token is that the tokenizer would take.
+
         Raises:
-            ConfigError: the form has become too large to follow.
+            ConfigError: the form has become too large to follow, or needs characters that the tokenizer has not.
         """
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
@@ -122,6 +126,8 @@ class Automaton:
 
     def _check(self) -> None:
         fault = self._matcher.get_error()
+        if _NO_TOKEN in fault:
+            raise ConfigError("the model's tokenizer has no token that an answer of this form could go on with")
         if fault:
             raise ConfigError(f"the answer's form cannot be followed further: {_one_line(fault)}")
 
@@ -170,7 +176,8 @@ def _grammars(form: AnswerForm, prefix: str | None) -> str:
         schema: Mapping[str, Any] = json.loads(form.text)
         answer["json_schema"] = {**schema, "x-guidance": {**_JSON_STYLE, **_json_style(schema)}}
     elif form.kind == "regex":
-        answer["lark_grammar"] = f"start: /{_import_llguidance().regex_to_lark(form.text)}/"
+        # \d is 0 to 9: models know other scripts' digits, and callers seldom mean them.
+        answer["lark_grammar"] = f"start: /{_import_llguidance().regex_to_lark(form.text, 'd')}/"
     else:
         answer["lark_grammar"] = form.text
     if prefix is None:
