@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.beam_draws import our_draws
 from support.fake_batch_decoder import TableDecoder, random_table
 from support.table_model import generate, make_table_model
 
 from edgelm.config import GenerationConfig
-from edgelm.generation.beam_draw import draw_several
 from edgelm.generation.beam_search import beam_search
 from edgelm.generation.requests import Request
-from edgelm.generation.sampling import next_uniform
 
 pytestmark = pytest.mark.reference
 
@@ -29,33 +26,11 @@ def table_model():
     return make_table_model(VOCABULARY, CONTEXT)
 
 
-@contextlib.contextmanager
-def our_draws(seed):
-    """torch.multinomial with our uniforms."""
-    import torch
-
-    random = np.random.PCG64(seed)
-
-    def multinomial(probabilities, num_samples):
-        with np.errstate(divide="ignore"):
-            logarithms = np.log(probabilities[0].numpy())
-        drawn = draw_several(logarithms, [next_uniform(random) for _ in range(num_samples)])
-        drawn = drawn[logarithms[drawn] > -np.inf]
-        # Where nothing is left, theirs takes anything of no probability: here what neither ends nor is likely to.
-        rest = np.flatnonzero((logarithms == -np.inf) & (np.arange(logarithms.size) % VOCABULARY == PADDING))
-        rest = np.append(np.setdiff1d(np.flatnonzero(logarithms == -np.inf), rest), rest)
-        return torch.from_numpy(np.append(drawn, rest[rest.size - (num_samples - drawn.size) :]))[None]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "multinomial", multinomial)
-        yield
-
-
 def check(model, prompt, values, seed, spread=2.0):
     table = random_table(VOCABULARY, seed, spread)
     config = GenerationConfig(do_sample=True, seed=seed, **values)
     (ours,) = beam_search(TableDecoder(table, CONTEXT), [Request(prompt=prompt)], config)
-    with our_draws(seed):
+    with our_draws(seed, vocab_size=VOCABULARY, never=PADDING):
         sequences, scores = generate(model, table, prompt, {"do_sample": True, "pad_token_id": PADDING, **values})
     assert len(ours) == len(sequences) == config.num_return_sequences
     for answer, sequence, score in zip(ours, sequences, scores, strict=True):
