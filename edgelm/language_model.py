@@ -15,13 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.bundle.bundle import Bundle
+from edgelm.call_settings import CallSettings
 from edgelm.chat_model import ChatModel
-from edgelm.checks import warn_caller
 from edgelm.config import GenerationConfig, RuntimeConfig
-from edgelm.config_values import as_sequence_bias
 from edgelm.errors import ConfigError, PromptError, UnsupportedModelError
-from edgelm.generation.constraint import ConstraintProcessor
-from edgelm.generation.hooks import Hooks
 from edgelm.generator import Generator
 from edgelm.loaded_model import LEAST_TOKENS, find_bundle
 from edgelm.results import GenerationResult
@@ -29,23 +26,12 @@ from edgelm.runtime.memory import Budget, Needs, budget
 from edgelm.runtime.sequences import SequenceDecoder
 from edgelm.runtime.session import available_cores as available_cores  # others look for it here
 from edgelm.speculation import DraftModel, check_draft
-from edgelm.text.answer_form import split_form
 from edgelm.tool_calls.offer import OfferedTools
-
-# Settings that only these take; who gives them otherwise is warned.
-_SAMPLING = (
-    *("temperature", "top_k", "top_p", "min_p", "typical_p"),
-    *("epsilon_cutoff", "eta_cutoff", "top_n_sigma"),
-)
-_BEAMS = ("length_penalty", "early_stopping")
-# Without these no answer begins or ends; a caller's configuration that has none leaves them to the model.
-_MODEL_TOKENS = ("eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 Prompt = str | Sequence[int] | NDArray[np.int64]
 """A text, or token ids, taken as they are."""
 
 if TYPE_CHECKING:
-    from edgelm.text.grammar import GrammarReader
     from edgelm.text_stream import TextStream
 
 
@@ -195,6 +181,22 @@ class LanguageModel(ChatModel):
         """
         return self._start_batch(prompts, {"generation_config": generation_config, **settings})
 
+    def encode(self, prompt: Prompt) -> Sequence[int] | NDArray[np.int64]:
+        """Token ids of a prompt, as ``generate`` takes it.
+
+        Raises:
+            PromptError: it cannot be encoded.
+        """
+        return self._encode(prompt)
+
+    def resolved(self, generation_config: GenerationConfig | None = None, **settings: Any) -> GenerationConfig:
+        """All settings of a call that gives these.
+
+        Raises:
+            ConfigError: an unknown setting, or a value out of range.
+        """
+        return self._settings.resolve({"generation_config": generation_config, **settings}, self.generation_config)[0]
+
     def close(self) -> None:
         """Gives memory back; generations in progress end with ClosedError. May be called twice."""
         self._generator.close()
@@ -220,6 +222,10 @@ class LanguageModel(ChatModel):
             of=model.bundle,
         )
 
+    @cached_property
+    def _settings(self) -> CallSettings:
+        return CallSettings(self.tokenizer)
+
     def _encode(self, prompt: Prompt) -> Sequence[int] | NDArray[np.int64]:
         if not isinstance(prompt, str):
             return prompt
@@ -238,7 +244,7 @@ class LanguageModel(ChatModel):
         tools: OfferedTools | None = None,
     ) -> TextStream:
         self._generator.check_open()
-        config, hooks = self._config(settings)
+        config, hooks = self._settings.resolve(settings, self.generation_config)
         if config.num_return_sequences > 1:
             raise ConfigError(
                 f"one answer is given here, but num_return_sequences is {config.num_return_sequences}; "
@@ -248,56 +254,7 @@ class LanguageModel(ChatModel):
 
     def _start_batch(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> list[GenerationResult]:
         self._generator.check_open()
-        config, hooks = self._config(settings)
+        config, hooks = self._settings.resolve(settings, self.generation_config)
         if isinstance(prompts, (str, bytes)) or not isinstance(prompts, Iterable):
             raise PromptError(f"prompts must be a list of prompts, not {type(prompts).__name__}")
         return self._generator.batch([self._encode(prompt) for prompt in prompts], config, self.tokenizer, hooks)
-
-    def _spelled_biases(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Biases of tokens that are named by their text: of several tokens, the last is biased behind the others."""
-        tokens, sequences = {}, dict(as_sequence_bias("sequence_bias", settings.get("sequence_bias", ())))
-        for token, bias in settings["logit_bias"].items():
-            if not isinstance(token, str) or token.isdecimal():
-                tokens[token] = bias
-                continue
-            ids = tuple(self.tokenizer.encode_continuation(token))
-            if not ids:
-                raise ConfigError(f"logit_bias: {token!r:.80} has no token")
-            sequences[ids] = bias
-        return {"logit_bias": tokens, "sequence_bias": sequences}
-
-    @cached_property
-    def _grammars(self) -> GrammarReader:
-        from edgelm.text.grammar import GrammarReader
-
-        return GrammarReader(self.tokenizer)
-
-    def _config(self, given: Mapping[str, Any]) -> tuple[GenerationConfig, Hooks]:
-        form, others = split_form(given)
-        hooks, settings = Hooks.split(others)
-        if form is not None:
-            if settings.get("forced_eos_token_id"):
-                raise ConfigError(f"forced_eos_token_id ends answers where {form.kind} may not let them end")
-            hooks = hooks.with_processor(ConstraintProcessor(self._grammars.automaton(form)))
-        base = self._base(settings.pop("generation_config", None))
-        if isinstance(settings.get("logit_bias"), Mapping):
-            settings |= self._spelled_biases(settings)
-        config = base.updated(**settings)
-        for names, used, why in (
-            (_SAMPLING, config.do_sample, "do_sample is False"),
-            (_BEAMS, config.num_beams > 1, "num_beams is 1"),
-        ):
-            ignored = [name for name in names if name in settings]
-            if ignored and not used:
-                warn_caller(f"{', '.join(ignored)} given, but {why}: ignored")
-        return config, hooks
-
-    def _base(self, given: object) -> GenerationConfig:
-        """What the settings of a call change: the model's own defaults, or a caller's with the model's tokens."""
-        own = self.generation_config
-        if given is None:
-            return own
-        if not isinstance(given, GenerationConfig):
-            raise ConfigError(f"generation_config must be a GenerationConfig, not {type(given).__name__}")
-        missing = {name: getattr(own, name) for name in _MODEL_TOKENS if getattr(given, name) in (None, ())}
-        return given.updated(**missing)
