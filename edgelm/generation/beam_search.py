@@ -80,7 +80,7 @@ def beam_steps(
     Raises:
         As ``beam_search``; what is wrong with the request at once, the rest while iterating.
     """
-    check_request(request, config, decoder)
+    check_request(request, config, decoder, processors=processors)
     return _best_steps(
         lambda: beam_search(decoder, [request], config, processors=processors, prefill_ended=prefill_ended)
     )
