@@ -6,14 +6,14 @@ What it needs of the text side is imported when it is first used.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.config import GenerationConfig
+from edgelm.config import DEFAULT_NEW_TOKENS, GenerationConfig
 from edgelm.errors import TemplateError
 from edgelm.loaded_model import LoadedModel
 from edgelm.results import GenerationResult
@@ -22,6 +22,7 @@ from edgelm.tool_calls.rounds import DEFAULT_ROUNDS, ToolAnswer, answer_with_too
 
 if TYPE_CHECKING:
     from edgelm.text.chat_template import ChatTemplate
+    from edgelm.text.turns import FittedChat
     from edgelm.text_stream import TextStream
 
 TEMPLATE_NAME = "chat_template.jinja"
@@ -70,8 +71,11 @@ class ChatModel(LoadedModel):
     ) -> TextStream:
         """Like ``chat``, but gives the text out piece by piece as it is made; calls come with the last piece."""
         offered = None if tools is None else self._offer(tools)
-        ids = self.encode_chat(messages, tools=offered)
-        return self._start(ids, {"generation_config": generation_config, **settings}, tools=offered)
+
+        def shown(config: GenerationConfig) -> FittedChat:
+            return self._fitted(messages, offered, config)
+
+        return self._start(shown, {"generation_config": generation_config, **settings}, tools=offered)
 
     def chat_with_tools(
         self, messages: Sequence[Message], tools: Tools, *, max_rounds: int = DEFAULT_ROUNDS, **settings: Any
@@ -111,12 +115,25 @@ class ChatModel(LoadedModel):
     @abstractmethod
     def _start(
         self,
-        prompt: Sequence[int] | NDArray[np.int64],
+        prompt: Sequence[int] | NDArray[np.int64] | Callable[[GenerationConfig], FittedChat],
         settings: Mapping[str, Any],
         *,
         tools: OfferedTools | None = None,
     ) -> TextStream:
         """Begins an answer, from whose text calls of ``tools`` are taken out."""
+
+    def _fitted(self, messages: Sequence[Message], tools: OfferedTools | None, config: GenerationConfig) -> FittedChat:
+        """The conversation as the model is shown it: all of it, unless ``overflow`` drops turns."""
+        from edgelm.text.turns import FittedChat, drop_oldest
+
+        def encode(said: Sequence[Message]) -> list[int]:
+            return self.encode_chat(said, tools=tools)
+
+        if config.overflow != "drop-oldest":
+            return FittedChat(encode(messages))
+        quarter = self.context_length // 4
+        room = min(config.max_new_tokens or DEFAULT_NEW_TOKENS, quarter)  # for the answer
+        return drop_oldest(messages, encode, most=self.context_length - room, block=max(1, quarter))
 
     def _read_text(self) -> None:
         super()._read_text()

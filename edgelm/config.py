@@ -47,6 +47,10 @@ class GenerationConfig:
     search ends as soon as it has ``num_beams`` answers (True), when no better one is likely (False), or when none is
     possible ("never"). A ``length_penalty`` above 0 favours long answers.
 
+    ``overflow``: what becomes of what does not fit into the context window. ``refuse`` it; ``drop-oldest`` turns of a
+    conversation, which are not shown to the model; or keep the first tokens as a ``sink`` and let the window slide over
+    the others, also while the answer is made (StreamingLLM).
+
     Raises:
         ConfigError: a value is out of range or contradicts another; the message names the field, the value and the
             range.
@@ -72,6 +76,7 @@ class GenerationConfig:
     early_stopping: bool | Literal["never"] = False
     num_return_sequences: int = 1
     prompt_lookup_num_tokens: int | None = None
+    overflow: Literal["refuse", "drop-oldest", "sink"] = "refuse"
     repetition_penalty: float = 1.0
     encoder_repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
@@ -129,6 +134,8 @@ class GenerationConfig:
             check_float(name, getattr(self, name), **bounds)
         if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
             raise ConfigError(f"early_stopping must be true, false or 'never', not {self.early_stopping!r:.80}")
+        if self.overflow not in OVERFLOW_POLICIES:
+            raise ConfigError(f"overflow must be one of {', '.join(OVERFLOW_POLICIES)}, not {self.overflow!r:.80}")
 
     def _check_contradictions(self) -> None:
         for least, most in (("min_new_tokens", "max_new_tokens"), ("min_length", "max_length")):
@@ -142,6 +149,9 @@ class GenerationConfig:
                 f"num_return_sequences ({self.num_return_sequences}) is above num_beams ({self.num_beams}); "
                 "only do_sample without beams gives more answers than beams"
             )
+        for name, off in (("num_beams", 1), ("num_return_sequences", 1), ("prompt_lookup_num_tokens", 0)):
+            if self.overflow == "sink" and (getattr(self, name) or off) != off:
+                raise ConfigError(f"overflow 'sink' is for one answer made token by token, without {name}")
         self._check_groups()
 
     def _check_groups(self) -> None:
@@ -218,6 +228,7 @@ class GenerationConfig:
 
 
 MAX_TOP_LOGPROBS = 20  # as in OpenAI's API
+OVERFLOW_POLICIES = ("refuse", "drop-oldest", "sink")
 
 # Setting → its least value.
 _INTEGERS = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator as Steps
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ from edgelm.runtime.engine import open_engine
 from edgelm.runtime.memory import Needs, budget_of
 from edgelm.runtime.sequences import LentDecoder, LentRows, Loan, SequenceDecoder, SequencePool
 from edgelm.runtime.single_row import SingleRow
+from edgelm.runtime.sliding import PastWindow
 from edgelm.speculation import DraftModel, Speculation, start_speculation
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ class Generator:
     def __init__(
         self, bundle: Bundle, runtime: RuntimeConfig, context_length: int, draft: DraftModel | None = None
     ) -> None:
+        self._bundle = bundle
         self._manifest = bundle.manifest
         self._runtime = runtime
         self._context_length = context_length
@@ -91,8 +94,11 @@ class Generator:
         tokenizer: Tokenizer,
         hooks: Hooks = NO_HOOKS,
         tools: OfferedTools | None = None,
+        dropped: tuple[int, int] = (0, 0),
     ) -> TextStream:
         """Begins one answer, from whose text calls of ``tools`` are taken out. With beams, all of it comes at the end.
+
+        ``dropped``: tokens and turns that were left out of the prompt.
 
         Raises:
             ConfigError, PromptError, MemoryLimitError: what is wrong with the request; nothing has run then.
@@ -102,17 +108,20 @@ class Generator:
         _check_hooks(hooks, config)
         request = self._request(ids, config)
         tokens = self._row_tokens(request, config)
+        past = self._past_window if config.overflow == "sink" else None
         text = IncrementalText(tokenizer, config.stop_strings, tools)
         if request.source is None and config.num_beams == 1:
-            loan: Loan = self.pool.borrow(np.asarray(request.prompt, np.int64), tokens)
+            window = None if past is None else past.window
+            loan: Loan = self.pool.borrow(np.asarray(request.prompt, np.int64), tokens, window)
         else:
             loan = self._lend_rows([request], config)
         watch = Stopwatch()
         speculation = None
         try:
-            if hooks.observer is None:  # it is told of choices, which are the same without guesses
+            # An observer is told of choices, which are the same without guesses.
+            if hooks.observer is None and past is None:
                 speculation = self._start_speculation(request, config, tokens)
-            steps = _steps(loan, request, config, hooks, watch, speculation)
+            steps = _steps(loan, request, config, hooks, watch, speculation, past)
             if isinstance(loan, LentDecoder):
                 loan.decoder.reserve(tokens)
             else:
@@ -127,7 +136,12 @@ class Generator:
             cached_tokens=loan.cached,
             close=lambda answer, healthy: self._end(loan, speculation, [*request.prompt, *answer] if healthy else None),
             watch=watch,
+            dropped=lambda: (dropped[0] + loan.dropped, dropped[1]),
         )
+
+    @cached_property
+    def _past_window(self) -> PastWindow:
+        return PastWindow(self._bundle, self._context_length)
 
     def _start_speculation(self, request: Request, config: GenerationConfig, tokens: int) -> Speculation | None:
         most = config.prompt_lookup_num_tokens or (0 if self._draft is None else MOST_GUESSES)
@@ -154,6 +168,8 @@ class Generator:
             ConfigError, PromptError, MemoryLimitError: what is wrong with a request; nothing has run then.
         """
         _check_hooks(hooks, config)
+        if config.overflow == "sink":
+            raise ConfigError("overflow 'sink' is for one answer at a time, not for batches")
         requests = [self._request(ids, config) for ids in prompts]
         check_requests(requests, config, ModelSizes(self._manifest.vocab_size, self._context_length))
         answers: list[list[GenerationResult]] = [[] for _ in requests]
@@ -260,8 +276,13 @@ def _steps(
     speculation: Speculation | None,
 ) -> Steps[Step, None, None]:
     if isinstance(loan, LentDecoder):
+    past: PastWindow | None,
         if speculation is not None:
             return _guessed_steps(loan, request, config, hooks, watch, speculation.guesser)
+        if past is not None:
+            length = len(request.prompt)
+            sliding = past.over(loan.decoder, limit=length + config.new_tokens(length))
+            return generate_ids(sliding, request.prompt, config, cached=loan.cached, hooks=hooks)
         return generate_ids(loan.decoder, request.prompt, config, cached=loan.cached, hooks=hooks)
     if config.num_beams > 1:
         own = hooks.logits_processor

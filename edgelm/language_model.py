@@ -6,7 +6,7 @@ The text side is imported when it is first needed: work on token ids alone pays 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.bundle.bundle import Bundle
+from edgelm.cached_model import CachedModel
 from edgelm.call_settings import CallSettings
 from edgelm.chat_model import ChatModel
 from edgelm.config import GenerationConfig, RuntimeConfig
@@ -23,7 +24,7 @@ from edgelm.generator import Generator
 from edgelm.loaded_model import LEAST_TOKENS, find_bundle
 from edgelm.results import GenerationResult
 from edgelm.runtime.memory import Budget, Needs, budget
-from edgelm.runtime.sequences import SequenceDecoder
+from edgelm.runtime.sequences import SequenceDecoder, SequencePool
 from edgelm.runtime.session import available_cores as available_cores  # others look for it here
 from edgelm.speculation import DraftModel, check_draft
 from edgelm.tool_calls.offer import OfferedTools
@@ -32,6 +33,7 @@ Prompt = str | Sequence[int] | NDArray[np.int64]
 """A text, or token ids, taken as they are."""
 
 if TYPE_CHECKING:
+    from edgelm.text.turns import FittedChat
     from edgelm.text_stream import TextStream
 
 
@@ -44,6 +46,7 @@ def load(
     prefill_chunk: int | None = None,
     prepack: bool = True,
     preload_text: bool = True,
+    prefix_caches: int | None = None,
     variant: str | None = None,
     draft: str | os.PathLike[str] | LanguageModel | None = None,
 ) -> LanguageModel:
@@ -57,6 +60,7 @@ def load(
         prefill_chunk: prompt tokens computed in one run.
         prepack: keep a copy of the weights in this machine's layout in the cache.
         preload_text: read the tokenizer now; else when it is first needed.
+        prefix_caches: KV caches that are kept for prompts with the same beginning as an earlier one; None: 2.
         variant: of a folder of another tool, which form of its graphs, such as ``q4``; None: the best one here.
         draft: a smaller model with the same vocabulary, which guesses what comes in single answers: a name, a folder,
             or one that is loaded already, which then stays open when this one is closed.
@@ -75,6 +79,7 @@ def load(
         max_memory=max_memory,
         prepack=prepack,
         preload_text=preload_text,
+        prefix_caches=prefix_caches,
     )
     if draft is None or isinstance(draft, LanguageModel):
         return LanguageModel(find_bundle(model, variant), runtime, draft=draft)
@@ -87,7 +92,7 @@ def load(
         raise
 
 
-class LanguageModel(ChatModel):
+class LanguageModel(ChatModel, CachedModel):
     """A loaded model that generates; a context manager. One instance may be used by many threads.
 
     A decoder-only model continues a text; an encoder-decoder reads it as the source of its answer, and has
@@ -211,6 +216,16 @@ class LanguageModel(ChatModel):
         """
         return self._generator.new_decoder()
 
+    @property
+    def _pool(self) -> SequencePool:
+        self._generator.check_open()
+        return self._generator.pool
+
+    def _ids_of(self, prompt: Prompt | Sequence[Mapping[str, Any]]) -> Sequence[int] | NDArray[np.int64]:
+        if isinstance(prompt, Sequence) and len(prompt) and isinstance(prompt[0], Mapping):
+            return self.encode_chat(prompt)  # type: ignore[arg-type]
+        return self._encode(prompt)  # type: ignore[arg-type]
+
     def _as_draft_of(self, model: LanguageModel) -> DraftModel:
         check_draft(model, self)
         self._generator.check_open()
@@ -239,22 +254,30 @@ class LanguageModel(ChatModel):
 
     def _start(
         self,
-        prompt: Sequence[int] | NDArray[np.int64],
+        prompt: Sequence[int] | NDArray[np.int64] | Callable[[GenerationConfig], FittedChat],
         settings: Mapping[str, Any],
         tools: OfferedTools | None = None,
     ) -> TextStream:
         self._generator.check_open()
         config, hooks = self._settings.resolve(settings, self.generation_config)
+        dropped = (0, 0)
+        if callable(prompt):
+            chat = prompt(config)
+            prompt, dropped = chat.ids, (chat.dropped_tokens, chat.dropped_turns)
+        elif config.overflow == "drop-oldest":
+            raise ConfigError("overflow 'drop-oldest' drops turns of a conversation, and a plain prompt has none")
         if config.num_return_sequences > 1:
             raise ConfigError(
                 f"one answer is given here, but num_return_sequences is {config.num_return_sequences}; "
                 "generate_batch gives several"
             )
-        return self._generator.stream(prompt, config, self.tokenizer, hooks, tools)
+        return self._generator.stream(prompt, config, self.tokenizer, hooks, tools, dropped)
 
     def _start_batch(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> list[GenerationResult]:
         self._generator.check_open()
         config, hooks = self._settings.resolve(settings, self.generation_config)
+        if config.overflow == "drop-oldest":
+            raise ConfigError("overflow 'drop-oldest' drops turns of a conversation, and a batch's prompts have none")
         if isinstance(prompts, (str, bytes)) or not isinstance(prompts, Iterable):
             raise PromptError(f"prompts must be a list of prompts, not {type(prompts).__name__}")
         return self._generator.batch([self._encode(prompt) for prompt in prompts], config, self.tokenizer, hooks)

@@ -9,11 +9,18 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of the prompt (``cached``: of these, taken from the KV cache) and of the answer."""
+    """Tokens of the prompt (``cached``: of these, taken from the KV cache) and of the answer.
+
+    ``dropped_tokens``: what the model did not have in view any more when the answer ended, because it did not fit into
+    the context window: of ``dropped_turns`` of the conversation, which ``prompt_tokens`` leave out, or, where the
+    window slid, of prompt and answer.
+    """
 
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    dropped_tokens: int = 0
+    dropped_turns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +164,8 @@ class GenerationResult:
                 "prompt_tokens": self.usage.prompt_tokens,
                 "cached_tokens": self.usage.cached_tokens,
                 "completion_tokens": self.usage.completion_tokens,
+                "dropped_tokens": self.usage.dropped_tokens,
+                "dropped_turns": self.usage.dropped_turns,
             },
             "timings": {
                 "ttft_s": round(self.timings.ttft_s, 4),

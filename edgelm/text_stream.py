@@ -88,6 +88,7 @@ class TextStream(Iterator[Chunk]):
         watch: told by the steps when prefill ends, where no token tells it.
         close: called once when the stream ends, however it ends, with the tokens of the answer and whether the
             decoder's cache is still what they say.
+        dropped: asked at the end for the dropped tokens and turns of the usage.
     """
 
     def __init__(
@@ -99,9 +100,10 @@ class TextStream(Iterator[Chunk]):
         cached_tokens: int,
         close: Callable[[tuple[int, ...], bool], None],
         watch: Stopwatch | None = None,
+        dropped: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
         # The generator must not refer to the stream: dropping the last reference to that then ends it at once.
-        self._answer = _Answer(steps, close, (prompt_tokens, cached_tokens), watch or Stopwatch())
+        self._answer = _Answer(steps, close, (prompt_tokens, cached_tokens), watch or Stopwatch(), dropped)
         self._chunks = self._answer.run(text)
 
     def __next__(self) -> Chunk:
@@ -156,6 +158,7 @@ class _Answer:
         close: Callable[[tuple[int, ...], bool], None],
         prompt_tokens: tuple[int, int],
         watch: Stopwatch,
+        dropped: Callable[[], tuple[int, int]],
     ) -> None:
         self.texts: list[str] = []
         self.result: GenerationResult | None = None
@@ -163,6 +166,7 @@ class _Answer:
         self._on_close: Callable[[tuple[int, ...], bool], None] | None = close
         self._prompt_tokens = prompt_tokens
         self._watch = watch
+        self._dropped = dropped
         self._token_ids: list[int] = []
         self.wanted = True
 
@@ -202,7 +206,7 @@ class _Answer:
             on_close(tuple(self._token_ids), healthy)
 
     def _end(self, piece: str, reason: str, text: IncrementalText, score: float | None) -> Chunk:
-        timings = self._watch.timings()
+        timings, dropped = self._watch.timings(), self._dropped()
         calls = text.tool_calls
         reason = "tool_calls" if calls and reason == "stop" else reason
         self.texts.append(piece)
@@ -211,7 +215,7 @@ class _Answer:
             text="".join(self.texts),
             token_ids=tuple(self._token_ids),
             finish_reason=reason,
-            usage=Usage(*self._prompt_tokens, len(self._token_ids)),
+            usage=Usage(*self._prompt_tokens, len(self._token_ids), *dropped),
             timings=timings,
             peak_memory=peak_memory(),
             logprobs=text.logprobs,

@@ -47,6 +47,7 @@ def test_the_defaults_are_greedy_with_everything_off():
         **dict.fromkeys(("max_new_tokens", "max_length", "max_time", "exponential_decay_length_penalty"), None),
         **dict.fromkeys(("forced_bos_token_id", "pad_token_id", "decoder_start_token_id", "seed"), None),
         "prompt_lookup_num_tokens": None,
+        "overflow": "refuse",
         **dict.fromkeys(("min_new_tokens", "min_length", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), 0),
         **dict.fromkeys(("top_k", "min_p", "epsilon_cutoff", "eta_cutoff", "top_n_sigma", "top_logprobs"), 0),
         **dict.fromkeys(("presence_penalty", "frequency_penalty", "diversity_penalty"), 0),

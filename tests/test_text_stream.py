@@ -253,7 +253,8 @@ def test_a_result_as_plain_values():
         "text": "hi",
         "tokens": [4, 5, 2],
         "finish_reason": "stop",
-        "usage": {"prompt_tokens": 10, "cached_tokens": 6, "completion_tokens": 3},
+        "usage": {"prompt_tokens": 10, "cached_tokens": 6, "completion_tokens": 3}
+        | {"dropped_tokens": 0, "dropped_turns": 0},
         "timings": {"ttft_s": 0.5, "prefill_s": 0.5, "decode_s": 0.25, "prefill_tps": 8.0, "decode_tps": 8.0},
         "memory": {"peak_bytes": 123},
     }

@@ -146,7 +146,7 @@ def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path, pool, mani
 def test_a_file_that_was_cut(tmp_path, saved, manifest, new_decoder, size):
     path = tmp_path / "a.kv"
     path.write_bytes(saved[:size])
-    with pytest.raises(CacheFileError, match="a.kv"):
+    with pytest.raises(CacheFileError, match=r"a\.kv"):
         take(path, manifest, new_decoder)
 
 
