@@ -265,6 +265,8 @@ def _check_hooks(hooks: Hooks, config: GenerationConfig) -> None:
         raise ConfigError(
             f"stopping_criteria are for answers made token by token, not for num_beams={config.num_beams}"
         )
+    if hooks.observer is not None and config.num_beams > 1:
+        raise ConfigError(f"explained are answers made token by token, not those of num_beams={config.num_beams}")
 
 
 def _steps(
@@ -274,15 +276,15 @@ def _steps(
     hooks: Hooks,
     watch: Stopwatch,
     speculation: Speculation | None,
+    past: PastWindow | None,
 ) -> Steps[Step, None, None]:
     if isinstance(loan, LentDecoder):
-    past: PastWindow | None,
-        if speculation is not None:
-            return _guessed_steps(loan, request, config, hooks, watch, speculation.guesser)
         if past is not None:
             length = len(request.prompt)
             sliding = past.over(loan.decoder, limit=length + config.new_tokens(length))
             return generate_ids(sliding, request.prompt, config, cached=loan.cached, hooks=hooks)
+        if speculation is not None:
+            return _guessed_steps(loan, request, config, hooks, watch, speculation.guesser)
         return generate_ids(loan.decoder, request.prompt, config, cached=loan.cached, hooks=hooks)
     if config.num_beams > 1:
         own = hooks.logits_processor
