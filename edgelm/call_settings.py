@@ -23,6 +23,7 @@ _SAMPLING = (
     *("temperature", "top_k", "top_p", "min_p", "typical_p"),
     *("epsilon_cutoff", "eta_cutoff", "top_n_sigma"),
 )
+_GREEDY = ("temperature", 0)  # asks for what is done without sampling
 _BEAMS = ("length_penalty", "early_stopping")
 # Without these no answer begins or ends; a caller's configuration that has none leaves them to the model.
 _MODEL_TOKENS = ("eos_token_id", "pad_token_id", "decoder_start_token_id")
@@ -64,7 +65,7 @@ class CallSettings:
             (_SAMPLING, config.do_sample, "do_sample is False"),
             (_BEAMS, config.num_beams > 1, "num_beams is 1"),
         ):
-            ignored = [name for name in names if name in settings]
+            ignored = [name for name in names if name in settings and (name, settings[name]) != _GREEDY]
             if ignored and not used:
                 warn_caller(f"{', '.join(ignored)} given, but {why}: ignored")
         return config, hooks

@@ -107,8 +107,10 @@ class ChatModel(LoadedModel):
             TemplateError: the model has no chat template, or it fails on these messages, or has no place for tools.
             PromptError: the messages are not of the form that templates take.
         """
+        from edgelm.text.messages import check_roles, checked_messages
         from edgelm.text.prompt import encode_chat
 
+        check_roles(checked_messages(messages))
         variables = {} if tools is None else self._offer(tools).variables
         return encode_chat(self.tokenizer, self._template, messages, **variables)
 

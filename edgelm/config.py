@@ -21,6 +21,8 @@ MOST_GUESSES = 16
 class GenerationConfig:
     """How the next tokens are chosen and when to stop; field names are transformers'.
 
+    A ``temperature`` of 0 is greedy decoding, whatever ``do_sample`` says, as it is to other programs.
+
     Disabled values: 1 for ``temperature``, ``top_p``, ``typical_p``, the penalties of repetition and counts of beams; 0
     for other sizes, lengths, cutoffs and penalties; lists empty; single tokens None. With ``eos_token_id`` empty no
     token ends an answer; a model's file that names none leaves it to the model's own. ``seed=None`` draws a fresh seed.
@@ -101,6 +103,9 @@ class GenerationConfig:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        if self.temperature == 0 and not isinstance(self.temperature, bool):
+            object.__setattr__(self, "temperature", 1.0)
+            object.__setattr__(self, "do_sample", False)
         # One value may stand for a tuple of one.
         for name in (*_TOKEN_LISTS, "stop_strings"):
             object.__setattr__(self, name, as_tuple(name, getattr(self, name)))
@@ -178,12 +183,9 @@ class GenerationConfig:
 
         Such files carry many fields of other libraries; ``null`` stands for "the default", as a negative
         ``pad_token_id`` does. A ``max_new_tokens`` there is a suggestion of the model's authors and taken like the
-        others. Of groups and their penalty, one without the other is left out, as it would do nothing. A
-        ``temperature`` of 0 there means greedy.
+        others. Of groups and their penalty, one without the other is left out, as it would do nothing.
         """
         known = {k: v for k, v in values.items() if k in cls.field_names() and v is not None}
-        if known.get("temperature") == 0:
-            known = {name: value for name, value in known.items() if name not in ("temperature", "do_sample")}
         if known.get("num_beams", 1) == 1 or known.get("num_beam_groups", 1) == 1:
             known = {name: value for name, value in known.items() if name not in _OF_GROUPS}
         if isinstance(known.get("pad_token_id"), int) and known["pad_token_id"] < 0:
@@ -314,7 +316,7 @@ class RuntimeConfig:
             ConfigError: a value is out of range.
         """
         known = {name: value for name, value in settings.items() if value is not None}
-        return cls(max_memory=None if max_memory is None else parse_size(max_memory), **known)
+        return cls(max_memory=None if max_memory is None else parse_memory_limit(max_memory), **known)
 
     def __post_init__(self) -> None:
         if self.threads is not None:
@@ -329,6 +331,8 @@ class RuntimeConfig:
         check_bool("preload_text", self.preload_text)
 
 
+# Who writes a smaller limit without a unit has left it out.
+_LEAST_LIMIT = 1_000_000
 _UNITS = {"": 1, "B": 1}
 for _power, _letter in enumerate("KMGT", start=1):
     _UNITS |= {_letter: 1000**_power, f"{_letter}B": 1000**_power, f"{_letter}IB": 1024**_power}
@@ -355,3 +359,15 @@ def parse_size(text: str | int) -> int:
     if not is_finite(size) or size < 1:
         raise ConfigError(f"{text!r:.80} is not a size; write for example 400MB, 1.5GiB or a number of bytes")
     return int(size)
+
+
+def parse_memory_limit(text: str | int) -> int:
+    """Bytes of a size, as ``parse_size``; a number that is far below what any model takes is refused.
+
+    Raises:
+        ConfigError: it is no size, or so small that its unit was left out.
+    """
+    size = parse_size(text)
+    if size < _LEAST_LIMIT and str(text).strip()[-1:].isdigit():
+        raise ConfigError(f"{text!r:.80} is {size} bytes; did you mean {size}MB?")
+    return size

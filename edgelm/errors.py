@@ -132,3 +132,9 @@ class CancelledError(EdgeLMError, RuntimeError):
     """The run was cancelled before it ended."""
 
     exit_code = 130
+
+
+def how_to_install(extra: str) -> str:
+    """How one of EdgeLM's extras is installed, from a package index or from a clone."""
+    commands = f"pip install 'edgelm[{extra}]', or in a clone: pip install '.[{extra}]'"
+    return f"install EdgeLM with its extra {extra!r}: {commands}"

@@ -191,10 +191,32 @@ def test_none_is_no_integer(name):
     refused(f"{name} must be an integer, not None", GenerationConfig, **{name: None})
 
 
+def test_a_temperature_of_0_is_greedy_wherever_it_is_given():
+    greedy = GenerationConfig(max_new_tokens=3)
+    for zero in (0, 0.0):
+        assert GenerationConfig(temperature=zero, max_new_tokens=3) == greedy
+        assert GenerationConfig(temperature=zero, do_sample=True, max_new_tokens=3) == greedy
+        assert GenerationConfig(temperature=0.7, do_sample=True, max_new_tokens=3).updated(temperature=zero) == greedy
+        from_file = {"temperature": zero, "do_sample": True, "max_new_tokens": 3}
+        assert GenerationConfig.from_file_values(from_file) == greedy
+            GenerationConfig.from_file_values({"temperature": zero, "do_sample": True, "max_new_tokens": 3}) == greedy
+        )
+    assert greedy.updated(temperature=0).updated(do_sample=True).temperature == 1.0
+    with pytest.raises(ConfigError, match="temperature must be a finite number, not False"):
+        GenerationConfig(temperature=False)
+
+
+def test_a_limit_without_its_unit_is_refused():
+    for limit in (400, "400", " 400 "):
+        with pytest.raises(ConfigError, match="is 400 bytes; did you mean 400MB"):
+            RuntimeConfig.given(max_memory=limit)
+    assert RuntimeConfig.given(max_memory="400kB").max_memory == 400_000
+    assert RuntimeConfig.given(max_memory=400_000_000).max_memory == 400_000_000
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("temperature", 0.0),
         ("temperature", -0.1),
         ("top_p", 0.0),
         ("top_p", 1.5),

@@ -159,7 +159,7 @@ def markdown_table(medians: Mapping[str, Sample]) -> str:
     return "\n".join(lines)
 
 
-@click.command()
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model")
 @click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True, help="Runs of each engine.")
 @click.option("-n", "--max-new-tokens", "new_tokens", type=click.IntRange(min=2), default=128, show_default=True)

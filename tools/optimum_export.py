@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelm.errors import MissingDependencyError, ModelError, UnsupportedModelError
+from edgelm.errors import MissingDependencyError, ModelError, UnsupportedModelError, how_to_install
 
 REFERENCE_NAME = "reference.npz"
 _PACKAGES = {"optimum.exporters.onnx": "optimum-onnx", "transformers": "transformers", "torch": "torch"}
@@ -77,7 +77,7 @@ def check_installed() -> None:
             found = False
         if not found:
             raise MissingDependencyError(
-                f"exporting with optimum needs {package}, which is not installed; run: pip install 'edgelm[optimum]'"
+                f"exporting with optimum needs {package}, which is not installed; {how_to_install('optimum')}"
             )
 
 

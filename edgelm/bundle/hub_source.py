@@ -26,6 +26,7 @@ from edgelm.errors import (
     MissingDependencyError,
     ModelNotFoundError,
     UnsupportedModelError,
+    how_to_install,
 )
 
 _WEIGHTS = "*.safetensors"
@@ -92,7 +93,7 @@ def _import_hub() -> ModuleType:
         import huggingface_hub.utils
     except ImportError as error:
         raise MissingDependencyError(
-            "downloading from the hub needs huggingface_hub; run: pip install 'edgelm[tools]'"
+            f"downloading from the hub needs huggingface_hub; {how_to_install('tools')}"
         ) from error
     module: ModuleType = huggingface_hub
     return module

@@ -111,6 +111,10 @@ class Store:
             return Path(model)
         if literal is not None:
             return literal
+        if not _is_name(model) and not model.startswith(_HUB_PREFIX):
+            near = self._near(model)
+            if near:
+                raise ModelNotFoundError(f"there is no model {model!r:.200}; did you mean {near}?")
         found = self._healed_path(store_name(model, self._catalog))
         if found is None:
             raise ModelNotFoundError(self._not_found(model))
@@ -156,11 +160,18 @@ class Store:
         catalog = load_catalog() if self._catalog is None else self._catalog
         if catalog.get(model) is not None:
             return how
-        known = {*catalog.names(), *(entry.name for entry in self.installed())}
-        near = difflib.get_close_matches(model, sorted(known), n=3)
+        near = self._near(model)
         if near:
-            return f"there is no model {model!r}; did you mean {' or '.join(near)}?"
+            return f"there is no model {model!r}; did you mean {near}?"
         return f"there is no model {model!r}: it is no folder, not installed and not in the catalog"
+
+    def _near(self, model: str) -> str:
+        """Names that are meant perhaps, of those that are listed; empty where none is near."""
+        catalog = load_catalog() if self._catalog is None else self._catalog
+        known = sorted({*catalog.entries, *(entry.name for entry in self.installed())})
+        plain = model.partition(":")[0].lower()  # others write smollm2:latest
+        same = [name for name in known if name.lower() == plain]
+        return " or ".join(same or difflib.get_close_matches(plain, known, n=3))
 
 
 def _hub_name(model: str) -> str:

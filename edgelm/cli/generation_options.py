@@ -37,7 +37,7 @@ def generation_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def implies_sampling(settings: dict[str, Any]) -> bool:
     """Whether these settings, given on the command line, ask for sampling; at its disabled value none does."""
     return (
-        "temperature" in settings
+        settings.get("temperature", 0) > 0
         or settings.get("top_k", 0) > 0
         or settings.get("top_p", 1.0) < 1.0
         or settings.get("typical_p", 1.0) < 1.0
@@ -50,8 +50,6 @@ def _checked(context: click.Context, parameter: click.Parameter, value: Any) -> 
     if value is None:
         return None
     name = str(parameter.name)
-    if name == "temperature" and value == 0:
-        raise click.BadParameter("temperature must be above 0; to take the likeliest token each time, give --greedy")
     settings = {name: value}
     # Whether it fits the others, which it is nothing without, is known only to the model.
     if name == "min_new_tokens":
@@ -128,7 +126,7 @@ _GENERATION_OPTIONS = (
         "max_new_tokens",
         type=int,
         metavar="N",
-        help="Most tokens of the answer.",
+        help="Most tokens of the answer.  [512, if the model says nothing else]",
     ),
     _setting("--min-new-tokens", type=int, metavar="N", help="Fewest tokens of the answer.  [0: off]"),
     option(
@@ -140,7 +138,7 @@ _GENERATION_OPTIONS = (
         "temperature",
         type=float,
         metavar="X",
-        help="Flattens (> 1) or sharpens (< 1); samples.",
+        help="Flattens (> 1) or sharpens (< 1); samples. 0: greedy.",
     ),
     _setting("--top-k", type=int, metavar="N", help="Sample among the K likeliest.  [0: off]"),
     _setting("--top-p", type=float, metavar="X", help="Sample among the likeliest that have P together.  [1: off]"),

@@ -27,7 +27,7 @@ def ensure_installed(model: str, *, offline: bool) -> Path:
     except ModelNotFoundError:
         if not _is_pullable(model):
             if exists(Path(model)):
-                raise _needs_export(Path(model)) from None
+                raise needs_export(Path(model)) from None
             raise
     folder = Store().root / find_origin(model).name
     if folder.is_dir():  # a package source: its name in the store is not what was typed
@@ -50,9 +50,10 @@ def _refuse_checkpoint(folder: Path) -> Path:
     if (folder / MANIFEST_NAME).exists() or not any(any(folder.glob(pattern)) for pattern in _CHECKPOINT_FILES):
         return folder
     if not is_foreign(folder):
-        raise _needs_export(folder)
+        raise needs_export(folder)
     return folder
 
 
-def _needs_export(path: Path) -> ModelError:
+def needs_export(path: Path) -> ModelError:
+    """The refusal of a file or folder that is no bundle."""
     return ModelError(f"{path} is no bundle; if it is a checkpoint, convert it first: edgelm export {str(path)!r}")

@@ -17,9 +17,16 @@ _FENCE = '"""'
 
 
 class LineInput:
-    """Reads messages from stdin; prompts, history and line editing are for terminals only."""
+    """Reads messages from stdin; prompts, history and line editing are for terminals only.
+
+    Attributes:
+        is_interactive: whether somebody types.
+        number: the line that the last message began with, counted from 1.
+    """
 
     def __init__(self) -> None:
+        self.number = 0
+        self._lines = 0
         self.is_interactive = console.is_terminal(sys.stdin)
         # Line editing writes the prompt to stdout, where only answers belong unless that is a terminal as well.
         self._edits = self.is_interactive and console.is_terminal(sys.stdout)
@@ -34,6 +41,7 @@ class LineInput:
         Raises:
             PromptError: a line is not UTF-8, too long, or the closing quotes never come.
         """
+        self.number = self._lines + 1
         line = self._line(PROMPT)
         if line is None or not line.lstrip().startswith(_FENCE):
             return line
@@ -47,6 +55,7 @@ class LineInput:
         return "\n".join(lines).strip("\n")
 
     def _line(self, prompt: str) -> str | None:
+        self._lines += 1
         if not self.is_interactive:
             return self._piped_line()
         try:

@@ -14,7 +14,7 @@ import click
 
 from edgelm.bundle.manifest import QUANTIZATION_SCHEMES
 from edgelm.cli.help_page import GENERAL, OWN, SectionOption
-from edgelm.config import RuntimeConfig, parse_size
+from edgelm.config import RuntimeConfig, parse_memory_limit
 from edgelm.errors import ConfigError
 
 P = ParamSpec("P")
@@ -106,7 +106,7 @@ def refuse_out_of_range(config: Callable[..., object], settings: dict[str, Any])
 
 def _size(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
     try:
-        return None if value is None else parse_size(value)
+        return None if value is None else parse_memory_limit(value)
     except ConfigError as error:
         raise click.BadParameter(str(error)) from None
 

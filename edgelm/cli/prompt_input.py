@@ -27,10 +27,12 @@ def read_prompt(
     what: str = "prompt",
     ways: str = _WAYS,
     limit: int = MAX_PROMPT_BYTES,
+    keep_end: bool = False,
 ) -> str:
     """The prompt, from the one place where it was given; with none of them, from a pipe.
 
-    Of a file or a pipe, one line break at the end belongs to the file and not to the prompt. Messages call it ``what``
+    Of a file or a pipe, one line break at the end belongs to the file and not to the prompt, unless ``keep_end``
+    asks for it. Messages call it ``what``
     and name the ``ways`` to give it; ``limit`` is in bytes.
 
     Raises:
@@ -38,10 +40,12 @@ def read_prompt(
         PromptError: it cannot be read, is too long, or is not UTF-8.
     """
     text = _given(argument, option, file, what, ways, limit)
-    if text is None:
-        return _from_standard_input(STANDARD_INPUT in (argument, option, file), what, ways, limit)
-    tell_unread(what)
-    return text
+    if text is not None:
+        tell_unread(what)
+    else:
+        text = _from_standard_input(STANDARD_INPUT in (argument, option, file), what, ways, limit)
+    is_argument = STANDARD_INPUT not in (argument, option) and (argument, option) != (None, None)
+    return text if keep_end or is_argument else _without_end(text)
 
 
 def read_prompt_in_context(argument: str | None, option: str | None, file: str | None) -> str:
@@ -51,6 +55,8 @@ def read_prompt_in_context(argument: str | None, option: str | None, file: str |
         click.UsageError, PromptError: see ``read_prompt``; an empty pipe is no prompt, unless it was asked for (-).
     """
     prompt = _given(argument, option, file, "prompt", _WAYS, MAX_PROMPT_BYTES)
+    if prompt is not None and file is not None:
+        prompt = _without_end(prompt)
     if prompt is None:
         piped = read_prompt(argument, option, file)
         if not piped and (argument, option, file) == (None, None, None):
@@ -59,7 +65,7 @@ def read_prompt_in_context(argument: str | None, option: str | None, file: str |
     if not is_piped():
         tell_unread("prompt")
         return prompt
-    context = _text(read_piped(MAX_PROMPT_BYTES, _WAITING), "standard input", MAX_PROMPT_BYTES)
+    context = _without_end(_text(read_piped(MAX_PROMPT_BYTES, _WAITING), "standard input", MAX_PROMPT_BYTES))
     return f"{context}\n\n{prompt}" if context.strip() else prompt
 
 
@@ -118,5 +124,8 @@ def _text(data: bytes, what: str, limit: int) -> str:
 
     if len(data) > limit:
         raise PromptError(f"{what} has more than the {size_text(limit)} that are read at once; give it in parts")
-    text = decode_utf8(data, what).removeprefix("\ufeff")
+    return decode_utf8(data, what).removeprefix("\ufeff")
+
+
+def _without_end(text: str) -> str:
     return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text

@@ -15,6 +15,7 @@ from edgelm.cli.origin import find_origin
 from edgelm.cli.progress_bar import shown_progress
 from edgelm.cli.pulling import announce, install
 from edgelm.cli.summary import installed_line
+from edgelm.cli.toolbox import exporter
 
 _EXAMPLES = """
 edgelm pull smollm2
@@ -40,6 +41,7 @@ def command(model: str, scheme: str | None, force: bool, no_report: bool) -> Non
     if (Store().root / name).is_dir() and not force:
         console.say(f"{name} is installed already; --force makes it anew")
         return
+    exporter()  # refuses where the tools are not installed, before a download is announced
     announce(origin)
     with shown_progress() as progress:
         manifest = install(origin, scheme=scheme, report=not no_report, force=force, progress=progress)

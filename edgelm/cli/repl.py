@@ -38,8 +38,8 @@ def hold_conversation(session: ChatSession) -> None:
         except Leave:
             return
         except EdgeLMError as error:
-            if not lines.is_interactive:
-                raise
+            if not lines.is_interactive:  # which line of the pipe it was, where later ones are lost
+                raise type(error)(f"line {lines.number}: {error}") from error
             console.error(str(error))
         except KeyboardInterrupt:
             if not lines.is_interactive:

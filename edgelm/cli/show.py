@@ -16,7 +16,9 @@ from edgelm.bundle.manifest import Manifest
 from edgelm.bundle.store import Store
 from edgelm.cli import console
 from edgelm.cli.help_page import PagedCommand, examples
+from edgelm.cli.installed import needs_export
 from edgelm.cli.options import json_option
+from edgelm.cli.origin import exists
 from edgelm.cli.summary import catalog_rows, catalog_values, manifest_rows, quality_rows
 from edgelm.cli.units import size_text, table
 from edgelm.config import ENCODER_BATCH_TOKENS, RuntimeConfig
@@ -42,6 +44,8 @@ def command(model: str, memory: bool, as_json: bool) -> None:
         folder = Store().resolve(model)
     except ModelNotFoundError:
         entry = load_catalog().get(model) if NAME.fullmatch(model) else None
+        if entry is None and exists(Path(model)):
+            raise needs_export(Path(model)) from None
         if entry is None or memory:  # what it needs is in its bundle alone
             raise
         _print_available(entry, as_json)

@@ -67,7 +67,15 @@ def _set(session: ChatSession, argument: str) -> None:
     config = _config(session, settings)
     session.settings = settings
     mode = "" if name == "do_sample" else f" ({'sampling' if config.do_sample else 'greedy'})"
-    console.say(f"{name} = {_shown(getattr(config, name))}{mode}")
+    shown = 0.0 if settings.get(name) == 0 and name == "temperature" else _value(config, name)
+    console.say(f"{name} = {_shown(shown)}{mode}")
+
+
+def _value(config: GenerationConfig, name: str) -> object:
+    """What holds; without either maximum, that is the default."""
+    if name == "max_new_tokens" and config.max_length is None:
+        return config.new_tokens(0)
+    return getattr(config, name)
 
 
 def _shown(value: object) -> str:
@@ -86,7 +94,7 @@ def _show(session: ChatSession, argument: str) -> None:
         ("context", f"{session.context_used} of {session.lm.context_length} tokens used"),
         ("questions", str(session.conversation.questions)),
         ("system", session.conversation.system or "none"),
-        *((name, _shown(getattr(config, name))) for name in _SETTINGS),
+        *((name, _shown(_value(config, name))) for name in _SETTINGS),
         *(
             (name, f"{console.one_line(_shown(session.settings[name])):.60}")
             for name in session.settings
@@ -116,8 +124,9 @@ def _save(session: ChatSession, argument: str) -> None:
     file = _file(argument, "/save")
     if file.exists() and not _is_conversation(file):
         raise BundleExistsError(f"{file} exists and is no saved conversation; choose another name")
+    what = "replaced the conversation in" if file.exists() else "saved to"
     session.conversation.save(file)
-    console.say(f"saved to {file}")
+    console.say(f"{what} {file}")
 
 
 def _load(session: ChatSession, argument: str) -> None:
@@ -159,6 +168,8 @@ _HANDLERS: dict[str, Callable[[ChatSession, str], None]] = {
     "/help": _help,
     "/?": _help,
     "/bye": _bye,
+    "/exit": _bye,
+    "/quit": _bye,
 }
 _HELP = f'''/set NAME VALUE  change a setting, or give it back its own value: {_DEFAULT}
                  {", ".join(_SETTINGS)}
@@ -166,8 +177,8 @@ _HELP = f'''/set NAME VALUE  change a setting, or give it back its own value: {_
 /system TEXT     what the model shall know or be; without a text: nothing
 /undo            take the last question and its answer back
 /clear           forget the conversation
-/save FILE       write the conversation to a file, as JSON
+/save FILE       write the conversation to a file, as JSON, in the place of one that is there
 /load FILE       go on with a saved conversation
-/bye             leave (or Ctrl-D)
+/bye             leave (or /exit, /quit, Ctrl-D)
 """              begins and ends a message of several lines
 Ctrl-C           stops the answer'''

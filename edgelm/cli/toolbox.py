@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
-from edgelm.errors import MissingDependencyError
+from edgelm.errors import MissingDependencyError, how_to_install
 
 # edgelm_tools itself comes with every wheel; it is on the list for those who take the runtime's folder alone.
 _EXTRA = frozenset({"edgelm_tools", "gguf", "onnx", "safetensors"})
@@ -55,5 +55,5 @@ def _needing_tools() -> Iterator[None]:
         if missing not in _EXTRA:
             raise
         raise MissingDependencyError(
-            f"converting a model needs {missing}, which is not installed; run: pip install 'edgelm[tools]'"
+            f"converting a model needs {missing}, which is not installed; {how_to_install('tools')}"
         ) from error

@@ -68,7 +68,9 @@ def command(
     sentence; spaces, line breaks and empty lines stay. CODE is a language's, such as pt or pt-BR, or the model's own
     name for it (por_Latn).
     """
-    given = read_prompt(text, None, file, what="text")
+    given = read_prompt(text, None, file, what="text", keep_end=True)
+    end = "\r\n" if given.endswith("\r\n") else "\n"
+    given = given.removesuffix(end)
     chosen = model if model is not None else translator(source, target).name
     folder = ensure_installed(chosen, offline=machine.offline)
     with prompt_exit(), load_folder(folder, machine) as lm, shown_progress() as progress:
@@ -81,7 +83,7 @@ def command(
             fields = {"model": lm.bundle.manifest.name, **made.as_dict()}
             console.answer_json(fields)
         else:
-            console.answer(made.text + "\n")
+            console.answer(made.text + end)
         if made.incomplete:
             console.warning(
                 f"{made.incomplete} of {made.sentences} sentences ended at the limit of tokens; raise it with -n"

@@ -8,6 +8,8 @@ from typing import Any
 
 from edgelm.errors import PromptError
 
+ROLES = ("system", "user", "assistant", "tool")
+
 
 def checked_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Copies of the messages, contents given in parts joined by line breaks.
@@ -24,6 +26,17 @@ def checked_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, An
     if not messages:
         raise PromptError("messages must have at least one message")
     return [_checked(message, f"messages[{index}]") for index, message in enumerate(messages)]
+
+
+def check_roles(messages: Sequence[Mapping[str, Any]]) -> None:
+    """Refuses roles that no chat template is made for.
+
+    Raises:
+        PromptError: there is one; names its index and those that there are.
+    """
+    for index, message in enumerate(messages):
+        if message["role"] not in ROLES:
+            raise PromptError(f"messages[{index}].role must be one of {', '.join(ROLES)}, not {message['role']!r:.80}")
 
 
 def _checked(message: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -45,6 +45,14 @@ def test_a_model_of_ones_own_needs_no_languages(invoke: Invoke, expected: str, m
     assert invoke("translate", "-m", str(model), TEXT, "-n", "8").stdout == expected + "\n"
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_the_end_of_the_last_line_stays(invoke: Invoke, expected: str, end: str) -> None:
+    done = invoke("translate", "--to", "pt", "-n", "8", stdin=(TEXT + end).encode())
+    assert done.stdout_bytes.decode() == expected + (end or "\n")
+    answer = json.loads(invoke("translate", "--to", "pt", "-n", "8", "--json", stdin=(TEXT + end).encode()).stdout)
+    assert answer["translation_text"] == expected
+
+
 def test_json(invoke: Invoke, expected: str) -> None:
     done = invoke("translate", "--to", "pt", "-n", "8", "--json", TEXT)
     answer = json.loads(done.stdout)
@@ -65,7 +73,7 @@ def test_sentences_cut_at_the_limit_are_told(invoke: Invoke, model: Path) -> Non
         (["--to", "tlh"], "no model that translates to tlh, only en to pt, pt to en"),
         (["--from", "de", "--to", "pt"], "from de to pt"),
         (["-m", "en-pt", "--to", "de"], "translates to pt, not to de"),
-        (["-m", "tiny", "--to", "de"], "family 'decoder'; it does not translate"),
+        (["-m", "tiny", "--to", "de"], "not for translation, which takes an encoder-decoder"),
         (["--to", "pt", "-f", "none.txt"], "more than once"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 from support.bundles import EOS
 
 from edgelm import GenerationConfig
-from edgelm.errors import ConfigError
+from edgelm.errors import ConfigError, PromptError
 
 MESSAGES = [{"role": "user", "content": "abc"}]
 
@@ -42,3 +42,10 @@ def test_what_is_none_is_refused(load):
     for wrong in ({"max_new_tokens": 2}, 5, GenerationConfig):
         with pytest.raises(ConfigError, match="generation_config must be a GenerationConfig, not"):
             lm.generate("abc", generation_config=wrong)
+
+
+def test_roles_that_no_template_is_made_for_are_refused(load):
+    lm = load("letters")
+    for role in ("foo", "User", "developer"):
+        with pytest.raises(PromptError, match=rf"messages\[1\].role must be one of system, .*, tool, not '{role}'"):
+            lm.chat([*MESSAGES, {"role": role, "content": "x"}])

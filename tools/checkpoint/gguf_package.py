@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.errors import MissingDependencyError, UnsupportedModelError
+from edgelm.errors import MissingDependencyError, UnsupportedModelError, how_to_install
 
 
 def type_layout(type_id: int) -> tuple[str, int, int] | None:
@@ -47,5 +47,5 @@ def _gguf() -> Any:
         import gguf
         import gguf.quants
     except ImportError as error:
-        raise MissingDependencyError("reading GGUF needs the package gguf: pip install 'edgelm[tools]'") from error
+        raise MissingDependencyError(f"reading GGUF needs the package gguf; {how_to_install('tools')}") from error
     return gguf
