@@ -45,6 +45,8 @@ def _schema(context: click.Context, parameter: click.Parameter, value: str | Non
     """JSON as it is, or from a file."""
     if value is None or value.lstrip().startswith("{"):
         return value
+    if not value.strip():
+        raise ConfigError("--json-schema is empty; give a file or JSON, such as {} for any object")
     return read_file(value, _MOST_BYTES)
 
 
