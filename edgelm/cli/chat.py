@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _EXAMPLES = """
 edgelm chat smollm2
 edgelm chat smollm2 --system "You are a patient teacher." --temperature 0.7
-edgelm chat ./qwen --tools tools.py
+edgelm chat qwen2.5-0.5b --tools tools.py
 printf 'hello\\nand now in French\\n' | edgelm chat smollm2
 """
 

@@ -24,6 +24,7 @@ SUB_COMMANDS: dict[str, dict[str, str]] = {
     },
     "Understand a model": {
         "attention": "Show what the layers of a model attend to.",
+        "replay": "Run a recorded answer again, and compare.",
     },
     "Manage models": {
         "pull": "Fetch a model and convert it.",

@@ -25,6 +25,7 @@ from edgelm.cli.options import (
     verbose_option,
 )
 from edgelm.cli.prompt_input import checked_text, read_prompt_in_context
+from edgelm.cli.recording import Asker, answers_of, check_recordable, record_option, save_recording
 from edgelm.cli.template_options import TemplateOptions, filled_prompt, template_options
 from edgelm.cli.tool_options import tools_option
 from edgelm.errors import PromptError
@@ -42,6 +43,7 @@ edgelm run smollm2 "Why is the sky blue?"
 edgelm run smollm2 --system "Answer in one word." "What is the capital of France?"
 edgelm run smollm2 --temperature 0.7 --top-p 0.9 --seed 1 "Tell me a story."
 edgelm run smollm2 --raw -n 20 "Once upon a time"
+edgelm run smollm2 --temperature 0.8 --record story.json "Tell me a story."
 git diff | edgelm run smollm2 --max-memory 400MB "What changes here?"
 edgelm run smollm2 --json - < question.txt
 edgelm run smollm2 --template translation --var to=French "Good morning."
@@ -62,6 +64,7 @@ edgelm run smollm2 --template classification --examples reviews.csv -k 3 "The so
 @form_options
 @draft_option
 @machine_options
+@record_option
 @json_option
 @verbose_option
 def command(
@@ -76,6 +79,7 @@ def command(
     generation: dict[str, Any],
     draft: str | None,
     machine: MachineOptions,
+    record: Path | None,
     as_json: bool,
     verbose: bool,
 ) -> None:
@@ -96,14 +100,17 @@ def command(
             raise click.UsageError("the prompt is empty; write one, or have the model begin a text with --raw")
     else:
         text = filled_prompt(templating, template, prompt, option, file)
+    check_recordable(record, {"--tools": tools, "--draft": draft})
     folder = ensure_installed(model, offline=machine.offline)
     with prompt_exit(), load_folder(folder, machine, draft) as lm:
+        asker = answers_of(lm, record)
         parts: dict[str, Any] = {}
         asked = None if raw else system_prompt(folder, system)
         if isinstance(text, str):
-            stream = _stream(lm, text, asked, raw, generation | ({} if offered is None else {"tools": offered}))
+            settings = generation if offered is None else {**generation, "tools": offered}
+            stream = _stream(lm, asker, text, asked, raw, settings)
         else:
-            stream, counted = _stream_filled(lm, text, asked, raw, generation)
+            stream, counted = _stream_filled(lm, asker, text, asked, raw, generation)
             parts = {"prompt_parts": counted.as_dict()}
             if verbose:
                 console.say(f"{counted}; room for an answer of {counted.answer} tokens")
@@ -115,6 +122,7 @@ def command(
                 print_stream(stream)
                 for call in stream.result.tool_calls:
                     console.answer_json(call.as_dict())
+        save_recording(asker, record)
         if verbose:
             console.say(cost_line(stream.result))
 
@@ -129,19 +137,21 @@ def _offered(tools: Path | None, *, of_chat: bool) -> Toolbox | None:
     return load_descriptions(tools)
 
 
-def _stream(lm: LanguageModel, text: str, system: str | None, raw: bool, generation: dict[str, Any]) -> TextStream:
+def _stream(
+    lm: LanguageModel, asker: Asker, text: str, system: str | None, raw: bool, generation: dict[str, Any]
+) -> TextStream:
     if lm.bundle.manifest.family == "encoder-decoder" and not text.strip():
         raise PromptError(f"the prompt is empty, and {lm.name} only answers a text; write one")
     if raw or (not lm.has_chat_template and "tools" not in generation):
         if system is not None:
             raise click.UsageError(f"{lm.bundle.manifest.name} has no chat template, so it takes no --system")
-        return lm.stream(text, **generation)
+        return asker.stream(text, **generation)
     messages = [] if system is None else [{"role": "system", "content": checked_text(system, "--system")}]
-    return lm.stream_chat([*messages, {"role": "user", "content": text}], **generation)
+    return asker.stream_chat([*messages, {"role": "user", "content": text}], **generation)
 
 
 def _stream_filled(
-    lm: LanguageModel, filled: FilledPrompt, system: str | None, raw: bool, generation: dict[str, Any]
+    lm: LanguageModel, asker: Asker, filled: FilledPrompt, system: str | None, raw: bool, generation: dict[str, Any]
 ) -> tuple[TextStream, PromptParts]:
     """The answer to a templated prompt, and what its parts take of the context window."""
     from edgelm.prompt_parts import encode_filled, prompt_parts
@@ -154,4 +164,4 @@ def _stream_filled(
     prompt = encode_filled(lm, filled, raw=raw)
     if as_text and filled.stop and "stop_strings" not in generation:
         generation = {**generation, "stop_strings": filled.stop}
-    return lm.stream(prompt, **generation), prompt_parts(lm, filled, raw=raw, settings=generation)
+    return asker.stream(prompt, **generation), prompt_parts(lm, filled, raw=raw, settings=generation)

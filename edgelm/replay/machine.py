@@ -6,6 +6,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from edgelm import __version__
 from edgelm.bundle.layouts.cpu import instruction_sets
 
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -14,8 +15,9 @@ _MAX_NAME = 200
 
 def describe_machine() -> dict[str, str]:
     """Name → version or description, all short texts that can be printed."""
-    packages = {name: found for name in ("edgelm", "onnxruntime", "numpy", "llguidance") if (found := _version(name))}
+    packages = {name: found for name in ("onnxruntime", "numpy", "llguidance") if (found := _version(name))}
     return {
+        "edgelm": __version__,
         **packages,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",

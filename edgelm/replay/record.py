@@ -25,10 +25,14 @@ class Recorder:
     """Takes the place of a model for one answer, and has its replay once it has ended.
 
     The replay has no draft model: with sampling, one that guesses makes other draws.
+
+    Raises:
+        ConfigError: the model is a folder of another tool, whose files have no hashes to know it again by.
     """
 
     def __init__(self, lm: LanguageModel) -> None:
         self._lm = lm
+        self._hash = manifest_hash(lm.bundle)
         self._stream: TextStream | None = None
         self._asked: tuple[tuple[int, ...], GenerationConfig, tuple[str, str] | None] | None = None
 
@@ -66,7 +70,7 @@ class Recorder:
         result, (ids, config, form) = self._stream.result, self._asked
         return Replay(
             model=self._lm.name,
-            manifest_sha256=manifest_hash(self._lm.bundle),
+            manifest_sha256=self._hash,
             prompt_ids=ids,
             config=config,
             form=form,
