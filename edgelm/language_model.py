@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from edgelm.bundle.bundle import Bundle
 from edgelm.cached_model import CachedModel
 from edgelm.call_settings import CallSettings
-from edgelm.chat_model import ChatModel
 from edgelm.config import GenerationConfig, RuntimeConfig
 from edgelm.errors import ConfigError, PromptError, UnsupportedModelError
 from edgelm.generator import Generator
+from edgelm.inspection.explain.model import ExplainedModel
 from edgelm.loaded_model import LEAST_TOKENS, find_bundle
 from edgelm.results import GenerationResult
 from edgelm.runtime.memory import Budget, Needs, budget
@@ -33,6 +33,7 @@ Prompt = str | Sequence[int] | NDArray[np.int64]
 """A text, or token ids, taken as they are."""
 
 if TYPE_CHECKING:
+    from edgelm.generation.observer import Observer
     from edgelm.text.turns import FittedChat
     from edgelm.text_stream import TextStream
 
@@ -92,7 +93,7 @@ def load(
         raise
 
 
-class LanguageModel(ChatModel, CachedModel):
+class LanguageModel(ExplainedModel, CachedModel):
     """A loaded model that generates; a context manager. One instance may be used by many threads.
 
     A decoder-only model continues a text; an encoder-decoder reads it as the source of its answer, and has
@@ -256,10 +257,13 @@ class LanguageModel(ChatModel, CachedModel):
         self,
         prompt: Sequence[int] | NDArray[np.int64] | Callable[[GenerationConfig], FittedChat],
         settings: Mapping[str, Any],
+        *,
         tools: OfferedTools | None = None,
+        observer: Observer | None = None,
     ) -> TextStream:
         self._generator.check_open()
         config, hooks = self._settings.resolve(settings, self.generation_config)
+        hooks = replace(hooks, observer=observer)
         dropped = (0, 0)
         if callable(prompt):
             chat = prompt(config)

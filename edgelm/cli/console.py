@@ -30,15 +30,25 @@ def is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and not stream.closed and stream.isatty()
 
 
+def has_colour(stream: TextIO | None) -> bool:
+    """See no-color.org: any value of ``NO_COLOR`` but the empty one switches colour off."""
+    return is_terminal(stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
 def answer(text: str) -> None:
     """Writes a piece of an answer to stdout at once.
 
     Raises:
         OSError: nobody reads any more (BrokenPipeError), or the disk behind it is full.
     """
+    answer_drawn(text.translate(_CONTROLS) if is_terminal(sys.stdout) else text)
+
+
+def answer_drawn(text: str) -> None:
+    """Writes to stdout as it is, control characters too: for what sets colours; for the errors see ``answer``."""
     if sys.stdout is None:  # closed by whoever started this process
         return
-    sys.stdout.write(text.translate(_CONTROLS) if is_terminal(sys.stdout) else text)
+    sys.stdout.write(text)
     sys.stdout.flush()
 
 
@@ -94,7 +104,7 @@ def one_line(text: str) -> str:
 
 def _labelled(label: str, colour: str, text: str) -> None:
     shown = f"{label}:"
-    if _has_colour(sys.stderr):
+    if has_colour(sys.stderr):
         shown = f"{colour}{shown}{_RESET}"
     _to_stderr(f"edgelm: {shown} {one_line(text).translate(_CONTROLS)}\n")
 
@@ -105,8 +115,3 @@ def _to_stderr(text: str) -> None:
     with contextlib.suppress(OSError):
         sys.stderr.write(text)
         sys.stderr.flush()
-
-
-def _has_colour(stream: TextIO | None) -> bool:
-    """See no-color.org: any value of ``NO_COLOR`` but the empty one switches colour off."""
-    return is_terminal(stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

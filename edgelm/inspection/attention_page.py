@@ -8,7 +8,6 @@ or widely.
 from __future__ import annotations
 
 import base64
-import json
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from edgelm.errors import ConfigError
 from edgelm.inspection.attention_image import ANCHORS
 from edgelm.inspection.maps import Attention, AttentionMap
+from edgelm.inspection.page import page
 
 # Weights of a page: each takes less than 3 bytes in it.
 MOST_WEIGHTS = 1 << 23
@@ -39,10 +39,10 @@ def attention_page(attention: Attention) -> str:
         "answer": attention.answer,
         "promptTokens": attention.prompt_tokens,
         "maps": [_packed(one) for one in attention.maps],
+        "anchors": ANCHORS,
     }
-    # Tokens come from the text: none of them may end the script, or begin another.
-    text = json.dumps(data).replace("<", "\\u003c").replace("&", "\\u0026")
-    return _PAGE.replace("@ANCHORS@", json.dumps(ANCHORS)).replace("@DATA@", text)
+    title = f"What {attention.model} attends to"
+    return page(title=title, style=_STYLE, body=_BODY, script=_SCRIPT, data=data)
 
 
 def _packed(one: AttentionMap) -> dict[str, Any]:
@@ -59,16 +59,7 @@ def _packed(one: AttentionMap) -> dict[str, Any]:
     }
 
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Attention</title>
-<style>
-body { font: 14px/1.45 system-ui, sans-serif; margin: 1.2rem 1.6rem; color: #22252b; background: #fff; }
+_STYLE = """body { font: 14px/1.45 system-ui, sans-serif; margin: 1.2rem 1.6rem; color: #22252b; background: #fff; }
 h1 { font-size: 1.25rem; margin: 0 0 .2rem; }
 h2 { font-size: 1rem; margin: 1.4rem 0 .5rem; }
 p { margin: .2rem 0; max-width: 60rem; }
@@ -88,10 +79,9 @@ td.chosen { outline: 2px solid #d9730d; }
 #tip { position: fixed; pointer-events: none; background: #22252b; color: #fff; padding: .25rem .5rem;
   border-radius: 4px; font-size: .8rem; white-space: pre; display: none; z-index: 1; }
 #scale { vertical-align: middle; border: 1px solid #ced2d8; }
-</style>
-</head>
-<body>
-<h1 id="title"></h1>
+"""
+
+_BODY = """<h1 id="title"></h1>
 <p id="about" class="quiet"></p>
 <p id="rows" class="quiet"></p>
 <p class="choices">
@@ -108,11 +98,9 @@ weight 0 <canvas id="scale" width="160" height="12"></canvas> 1
 <p class="quiet">The mean over all tokens: 0 looks at one token alone, more spreads wider.</p>
 <div id="entropies"></div>
 <div id="tip"></div>
-<script type="application/json" id="data">@DATA@</script>
-<script>
-"use strict";
-const data = JSON.parse(document.getElementById("data").textContent);
-const anchors = @ANCHORS@;
+"""
+
+_SCRIPT = """const { anchors } = data;
 const find = id => document.getElementById(id);
 const names = { encoder: "encoder", decoder: "decoder", cross: "decoder over source" };
 const make = (tag, parent, text = "") => {
@@ -254,7 +242,6 @@ function choose(changes) {
 find("rows").textContent = data.maps.some(map => map.kind !== "encoder")
   ? "A decoder's row is what it looked at behind that token, to choose the next one." : "";
 find("title").textContent = `What ${data.model} attends to`;
-document.title = find("title").textContent;
 find("about").textContent = `${data.promptTokens} tokens of text`
   + (data.answer ? `; answer: ${shown(data.answer)}` : "");
 data.maps.forEach((map, place) => { make("option", find("kind"), names[map.kind]).value = place; });
@@ -267,7 +254,4 @@ for (let x = 0; x < 160; x++) {
   scale.fillRect(x, 0, 1, 12);
 }
 choose({});
-</script>
-</body>
-</html>
 """

@@ -39,3 +39,10 @@ def lm(decoder_folder: Path) -> Iterator[edgelm.LanguageModel]:
 def encoder(encoder_folder: Path) -> Iterator[edgelm.EncoderModel]:
     with edgelm.load_encoder(encoder_folder, prepack=False, threads=1) as encoder:
         yield encoder
+
+
+@pytest.fixture(scope="session")
+def shared(decoder_folder: Path) -> Iterator[edgelm.LanguageModel]:
+    """For many examples: loaded once."""
+    with edgelm.load(decoder_folder, prepack=False, threads=1) as lm:
+        yield lm
