@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from edgelm.errors import NumericError
 from edgelm.generation.beam_scores import OUT, Scores, largest
 from edgelm.generation.distributions import log_softmax
-from edgelm.generation.logits_processors import Ids, Logits, LogitsProcessor
+from edgelm.generation.logits_processors import Ids, Logits
 from edgelm.generation.requests import Task
-from edgelm.generation.sampling import likeliest
+from edgelm.generation.sampling import Narrower, likeliest
 
 Choose: TypeAlias = Callable[[Scores, int], NDArray[np.intp]]
 """Of scores, (N,), the indices of so many, or of all, in the order in which they count."""
@@ -38,7 +38,7 @@ class RunningBeams:
         task: the prompt and its processors.
         beams: how many.
         others: the score of those that do not count at first; -inf: what they are continued with never counts.
-        warp: run on the log probabilities after the task's processors.
+        narrow: run on the log probabilities after the task's processors; what it leaves out does not go on.
 
     Attributes:
         beams: how many.
@@ -48,16 +48,14 @@ class RunningBeams:
         prompt_length: how many of them are the prompt's.
     """
 
-    def __init__(
-        self, task: Task, beams: int, *, others: np.float32 = OUT, warp: LogitsProcessor | None = None
-    ) -> None:
+    def __init__(self, task: Task, beams: int, *, others: np.float32 = OUT, narrow: Narrower | None = None) -> None:
         self.beams = beams
         self.ids: Ids = np.tile(task.prompt, (beams, 1))
         self.scores: Scores = np.where(np.arange(beams) == 0, np.float32(0.0), others)
         self.limit = task.limit
         self.prompt_length = task.prompt.size
         self._process = task.process
-        self._warp = warp
+        self._narrow = narrow
 
     @property
     def last_tokens(self) -> Ids:
@@ -85,7 +83,11 @@ class RunningBeams:
             likeliest(logits[place], self.new_tokens + 1)
             values = log_softmax(logits[place])
             values = self._process(self.ids[place], values if bias is None else values + bias)
-            processed[place] = values if self._warp is None else self._warp(self.ids[place], values)
+            if self._narrow is None:
+                processed[place] = values
+            else:
+                tokens, kept = self._narrow(values)
+                processed[place, slice(None) if tokens is None else tokens] = kept
         return np.broadcast_to(processed, (self.beams, processed.shape[1]))
 
     def continuations(

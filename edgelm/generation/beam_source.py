@@ -17,10 +17,9 @@ from edgelm.generation.beam_draw import draw_several
 from edgelm.generation.beam_finished import Finished, Hypothesis
 from edgelm.generation.beam_running import Choose, RunningBeams
 from edgelm.generation.beam_scores import OUT, Scores, largest, penalized
-from edgelm.generation.default_processors import default_warpers
-from edgelm.generation.logits_processors import Ids, Logits, compose
+from edgelm.generation.logits_processors import Ids, Logits
 from edgelm.generation.requests import Task
-from edgelm.generation.sampling import next_uniform
+from edgelm.generation.sampling import make_narrower, next_uniform
 
 
 class SourceSearch(Protocol):
@@ -52,8 +51,8 @@ class BeamSource:
         self.done = False
         self._config = config
         self._ends = np.array(config.eos_token_id, np.int64)
-        warp = compose(default_warpers(config)) if config.do_sample else None
-        self._running = RunningBeams(task, config.num_beams, warp=warp)
+        narrow = make_narrower(config) if config.do_sample else None
+        self._running = RunningBeams(task, config.num_beams, narrow=narrow)
         self._finished = Finished(config.num_beams)
         self._choose: Choose = _Draws(config.seed) if config.do_sample else largest
 

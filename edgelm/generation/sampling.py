@@ -137,14 +137,16 @@ def make_narrower(config: GenerationConfig, observer: Observer | None = None) ->
 def _kept(warper: LogitsProcessor, logits: Logits) -> NDArray[np.intp]:
     """The tokens that a warper keeps, ascending."""
     match warper:
-        case TopK(top_k, 1):
-            return top_k_indices(logits, top_k)
-        case TopP(top_p, 1):
-            return top_p_indices(logits, top_p)
-        case MinP(min_p, 1):
-            return min_p_indices(logits, min_p)
+        case TopK(top_k, least):
+            return top_k_indices(logits, max(top_k, least))
+        case TopP(top_p, least):
+            kept = top_p_indices(logits, top_p)
+        case MinP(min_p, least):
+            kept = min_p_indices(logits, min_p)
         case _:
-            return np.flatnonzero(warper(NO_IDS, logits) != REMOVED)
+            kept, least = NO_IDS, 1
+    # Where fewer are kept than must stay, the warper itself says which stay with them.
+    return kept if kept.size >= least else np.flatnonzero(warper(NO_IDS, logits) != REMOVED)
 
 
 @np.errstate(over="ignore", under="ignore")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.chi_square import chi_square, chi_square_limit
 from support.fake_batch_decoder import TableDecoder, random_table
-from support.logit_vectors import small_logits
+from support.logit_vectors import generated_logits, small_logits
 
 from edgelm.config import GenerationConfig
 from edgelm.generation.beam_draw import draw_several
@@ -20,7 +20,7 @@ from edgelm.generation.default_processors import default_warpers
 from edgelm.generation.distributions import log_softmax
 from edgelm.generation.logits_processors import NO_IDS, compose
 from edgelm.generation.requests import Request
-from edgelm.generation.sampling import next_uniform
+from edgelm.generation.sampling import make_narrower, next_uniform
 
 VOCABULARY = 16
 
@@ -150,6 +150,33 @@ def test_a_cold_draw_is_the_search():
     drawn = searched(table, [[1], [2, 3]], seed=1, temperature=1e-4, **call)
     found = beam_search(TableDecoder(table), [Request(prompt=[1]), Request(prompt=[2, 3])], GenerationConfig(**call))
     assert [answers[0].tokens for answers in drawn] == [answers[0].tokens for answers in found]
+
+
+@given(
+    st.one_of(small_logits(), generated_logits(least=1000, most=12_000)),
+    st.lists(st.integers(0, 40), max_size=4, unique=True),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "temperature": st.sampled_from([0.3, 2.0]),
+            "top_k": st.integers(1, 30),
+            "top_p": st.floats(0.01, 0.99),
+            "min_p": st.floats(0.01, 1.0),
+            "typical_p": st.floats(0.1, 0.99),
+            "epsilon_cutoff": st.floats(0.001, 0.5),
+        },
+    ),
+)
+@settings(max_examples=200, deadline=None)
+def test_what_beams_keep_is_what_the_warpers_keep(logits, ends, narrowing):
+    config = GenerationConfig(do_sample=True, num_beams=2, eos_token_id=ends, **narrowing)
+    expected = logits
+    for warper in default_warpers(config):
+        expected = warper(NO_IDS, expected)
+    tokens, kept = make_narrower(config)(logits)
+    found = np.full_like(logits, -np.inf)
+    found[slice(None) if tokens is None else tokens] = kept
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_a_beam_keeps_tokens_to_go_on_with_however_narrow_the_cut():
