@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgelm.comparison.compare import compare
     from edgelm.config import GenerationConfig, RuntimeConfig
     from edgelm.encoder_model import EncoderModel, load_encoder
     from edgelm.errors import EdgeLMError
@@ -37,6 +38,7 @@ __all__ = [
     "TextStream",
     "__version__",
     "attention_maps",
+    "compare",
     "load",
     "load_encoder",
     "pipeline",
@@ -53,6 +55,7 @@ _HOMES = {
     "RuntimeConfig": "edgelm.config",
     "TextStream": "edgelm.text_stream",
     "attention_maps": "edgelm.inspection.attention",
+    "compare": "edgelm.comparison.compare",
     "load": "edgelm.language_model",
     "load_encoder": "edgelm.encoder_model",
     "pipeline": "edgelm.tasks.pipelines",

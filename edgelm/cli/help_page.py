@@ -23,6 +23,7 @@ SUB_COMMANDS: dict[str, dict[str, str]] = {
         "templates": "List prompt templates, or print one.",
     },
     "Understand a model": {
+        "compare": "Answer prompts with several settings, seeds and models, side by side.",
         "attention": "Show what the layers of a model attend to.",
         "replay": "Run a recorded answer again, and compare.",
     },

@@ -96,7 +96,7 @@ def command(
     offered = _offered(tools, of_chat=not raw and template is None)
     if template is None:
         text: str | FilledPrompt = read_prompt_in_context(prompt, option, file)
-        if not raw and not text.strip():
+        if not raw and not str(text).strip():
             raise click.UsageError("the prompt is empty; write one, or have the model begin a text with --raw")
     else:
         text = filled_prompt(templating, template, prompt, option, file)

@@ -23,6 +23,7 @@ PUBLIC = [
     "TextStream",
     "__version__",
     "attention_maps",
+    "compare",
     "load",
     "load_encoder",
     "pipeline",
