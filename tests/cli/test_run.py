@@ -345,4 +345,12 @@ def test_beams_and_what_goes_with_them(invoke: Invoke, home: Path) -> None:
         answer = lm.chat([{"role": "user", "content": "hello"}], **settings)
     said = json.loads(invoke("run", "tiny", "hello", "--json", *flags).stdout)
     assert (said["tokens"], said["text"]) == (list(answer.token_ids), answer.text)
+    assert said["score"] == pytest.approx(answer.score, abs=1e-5)
     assert invoke("run", "tiny", "hello", *flags).stdout == f"{answer.text}\n"
+    groups = ("--num-beams", "4", "--num-beam-groups", "2", "--diversity-penalty", "0.7", *SAME_SETTINGS)
+    settings = {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.7, **ANSWER_SETTINGS}
+    with package.load("tiny") as lm:
+        answer = lm.chat([{"role": "user", "content": "hello"}], **settings)
+    assert invoke("run", "tiny", "hello", *groups).stdout == f"{answer.text}\n"
+    drawn = (*flags, "--do-sample", "--seed", "3")
+    assert invoke("run", "tiny", "hello", *drawn).stdout == invoke("run", "tiny", "hello", *drawn).stdout
