@@ -73,8 +73,8 @@ _OPTIONS: tuple[Decorator, ...] = (
         "--json-schema",
         metavar="FILE|JSON",
         callback=_schema,
-        help="JSON of this schema; {}: any object. White space is that of Python's json.dumps: one space behind "
-        "commas and colons, none elsewhere.",
+        help="JSON of this schema; {}: any object. Objects have no properties but those named, unless "
+        "additionalProperties says so. One space stands behind commas and colons, and no white space elsewhere.",
     ),
     option(
         _FORM,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgelm.errors import ConfigError
-from edgelm.text.json_schema import as_schema
+from edgelm.text.json_schema import as_schema, closed
 
 Kind = Literal["json_schema", "regex", "grammar", "choices"]
 KINDS: tuple[Kind, ...] = ("json_schema", "regex", "grammar", "choices")
@@ -30,7 +30,8 @@ class AnswerForm:
 def split_form(settings: Mapping[str, Any]) -> tuple[AnswerForm | None, dict[str, Any]]:
     """The form among the arguments of a call (None: there is none, or it is None), and the other arguments.
 
-    ``json_schema``: see ``as_schema``. ``regex``: the whole answer matches it. ``grammar``: Lark as llguidance takes
+    ``json_schema``: see ``as_schema``; objects have the properties that are named, and others only where
+    ``additionalProperties`` says so. ``regex``: the whole answer matches it. ``grammar``: Lark as llguidance takes
     it. ``choices``: the answer is one of these texts.
 
     Raises:
@@ -45,7 +46,7 @@ def split_form(settings: Mapping[str, Any]) -> tuple[AnswerForm | None, dict[str
 
 def _form(kind: Kind, value: Any) -> AnswerForm:
     if kind == "json_schema":
-        return AnswerForm(kind, json.dumps(as_schema(value)))
+        return AnswerForm(kind, json.dumps(closed(as_schema(value))))
     if kind == "choices":
         return AnswerForm(kind, _choice_grammar(value))
     if not isinstance(value, str):

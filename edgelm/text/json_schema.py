@@ -25,6 +25,11 @@ _PLAIN: dict[Any, str] = {
 }
 # Under these stand values, not schemas.
 _VALUES = frozenset({"const", "default", "enum", "examples"})
+# Under these stand schemas by name.
+_NAMED = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
+# With these, other parts of the schema may name properties, too.
+_SHARED = frozenset({"$ref", "allOf", "anyOf", "dependentSchemas", "if", "oneOf"})
+_SAYS_OTHERS = frozenset({"additionalProperties", "patternProperties", "unevaluatedProperties"})
 
 
 def as_schema(given: object) -> Schema:
@@ -47,6 +52,17 @@ def as_schema(given: object) -> Schema:
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"json_schema is no JSON: {error}") from None
     return schema
+
+
+def closed(schema: Schema) -> Schema:
+    """The schema without properties that it does not name, where it does not speak of them.
+
+    JSON Schema allows such; small models, once they may add properties, go on adding them.
+    """
+    if any(len(parts) > 1 for parts in _joined(schema)):  # what one part names is another to the next
+        return schema
+    closed: Schema = _closed(schema)
+    return closed
 
 
 def dataclass_schema(kind: type) -> Schema:
@@ -84,6 +100,37 @@ def _mapping(value: object) -> Schema:
         "json_schema must be a JSON object: a dict, a text, a dataclass or a pydantic model, "
         f"not {getattr(value, '__name__', None) or repr(value):.80}"
     )
+
+
+def _closed(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_closed(each) for each in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    made: Schema = {}
+    for name, inner in schema.items():
+        if name in _NAMED and isinstance(inner, Mapping):
+            made[name] = {key: _closed(each) for key, each in inner.items()}
+        elif name in _VALUES or (name in _SHARED and "properties" in schema):
+            made[name] = inner
+        else:
+            made[name] = _closed(inner)
+    if "properties" in schema and not (_SHARED | _SAYS_OTHERS) & schema.keys():
+        made["additionalProperties"] = False
+    return made
+
+
+def _joined(value: object) -> Iterable[list[Any]]:
+    """All ``allOf`` of a schema."""
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            if isinstance(value.get("allOf"), list):
+                yield value["allOf"]
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
 
 
 def _references(value: object) -> Iterable[str]:

@@ -30,6 +30,7 @@ def test_the_form_is_taken_out_of_the_settings() -> None:
 def test_schemas_are_json() -> None:
     assert json.loads(form_of(json_schema=Point).text)["properties"] == {"x": {"type": "integer"}}
     assert json.loads(form_of(json_schema='{"const": 1}').text) == {"const": 1}
+    assert json.loads(form_of(json_schema={"properties": {}}).text)["additionalProperties"] is False
 
 
 def test_choices_are_a_grammar_of_literals() -> None:

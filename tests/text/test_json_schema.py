@@ -8,7 +8,7 @@ from typing import Any, Literal, Optional, Union
 import pytest
 
 from edgelm.errors import ConfigError
-from edgelm.text.json_schema import as_schema, dataclass_schema
+from edgelm.text.json_schema import as_schema, closed, dataclass_schema
 
 
 class Colour(enum.Enum):
@@ -156,3 +156,34 @@ def test_schemas_elsewhere_are_refused(reference: str) -> None:
             as_schema(given)
     harmless = {"properties": {"$ref": {"enum": [{"$ref": reference}]}}}
     assert as_schema(harmless) == harmless
+
+
+A = {"properties": {"a": {"type": "integer"}}}
+
+
+def test_objects_have_the_properties_that_are_named() -> None:
+    assert closed(A) == {**A, "additionalProperties": False}
+    assert closed({"type": "array", "items": A})["items"]["additionalProperties"] is False
+    assert closed({"$defs": {"x": A}, "$ref": "#/$defs/x"})["$defs"]["x"]["additionalProperties"] is False
+    assert closed({"anyOf": [A, {"type": "null"}]})["anyOf"][0]["additionalProperties"] is False
+    assert closed({"properties": {"properties": A}})["properties"]["properties"] == closed(A)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object"},
+        {**A, "additionalProperties": True},
+        {**A, "additionalProperties": {"type": "string"}},
+        {**A, "patternProperties": {"^b": {}}},
+        {**A, "anyOf": [{"properties": {"b": {}}}, {"required": ["a"]}]},
+        {**A, "$ref": "#/$defs/x"},
+        {"allOf": [A, {"properties": {"b": {}}}]},
+        {"enum": [A]},
+        {"properties": {"enum": {"const": A}}, "additionalProperties": True},
+    ],
+)
+def test_where_others_may_be_named_they_stay_allowed(schema) -> None:
+    before = repr(schema)
+    assert closed(schema) == schema
+    assert repr(schema) == before
