@@ -66,7 +66,7 @@ def _checked_calls(calls: Any, where: str) -> list[Any]:
 
 def _checked_call(call: Mapping[str, Any], where: str) -> dict[str, Any]:
     function = call.get("function", call)
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+    if not isinstance(function, Mapping):
         raise PromptError(f"{where} must have a function with a name and arguments, not {call!r:.80}")
     arguments = function.get("arguments", {})
     if isinstance(arguments, str):

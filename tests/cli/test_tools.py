@@ -128,7 +128,7 @@ def test_calls_are_kept_saved_and_undone(
     [
         (lambda m: m[1].update(tool_calls=[]), "[1]: tool_calls must be a list of calls, of the role 'assistant'"),
         (lambda m: m[0].update(tool_calls=[{}]), "[0]: tool_calls must be a list of calls, of the role 'assistant'"),
-        (lambda m: m[1].update(tool_calls=[{}]), "must have a function with a name and arguments"),
+        (lambda m: m[1].update(tool_calls=[{"function": 1}]), "must have a function with a name and arguments"),
         (lambda m: m.pop(1), "[1] must be of the role 'assistant', not 'tool'"),
         (lambda m: m.pop(2), "[2] must be of the role 'tool', not 'assistant'"),
         (lambda m: m.pop(3), "the last question has no answer"),

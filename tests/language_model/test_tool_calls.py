@@ -116,7 +116,7 @@ def test_arguments_as_openai_writes_them(models: dict[str, Path], load: Load) ->
     [
         (3, "messages[1].tool_calls must be a list of calls, not 3"),
         ([3], "messages[1].tool_calls must be a list of calls"),
-        ([{"id": "x"}], "messages[1].tool_calls[0] must have a function with a name and arguments"),
+        ([{"function": "x"}], "messages[1].tool_calls[0] must have a function with a name and arguments"),
         ([{"function": {"name": "f", "arguments": "{"}}], "messages[1].tool_calls[0]: the arguments must be an object"),
         ([{"function": {"name": "f", "arguments": []}}], "the arguments must be an object, not []"),
     ],
