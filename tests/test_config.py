@@ -199,8 +199,6 @@ def test_a_temperature_of_0_is_greedy_wherever_it_is_given():
         assert GenerationConfig(temperature=0.7, do_sample=True, max_new_tokens=3).updated(temperature=zero) == greedy
         from_file = {"temperature": zero, "do_sample": True, "max_new_tokens": 3}
         assert GenerationConfig.from_file_values(from_file) == greedy
-            GenerationConfig.from_file_values({"temperature": zero, "do_sample": True, "max_new_tokens": 3}) == greedy
-        )
     assert greedy.updated(temperature=0).updated(do_sample=True).temperature == 1.0
     with pytest.raises(ConfigError, match="temperature must be a finite number, not False"):
         GenerationConfig(temperature=False)
