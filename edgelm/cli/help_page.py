@@ -24,6 +24,7 @@ SUB_COMMANDS: dict[str, dict[str, str]] = {
     },
     "Understand a model": {
         "compare": "Answer prompts with several settings, seeds and models, side by side.",
+        "explain": "Show how each token was chosen.",
         "attention": "Show what the layers of a model attend to.",
         "replay": "Run a recorded answer again, and compare.",
     },

@@ -35,7 +35,8 @@ class Hooks:
         """
         names = ("logits_processor", "stopping_criteria")
         others = {name: value for name, value in settings.items() if name not in names}
-        return cls(**{name: _functions(name, settings[name]) for name in names if name in settings}), others
+        processors, criteria = (_functions(name, settings.get(name)) for name in names)
+        return cls(logits_processor=processors, stopping_criteria=criteria), others
 
     def with_processor(self, processor: LogitsProcessor) -> Self:
         """These and one more logits processor, behind the others."""
