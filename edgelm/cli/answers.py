@@ -8,7 +8,7 @@ from edgelm.cli import console
 from edgelm.runtime.memory import megabytes
 
 if TYPE_CHECKING:
-    from edgelm.results import GenerationResult
+    from edgelm.results import GenerationResult, Usage
     from edgelm.text_stream import TextStream
 
 
@@ -34,6 +34,14 @@ def cost_line(result: GenerationResult) -> str:
             f"peak memory {megabytes(result.peak_memory)}",
         )
     )
+
+
+def dropped_line(usage: Usage) -> str | None:
+    """What of prompt and answer the model had not in view, in one line; None: it saw everything."""
+    if not usage.dropped_tokens:
+        return None
+    turns = f"{usage.dropped_turns} turn{'s' * (usage.dropped_turns != 1)}, " if usage.dropped_turns else ""
+    return f"(the context window is full; dropped: {turns}{usage.dropped_tokens} tokens)"
 
 
 def _speed(tokens_per_second: float | None) -> str:

@@ -16,6 +16,7 @@ from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
 from edgelm.cli.loading import load_folder, system_prompt
 from edgelm.cli.options import MachineOptions, draft_option, machine_options, verbose_option
+from edgelm.cli.prompt_cache import kept_in, prompt_cache_option
 from edgelm.cli.prompt_input import checked_text
 from edgelm.cli.tool_options import tools_option
 from edgelm.errors import TemplateError
@@ -36,6 +37,7 @@ printf 'hello\\nand now in French\\n' | edgelm chat smollm2
 @click.option("--system", cls=SectionOption, section="Prompt", help="What the model shall know or be beforehand.")
 @tools_option(help="A Python file whose functions the model may call; each is run only after you agree.")
 @click.option("--yes-tools", is_flag=True, help="Run them without asking.")
+@prompt_cache_option
 @generation_options
 @form_options
 @draft_option
@@ -44,6 +46,7 @@ printf 'hello\\nand now in French\\n' | edgelm chat smollm2
 def command(
     model: str,
     system: str | None,
+    prompt_cache: Path | None,
     generation: dict[str, Any],
     draft: str | None,
     machine: MachineOptions,
@@ -72,7 +75,8 @@ def command(
             raise TemplateError(f"{name} has no chat template, so it cannot chat; use: edgelm run {model}")
         if runner is not None:  # a template without tools is refused now, not at the first question
             lm.encode_chat([{"role": "user", "content": "Hello"}], tools=runner.toolbox)
-        hold_conversation(ChatSession(lm, conversation, generation, verbose=verbose, tools=runner))
+        with kept_in(prompt_cache, lm, verbose=verbose):
+            hold_conversation(ChatSession(lm, conversation, generation, verbose=verbose, tools=runner))
 
 
 def _tool_runner(file: Path | None, *, ask: bool) -> ToolRunner | None:

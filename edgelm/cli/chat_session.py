@@ -10,13 +10,17 @@ from types import FrameType
 from typing import Any
 
 from edgelm.cli import console
-from edgelm.cli.answers import cost_line
+from edgelm.cli.answers import cost_line, dropped_line
 from edgelm.cli.conversation import Conversation, Message
 from edgelm.cli.tool_runner import ToolRunner
+from edgelm.errors import ContextLengthError
 from edgelm.language_model import LanguageModel
+from edgelm.results import GenerationResult
 from edgelm.text_stream import TextStream
 from edgelm.tool_calls.rounds import DEFAULT_ROUNDS
 from edgelm.tool_calls.toolbox import Toolbox
+
+_WAYS_ON = "/clear begins anew, and /set overflow drop-oldest (or sink) goes on"
 
 
 class ChatSession:
@@ -69,6 +73,9 @@ class ChatSession:
             finished, said = self._answer(calls)
         except KeyboardInterrupt:
             return self._withdraw()
+        except ContextLengthError as error:
+            self.conversation.withdraw()
+            raise ContextLengthError(f"{error}; {_WAYS_ON}") from None
         except BaseException:  # also where nobody reads the answer any more
             self.conversation.withdraw()
             raise
@@ -83,14 +90,21 @@ class ChatSession:
             messages = [*self.conversation.messages, *calls]
             with self.lm.stream_chat(messages, tools=self._toolbox, **self.settings) as stream:
                 finished = _print_until_interrupt(stream)
-            if finished and self._verbose:
-                console.say(cost_line(stream.result))
+            if finished:
+                self._tell(stream.result)
             if self._tools is None or not finished or stream.result.finish_reason != "tool_calls":
                 return finished, stream.text
             results = self._tools.results(stream.result.tool_calls)
             calls += [stream.result.as_message(), *results]
         console.say(f"(stopped: the model called tools {DEFAULT_ROUNDS} times without an answer)")
         return True, ""
+
+    def _tell(self, result: GenerationResult) -> None:
+        dropped = dropped_line(result.usage)
+        if dropped is not None:
+            console.say(dropped)
+        if self._verbose:
+            console.say(cost_line(result))
 
     def _withdraw(self) -> bool:
         self.conversation.withdraw()

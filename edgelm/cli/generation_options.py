@@ -13,7 +13,7 @@ import click
 
 from edgelm.cli.options import Decorator, option, refuse_out_of_range, with_options
 from edgelm.cli.typed_settings import setting_name, setting_value
-from edgelm.config import MOST_GUESSES, GenerationConfig
+from edgelm.config import MOST_GUESSES, OVERFLOW_POLICIES, GenerationConfig
 from edgelm.errors import ConfigError
 
 _ANSWER = "Answer"
@@ -116,6 +116,7 @@ _GENERATION_NAMES = (
     "max_time",
     "top_logprobs",
     "prompt_lookup_num_tokens",
+    "overflow",
     "seed",
 )
 _GENERATION_OPTIONS = (
@@ -188,6 +189,12 @@ _GENERATION_OPTIONS = (
         flag_value=MOST_GUESSES,
         type=int,
         help="Guess what comes from the prompt: faster where the answer copies from it.",
+    ),
+    _setting(
+        "--overflow",
+        type=click.Choice(OVERFLOW_POLICIES),
+        help="What to do past the context window: refuse, leave out a chat's oldest turns, or keep its first tokens "
+        "and slide over the others.  [refuse]",
     ),
     _setting("--seed", type=int, metavar="N", help="The same seed gives the same answer."),
     option(

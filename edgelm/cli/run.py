@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgelm.cli import console
-from edgelm.cli.answers import cost_line, print_stream
+from edgelm.cli.answers import cost_line, dropped_line, print_stream
 from edgelm.cli.form_options import form_options
 from edgelm.cli.generation_options import generation_options
 from edgelm.cli.help_page import PagedCommand, SectionOption, examples
@@ -24,6 +24,7 @@ from edgelm.cli.options import (
     machine_options,
     verbose_option,
 )
+from edgelm.cli.prompt_cache import kept_in, prompt_cache_option
 from edgelm.cli.prompt_input import checked_text, read_prompt_in_context
 from edgelm.cli.recording import Asker, answers_of, check_recordable, record_option, save_recording
 from edgelm.cli.template_options import TemplateOptions, filled_prompt, template_options
@@ -58,6 +59,7 @@ edgelm run smollm2 --template classification --examples reviews.csv -k 3 "The so
 @file_option("prompt", section=_PROMPT)
 @click.option("--system", cls=SectionOption, section=_PROMPT, help="What the model shall know or be beforehand.")
 @click.option("--raw", is_flag=True, cls=SectionOption, section=_PROMPT, help="Continue the text: no chat template.")
+@prompt_cache_option
 @tools_option(help="A Python file, or a JSON list of schemas: functions that the model may call. None is run.")
 @template_options
 @generation_options
@@ -74,6 +76,7 @@ def command(
     file: str | None,
     system: str | None,
     raw: bool,
+    prompt_cache: Path | None,
     tools: Path | None,
     templating: TemplateOptions,
     generation: dict[str, Any],
@@ -102,7 +105,7 @@ def command(
         text = filled_prompt(templating, template, prompt, option, file)
     check_recordable(record, {"--tools": tools, "--draft": draft})
     folder = ensure_installed(model, offline=machine.offline)
-    with prompt_exit(), load_folder(folder, machine, draft) as lm:
+    with prompt_exit(), load_folder(folder, machine, draft) as lm, kept_in(prompt_cache, lm, verbose=verbose):
         asker = answers_of(lm, record)
         parts: dict[str, Any] = {}
         asked = None if raw else system_prompt(folder, system)
@@ -123,6 +126,9 @@ def command(
                 for call in stream.result.tool_calls:
                     console.answer_json(call.as_dict())
         save_recording(asker, record)
+        dropped = dropped_line(stream.result.usage)
+        if dropped is not None:
+            console.say(dropped)
         if verbose:
             console.say(cost_line(stream.result))
 

@@ -11,6 +11,7 @@ from edgelm.cli import console
 from edgelm.cli.chat_session import ChatSession
 from edgelm.cli.conversation import Conversation
 from edgelm.cli.generation_options import implies_sampling
+from edgelm.cli.prompt_cache import load_beside, save_beside
 from edgelm.cli.summary import scheme_text
 from edgelm.cli.typed_settings import setting_name, setting_value
 from edgelm.cli.units import table
@@ -29,6 +30,9 @@ _RARELY_TYPED = frozenset(
     }
 )
 _SETTINGS = tuple(name for name in GenerationConfig.field_names() if name not in _RARELY_TYPED)
+
+
+_WITH_CACHE = "--cache"
 
 
 class Leave(Exception):  # noqa: N818, it is no error
@@ -121,18 +125,23 @@ def _clear(session: ChatSession, argument: str) -> None:
 
 
 def _save(session: ChatSession, argument: str) -> None:
-    file = _file(argument, "/save")
+    with_cache = argument.split(maxsplit=1)[:1] == [_WITH_CACHE]
+    file = _file(argument.removeprefix(_WITH_CACHE).strip() if with_cache else argument, "/save")
     if file.exists() and not _is_conversation(file):
         raise BundleExistsError(f"{file} exists and is no saved conversation; choose another name")
     what = "replaced the conversation in" if file.exists() else "saved to"
     session.conversation.save(file)
     console.say(f"{what} {file}")
+    if with_cache:
+        save_beside(session.lm, file)
 
 
 def _load(session: ChatSession, argument: str) -> None:
-    session.conversation = Conversation.load(_file(argument, "/load"))
+    file = _file(argument, "/load")
+    session.conversation = Conversation.load(file)
     questions = session.conversation.questions
     console.say(f"loaded {questions} question{'s' * (questions != 1)}, {session.context_used} tokens of context")
+    load_beside(session.lm, file)
 
 
 def _is_conversation(file: Path) -> bool:
@@ -177,8 +186,9 @@ _HELP = f'''/set NAME VALUE  change a setting, or give it back its own value: {_
 /system TEXT     what the model shall know or be; without a text: nothing
 /undo            take the last question and its answer back
 /clear           forget the conversation
-/save FILE       write the conversation to a file, as JSON, in the place of one that is there
-/load FILE       go on with a saved conversation
+/save FILE       write the conversation to a file, as JSON, in the place of one that is there;
+                 /save --cache FILE: with what was computed of it, in FILE.kv
+/load FILE       go on with a saved conversation, and with FILE.kv if it is there
 /bye             leave (or /exit, /quit, Ctrl-D)
 """              begins and ends a message of several lines
 Ctrl-C           stops the answer'''

@@ -38,7 +38,7 @@ def setting_value(name: str, text: str) -> Any:
     default = getattr(_DEFAULTS, name)
     if name == "stop_strings":
         return (text,)
-    if name == "early_stopping" and text == "never":
+    if isinstance(default, str) or (name == "early_stopping" and text == "never"):
         return text
     if isinstance(default, bool):
         if text.lower() not in _TRUE | _FALSE:

@@ -195,6 +195,15 @@ class CacheFile:
         return CacheFileError(f"{self._path} {what}")
 
 
+def is_saved_cache(path: Path) -> bool:
+    """Whether a file begins as one of these, of whatever model and version."""
+    try:
+        with open(path, "rb", opener=_open_regular) as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
 @contextmanager
 def open_cache(path: Path, manifest: Manifest, window: SlidingWindow) -> Iterator[CacheFile]:
     """Opens a saved cache.
