@@ -152,7 +152,12 @@ _GENERATION_OPTIONS = (
     _setting(
         "--typical-p", type=float, metavar="X", help="Sample among the most typical that have P together.  [1: off]"
     ),
-    _setting("--num-beams", type=int, metavar="N", help="Search for the likeliest answer with N beams.  [1: off]"),
+    _setting(
+        "--num-beams",
+        type=int,
+        metavar="N",
+        help="Search for the likeliest answer with N beams; or draw, when sampling.  [1: off]",
+    ),
     _setting("--num-beam-groups", type=int, metavar="N", help="Part the beams into N groups that differ.  [1: off]"),
     _setting("--diversity-penalty", type=float, metavar="X", help="How much groups differ; they need it.  [0: off]"),
     _setting("--length-penalty", type=float, metavar="X", help="With beams: favours long (> 0) or short answers.  [1]"),
