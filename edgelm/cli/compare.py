@@ -15,7 +15,7 @@ from edgelm.cli.generation_options import generation_options, implies_sampling
 from edgelm.cli.help_page import PagedCommand, examples
 from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
-from edgelm.cli.loading import load_folder
+from edgelm.cli.loading import load_folder, system_prompt
 from edgelm.cli.options import MachineOptions, json_option, machine_options
 from edgelm.cli.progress_bar import shown_progress
 from edgelm.cli.prompt_input import checked_text, read_prompt
@@ -61,10 +61,11 @@ def command(
     """
     names, plan = _plan(models, comparing, generation)
     _refuse_early(comparing)
+    openers = [_opener(name, machine) for name in names]
     with shown_progress() as progress, prompt_exit():
         from edgelm.comparison.compare import compare_on
 
-        found = compare_on([_opener(name, machine) for name in names], plan, progress)
+        found = compare_on(openers, plan, progress)
     _write(found, comparing)
     if as_json:
         console.answer_json(found.as_dict())
@@ -137,7 +138,11 @@ def _sampling(chosen: tuple[Configuration, ...]) -> tuple[Configuration, ...]:
 
 
 def _opener(name: str, machine: MachineOptions) -> Opener:
-    return name, lambda: load_folder(ensure_installed(name, offline=machine.offline), machine)
+    """The model, which is there by then: none is missed only after hours on another."""
+    from edgelm.comparison.compare import Opener
+
+    folder = ensure_installed(name, offline=machine.offline)
+    return Opener(name, lambda: load_folder(folder, machine), system_prompt(folder, None))
 
 
 def _refuse_early(comparing: CompareOptions) -> None:

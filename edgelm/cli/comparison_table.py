@@ -35,11 +35,11 @@ def comparison_table(comparison: Comparison, width: int | None) -> str:
     lines = [[*axes, *(COLUMNS[name][0] for name in measures)]]
     for row in comparison.rows:
         named = [getattr(row, axis) for axis in axes]
-        cells = ["" if value is None else cut(one_line(str(value)), most) for value in named]
+        cells = ["" if value is None else cut(one_line(str(value).expandtabs(1)), most) for value in named]
         lines.append([*cells, *(measured(row, name) for name in measures)])
     widths = [max(map(display_width, column)) for column in zip(*lines, strict=True)]
     room = None if width is None else width - sum(widths) - len(_GAP) * len(widths)
-    texts = ["text", *(one_line(row.text) for row in comparison.rows)]
+    texts = ["text", *(one_line(row.text.expandtabs(1)) for row in comparison.rows)]
     below = room is not None and width is not None and room < _LEAST_TEXT
     shown = []
     for cells, text in zip(lines, texts, strict=True):

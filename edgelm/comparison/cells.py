@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.bundle.progress import Progress
+from edgelm.checks import warn_caller
 from edgelm.comparison.measures import distinct, repetition
 from edgelm.comparison.overlap import overlap
 from edgelm.comparison.plan import Configuration, Input, Plan, PromptCase
@@ -50,6 +51,8 @@ def run_plan(plan: Plan, lm: LanguageModel, name: str, progress: Progress) -> li
     for one in plan.configurations:
         with _naming(f"model {name}, configuration {one.name}"):
             _check(lm, one)
+    if plan.seeds != (None,) and not any(_draws(lm, one) for one in plan.configurations):
+        warn_caller(f"seeds given, but no configuration samples on {name}: ignored")
     progress.start(f"Comparing on {name}", len(tasks) * len(plan.configurations) * len(plan.seeds))
     rows: list[Row] = []
     for task in tasks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgelm.bundle.progress import NoProgress, Progress
@@ -15,8 +16,21 @@ from edgelm.errors import ConfigError
 from edgelm.language_model import LanguageModel, load
 
 Model = str | os.PathLike[str] | LanguageModel
-Opener = tuple[str, Callable[[], AbstractContextManager[LanguageModel]]]
-"""What rows call a model, and how to load it; it is closed before the next one is loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opener:
+    """A model to be compared on.
+
+    Attributes:
+        name: what rows call it.
+        open: loads it; it is closed before the next one is loaded.
+        system: its own system prompt, where the plan has none.
+    """
+
+    name: str
+    open: Callable[[], AbstractContextManager[LanguageModel]]
+    system: str | None = None
 
 
 def compare(
@@ -43,7 +57,7 @@ def compare(
         grid: setting → values; every combination is a configuration.
         configs: further configurations: mappings of settings, with a ``name`` if you like.
         seeds: how many, or which; greedy configurations are run once.
-        system: a system prompt.
+        system: a system prompt; None or empty: none.
         raw: leave the chat template out.
         load_settings: arguments of ``edgelm.load``.
         progress: told of each answer.
@@ -80,9 +94,10 @@ def compare_on(openers: Iterable[Opener], plan: Plan, progress: Progress) -> Com
         for number, given in enumerate(plan.inputs, start=1)
     )
     rows: list[Row] = []
-    for name, open_model in openers:
-        with open_model() as lm:
-            rows += run_plan(plan, lm, name, progress)
+    for model in openers:
+        own = model.system if plan.system is None and not plan.raw else plan.system or None
+        with model.open() as lm:
+            rows += run_plan(replace(plan, system=own), lm, model.name, progress)
     if not rows:
         raise ConfigError("there is no model to compare on")
     return Comparison(tuple(rows), asked)
@@ -90,5 +105,5 @@ def compare_on(openers: Iterable[Opener], plan: Plan, progress: Progress) -> Com
 
 def _opener(model: Model, settings: Mapping[str, Any]) -> Opener:
     if isinstance(model, LanguageModel):
-        return model.name, lambda: nullcontext(model)
-    return str(model), lambda: load(model, **settings)
+        return Opener(model.name, lambda: nullcontext(model))
+    return Opener(str(model), lambda: load(model, **settings))

@@ -80,6 +80,16 @@ def test_an_input_may_be_piped_in(home: Path) -> None:
     assert "chrf" in named["rows"][0]
 
 
+def test_a_system_prompt_of_the_catalog_holds_as_in_run(invoke: Invoke, home: Path) -> None:
+    entry = '[tiny]\nsource = "hf:a/b"\nlicense = "MIT"\ntasks = ["chat"]\ndescription = "x"\n'
+    (home / "catalog.toml").write_text(entry + 'system_prompt = "be kind"\n')
+    for flags in ((), ("--system", "do it"), ("--system", "")):
+        said = json.loads(invoke("run", "tiny", "hello", "--json", *SHORT, *flags).stdout)
+        (row,) = json.loads(invoke("compare", "tiny", "-p", "hello", "--json", *SHORT, *flags).stdout)["rows"]
+        assert (row["text"], row["prompt_tokens"]) == (said["text"], said["usage"]["prompt_tokens"])
+    assert said["usage"]["prompt_tokens"] == len("hello.")
+
+
 def test_a_file_says_it_all(invoke: Invoke, tmp_path: Path) -> None:
     file = tmp_path / "grid.toml"
     file.write_text("models = ['tiny']\nprompts = ['a']\n[grid]\ntemperature = [0.5, 2.0]\ntop_k = [3]\n")

@@ -54,6 +54,11 @@ def test_greedy_answers_are_made_once(lm: edgelm.LanguageModel) -> None:
     ]
 
 
+def test_seeds_that_nothing_draws_with_are_told(lm: edgelm.LanguageModel) -> None:
+    with pytest.warns(UserWarning, match="seeds given, but no configuration samples on tiny: ignored"):
+        assert len(edgelm.compare(lm, "hello", seeds=3, **SETTINGS).rows) == 1
+
+
 def test_beams_have_the_log_probability_of_the_model(lm: edgelm.LanguageModel) -> None:
     searched = {"num_beams": 3, "length_penalty": 0.0}
     chosen = [{"num_beams": 1}, searched, {**searched, "num_return_sequences": 2}]
