@@ -49,7 +49,7 @@ def run_plan(plan: Plan, lm: LanguageModel, name: str, progress: Progress) -> li
     """
     tasks = [_task(plan, lm, case, number, name) for case in plan.prompts for number in range(len(plan.inputs))]
     for one in plan.configurations:
-        with _naming(f"model {name}, configuration {one.name}"):
+        with naming(f"model {name}, configuration {one.name}"):
             _check(lm, one)
     if plan.seeds != (None,) and not any(_draws(lm, one) for one in plan.configurations):
         warn_caller(f"seeds given, but no configuration samples on {name}: ignored")
@@ -59,7 +59,7 @@ def run_plan(plan: Plan, lm: LanguageModel, name: str, progress: Progress) -> li
         for one in plan.configurations:
             for seed in plan.seeds if _draws(lm, one) else (None,):
                 cell = f"model {name}, prompt {task.case.name}, input {task.number}, configuration {one.name}"
-                with _naming(cell if seed is None else f"{cell}, seed {seed}"):
+                with naming(cell if seed is None else f"{cell}, seed {seed}"):
                     rows += _rows(lm, name, task, one, seed)
                 progress.advance(1)
             if not _draws(lm, one):
@@ -70,7 +70,7 @@ def run_plan(plan: Plan, lm: LanguageModel, name: str, progress: Progress) -> li
 
 def _task(plan: Plan, lm: LanguageModel, case: PromptCase, index: int, name: str) -> _Task:
     given = plan.inputs[index]
-    with _naming(f"model {name}, prompt {case.name}, input {index + 1}"):
+    with naming(f"model {name}, prompt {case.name}, input {index + 1}"):
         filled = case.fill(given)
         as_text = plan.raw or not lm.has_chat_template
         if plan.system is not None:
@@ -176,7 +176,7 @@ def _row(
 
 
 @contextmanager
-def _naming(cell: str) -> Iterator[None]:
+def naming(cell: str) -> Iterator[None]:
     """Says where in the comparison it was that something was refused."""
     try:
         yield

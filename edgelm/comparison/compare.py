@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgelm.bundle.progress import NoProgress, Progress
-from edgelm.comparison.cells import run_plan
+from edgelm.comparison.cells import naming, run_plan
 from edgelm.comparison.plan import Plan, configurations, inputs_of, prompt_cases, seeds_of
 from edgelm.comparison.results import Asked, Comparison, Row
 from edgelm.errors import ConfigError
@@ -88,11 +88,11 @@ def compare_on(openers: Iterable[Opener], plan: Plan, progress: Progress) -> Com
         EdgeLMError: see ``compare``.
     """
     # A prompt that cannot be filled is refused before a model is loaded.
-    asked = tuple(
-        Asked(case.name, number, case.fill(given).text(), given.references)
-        for case in plan.prompts
-        for number, given in enumerate(plan.inputs, start=1)
-    )
+    asked: list[Asked] = []
+    for case in plan.prompts:
+        for number, given in enumerate(plan.inputs, start=1):
+            with naming(f"prompt {case.name}, input {number}"):
+                asked.append(Asked(case.name, number, case.fill(given).text(), given.references))
     rows: list[Row] = []
     for model in openers:
         own = model.system if plan.system is None and not plan.raw else plan.system or None
@@ -100,7 +100,7 @@ def compare_on(openers: Iterable[Opener], plan: Plan, progress: Progress) -> Com
             rows += run_plan(replace(plan, system=own), lm, model.name, progress)
     if not rows:
         raise ConfigError("there is no model to compare on")
-    return Comparison(tuple(rows), asked)
+    return Comparison(tuple(rows), tuple(asked))
 
 
 def _opener(model: Model, settings: Mapping[str, Any]) -> Opener:

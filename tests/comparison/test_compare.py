@@ -127,7 +127,7 @@ def test_errors_name_the_cell(lm: edgelm.LanguageModel, tmp_path: Path) -> None:
         edgelm.compare(lm, "{{ text }}", inputs=["a", "b" * 70], raw=True)
     with pytest.raises(ConfigError, match=r"^model tiny, configuration min_new_tokens=99: min_new_tokens \(99\) is ab"):
         edgelm.compare(lm, "a", grid={"min_new_tokens": [1, 99]})
-    with pytest.raises(TemplateError, match=r"^model|needs the variable 'to'"):
+    with pytest.raises(TemplateError, match=r"^prompt translation, input 1: the template .* needs the variable 'to'"):
         edgelm.compare(tmp_path / "none", {"template": "translation"}, inputs="a")
     with pytest.raises(ModelNotFoundError):
         edgelm.compare("no such model", "a")
