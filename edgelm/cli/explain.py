@@ -12,6 +12,7 @@ import click
 from edgelm.bundle.files import storage_error
 from edgelm.cli import console
 from edgelm.cli.explain_table import Blocks
+from edgelm.cli.form_options import form_options
 from edgelm.cli.generation_options import generation_options
 from edgelm.cli.help_page import PagedCommand, SectionOption, examples
 from edgelm.cli.installed import ensure_installed
@@ -70,6 +71,7 @@ edgelm explain smollm2 --given "The capital of France is Paris." --json
     help="Write a page to explore, which needs nothing else.",
 )
 @generation_options
+@form_options
 @machine_options
 @json_option
 def command(

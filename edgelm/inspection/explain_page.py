@@ -108,6 +108,7 @@ select { font: inherit; color: inherit; background: var(--panel); border: 1px so
   overflow-y: auto; padding: .7rem .9rem; border: 1px solid var(--line); border-radius: 6px; }
 #text span { unicode-bidi: isolate; }
 .token { cursor: pointer; border-radius: 3px; padding: .12rem 0; box-shadow: inset 1px 0 var(--line); }
+.token:focus { outline: none; }
 .token:hover { outline: 1px solid var(--accent); }
 .token.chosen { outline: 2px solid var(--accent); }
 #detail { margin-top: 1rem; padding: .9rem 1rem; background: var(--panel); border-radius: 6px; }
@@ -121,7 +122,7 @@ select { font: inherit; color: inherit; background: var(--panel); border: 1px so
 #strip div.drawn { width: 2px; margin-left: -1px; background: var(--ink); opacity: 1; border: 0; }
 #table { overflow-x: auto; margin-top: .8rem; }
 table { border-collapse: collapse; width: 100%; font-size: .88rem; }
-th { font-weight: 600; text-align: left; vertical-align: bottom; padding: .2rem .5rem; overflow-wrap: anywhere; }
+th { font-weight: 600; text-align: left; vertical-align: bottom; padding: .2rem .5rem; white-space: nowrap; }
 th small { display: block; font-weight: normal; color: var(--quiet); }
 td { padding: .2rem .5rem; border-top: 1px solid var(--line); vertical-align: top; min-width: 5.2rem; }
 td:first-child { max-width: 15rem; min-width: 7rem; }
@@ -247,8 +248,8 @@ function show(place) {
   make("th", head, "candidate");
   for (const stage of token.stages) {
     const cell = make("th", head, stage.label);
-    make("small", cell, stage.removed ? `cut ${stage.removed} (${percent(stage.mass)}), ${stage.allowed} stay`
-      : `${stage.allowed} tokens`);
+    if (stage.removed) make("small", cell, `cut ${stage.removed} (${percent(stage.mass)})`);
+    make("small", cell, `${stage.allowed} tokens`);
     make("small", cell, `entropy ${inUnits(stage.entropy)} ${unit()}`);
   }
   token.candidates.forEach(candidate => row(table, token, candidate));

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from support.bundles import EOS, WEIGHTS_NAME, write_decoder_bundle
 from support.marian_files import write_bergamot
 from support.processors import built_in
+from support.word_constraint import OneOf
 
 import edgelm
 from edgelm.bundle.manifest import Source
 from edgelm.config import GenerationConfig
 from edgelm.errors import ConfigError, ContextLengthError, NumericError, PromptError, UnsupportedModelError
+from edgelm.generation.constraint import ConstraintProcessor
 from edgelm.generation.default_processors import default_warpers
 from edgelm.generation.sampling import next_uniform
 from edgelm.inspection.explain.reasons import stage_name
@@ -191,6 +193,18 @@ def test_bans_tell_why(lm: edgelm.LanguageModel) -> None:
         (token,) = lm.explain("ab c", max_new_tokens=1, **ban).tokens
         assert candidate(token, plain).reason == words
         assert token.id != plain
+
+
+def test_the_form_of_an_answer_is_a_stage(lm: edgelm.LanguageModel) -> None:
+    words = (lm.tokenizer.encode("no"), lm.tokenizer.encode("not"))
+    rule = ConstraintProcessor(OneOf(words, lm.bundle.manifest.vocab_size))
+    held = {"logits_processor": rule, "max_new_tokens": 2, "eos_token_id": []}
+    found = lm.explain("ab", **held)
+    assert found.token_ids == lm.generate("ab", **held).token_ids
+    for token, allowed in zip(found.tokens, ("n", "o"), strict=True):
+        assert token.token == allowed
+        assert [stage.name for stage in token.stages][-1] == "form"
+        assert {one.reason for one in token.candidates} == {"", "has no place in the form of the answer"}
 
 
 def ban_all_but_the_end(ids: NDArray[np.int64], logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from edgelm.generation.constraint import ConstraintProcessor
 from edgelm.generation.cutoffs import EpsilonCutoff, EtaCutoff, TopNSigma, TypicalP
 from edgelm.generation.logits_processors import (
     Ids,
@@ -29,8 +30,11 @@ from edgelm.generation.token_processors import (
 )
 from edgelm.inspection.explain.distribution import Distribution
 
+# What an answer is held to has several names: a schema, an expression, a grammar, choices.
+_FORM = "form"
 # Of each stage, the setting that asks for it and the field that has the setting's value.
 _SETTINGS: dict[type, tuple[str, str | None]] = {
+    ConstraintProcessor: (_FORM, None),
     SourcePenalty: ("encoder_repetition_penalty", "penalty"),
     RepetitionPenalty: ("repetition_penalty", "penalty"),
     NoRepeatNGram: ("no_repeat_ngram_size", "size"),
@@ -102,6 +106,8 @@ def why_removed(rule: LogitsProcessor, before: Distribution, token: int, ids: Id
             return "is suppressed"
         case SequenceBias():
             return "its bias is -inf"
+        case ConstraintProcessor():
+            return "has no place in the form of the answer"
     return f"ruled out by {stage_name(rule)[0]}"
 
 
