@@ -110,7 +110,7 @@ class Automaton:
         """Takes the next token; returns False, and stays as it is, where that may not come."""
         if not 0 <= token < self._size:
             return False
-        taken = self._matcher.try_consume_tokens([token]) == 1
+        taken: bool = self._matcher.try_consume_tokens([token]) == 1
         self._check()
         return taken
 
