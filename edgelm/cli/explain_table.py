@@ -64,9 +64,9 @@ class Blocks:
 
     def summary(self, explanation: Explanation) -> str:
         """What stands below all blocks."""
-        surprise = explanation.mean_surprise
+        count, surprise = len(explanation.tokens), explanation.mean_surprise
         return (
-            f"{len(explanation.tokens)} tokens, mean surprise {surprise:.3f} nats ({bits(surprise):.3f} bits) a token, "
+            f"{count} token{'' if count == 1 else 's'}, mean surprise {surprise:.3f} nats ({bits(surprise):.3f} bits) a token, "
             f"perplexity {explanation.perplexity:.2f}\n{printable(explanation.text)}\n"
         )
 
@@ -76,7 +76,10 @@ class Blocks:
         if self._told.issuperset(labels):
             return []
         self._told.update(labels)
-        return [self._styled(f"stages: {' → '.join(labels)}", _DIM), ""] if len(labels) > 1 else []
+        if len(labels) == 1:
+            return []
+        lines = _wrapped(f"stages: {' → '.join(labels)}", self._width, margin=0)
+        return [*(self._styled(line, _DIM) for line in lines), ""]
 
     def _title(self, token: ExplainedToken) -> list[str]:
         surprise = _change("surprise", token.raw_surprise, token.surprise)
@@ -100,16 +103,18 @@ class Blocks:
         ]
 
     def _row(self, candidate: Candidate, columns: Sequence[int], name: int, bar: int, chosen: bool) -> str:
-        cells = "".join(f" {self._cell(candidate, column)}" for column in columns)
+        # A stage that has no column is told in the next one.
+        before = [-1, *columns]
+        cells = "".join(f" {self._cell(candidate, *pair)}" for pair in zip(before, columns, strict=False))
         label = _fitted(visible(candidate.token), name)
         row = f"{'  ▸ ' if chosen else '':{_MARGIN}}{label}{cells} {_bar(candidate.probabilities[-1], bar)}".rstrip()
         return self._styled(row, _BOLD) if chosen else row
 
-    def _cell(self, candidate: Candidate, column: int) -> str:
+    def _cell(self, candidate: Candidate, before: int, column: int) -> str:
         removed = candidate.removed_by
         if removed is None or column < removed:
             return f"{_rounded(candidate.probabilities[column]):>{_CELL}}"
-        return self._styled(f"{'✗':>{_CELL}}", _RED) if column == removed else " " * _CELL
+        return self._styled(f"{'✗':>{_CELL}}", _RED) if before < removed else " " * _CELL
 
     def _cuts(self, token: ExplainedToken) -> list[str]:
         lines = []
@@ -161,14 +166,15 @@ def _bar(probability: float, width: int) -> str:
     return "█" * whole + (_EIGHTHS[eighths] if eighths else "")
 
 
-def _wrapped(text: str, width: int) -> list[str]:
+def _wrapped(text: str, width: int, *, margin: int = _MARGIN) -> list[str]:
     """Lines of words; the first has the margin, the others more."""
-    lines, line = [], " " * (_MARGIN - 1)
+    lines: list[str] = []
+    line = ""
     for word in text.split(" "):
-        if _cells(line) + 1 + _cells(word) > width and line.strip():
+        if line and _cells(line) + 1 + _cells(word) > width:
             lines.append(line)
-            line = " " * (_MARGIN + 1)
-        line += f" {word}"
+            line = ""
+        line = f"{line} {word}" if line else f"{'':{margin + 2 * bool(lines)}}{word}"
     return [*lines, line]
 
 
