@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +44,8 @@ class CallSettings:
         """All settings, and the functions that take part.
 
         Args:
-            given: fields of ``GenerationConfig`` and of ``Hooks``, a form of the answer, and ``generation_config``,
-                which takes the place of the defaults.
+            given: fields of ``GenerationConfig`` and of ``Hooks``, a form of the answer, a ``negative_prompt`` (text or
+                ids), and ``generation_config``, which takes the place of the defaults.
             defaults: the model's own.
 
         Raises:
@@ -57,6 +58,7 @@ class CallSettings:
             if settings.get("forced_eos_token_id"):
                 raise ConfigError(f"forced_eos_token_id ends answers where {form.kind} may not let them end")
             hooks = hooks.with_processor(ConstraintProcessor(self._grammars.automaton(form)))
+        hooks = replace(hooks, negative_prompt=self._ids(settings.pop("negative_prompt", None)))
         base = _base(settings.pop("generation_config", None), defaults)
         if isinstance(settings.get("logit_bias"), Mapping):
             settings |= self._spelled_biases(settings)
@@ -69,6 +71,9 @@ class CallSettings:
             if ignored and not used:
                 warn_caller(f"{', '.join(ignored)} given, but {why}: ignored")
         return config, hooks
+
+    def _ids(self, prompt: Any) -> Any:
+        return self._tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
 
     def _spelled_biases(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Biases of tokens that are named by their text: of several tokens, the last is biased behind the others."""

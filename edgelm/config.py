@@ -41,6 +41,9 @@ class GenerationConfig:
     ``max_time``: seconds after which an answer ends. ``logprobs``: keep each token's log probability, before penalties
     and cuts; ``top_logprobs``: also those of so many likeliest ones.
 
+    ``guidance_scale`` weighs the prompt against a ``negative_prompt``, which calls take beside these settings, or
+    against its own last token.
+
     ``prompt_lookup_num_tokens``: up to so many tokens at a time are guessed from what the prompt and the answer say
     already, and checked in one run (0 or None: off), and fewer, or none, where guesses prove wrong. Batches do without.
 
@@ -96,6 +99,7 @@ class GenerationConfig:
     eos_token_id: tuple[int, ...] = ()
     pad_token_id: int | None = None
     decoder_start_token_id: int | None = None
+    guidance_scale: float = 1.0
     stop_strings: tuple[str, ...] = ()
     max_time: float | None = None
     logprobs: bool = False
@@ -155,8 +159,10 @@ class GenerationConfig:
                 "only do_sample without beams gives more answers than beams"
             )
         for name, off in (("num_beams", 1), ("num_return_sequences", 1), ("prompt_lookup_num_tokens", 0)):
-            if self.overflow == "sink" and (getattr(self, name) or off) != off:
-                raise ConfigError(f"overflow 'sink' is for one answer made token by token, without {name}")
+            if self.single_only is not None and (getattr(self, name) or off) != off:
+                raise ConfigError(f"{self.single_only} is for one answer made token by token, without {name}")
+        if self.overflow == "sink" and self.guidance_scale != 1:
+            raise ConfigError("overflow 'sink' forgets what guidance_scale weighs: ask for one of them")
         self._check_groups()
 
     def _check_groups(self) -> None:
@@ -171,6 +177,13 @@ class GenerationConfig:
             )
         if groups > 1 and self.do_sample:
             raise ConfigError(f"num_beam_groups ({groups}) takes the likeliest tokens: it goes without do_sample")
+
+    @property
+    def single_only(self) -> str | None:
+        """Which setting asks for one answer at a time; None: none does."""
+        if self.overflow == "sink":
+            return "overflow 'sink'"
+        return "guidance_scale" if self.guidance_scale != 1.0 else None
 
     @classmethod
     def field_names(cls) -> tuple[str, ...]:
@@ -267,6 +280,7 @@ _FLOATS: dict[str, dict[str, float]] = {
     "frequency_penalty": {},
     "diversity_penalty": {"least": 0.0},
     "length_penalty": {},
+    "guidance_scale": {"least": 0.0},
 }
 # What only groups of beams take, and its value when there are none.
 _OF_GROUPS = {"num_beam_groups": 1, "diversity_penalty": 0.0}

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from edgelm.bundle.bundle import Bundle
 from edgelm.config import MOST_GUESSES, GenerationConfig, RuntimeConfig
-from edgelm.errors import ConfigError, ContextLengthError, EdgeLMError, MemoryLimitError, UnsupportedModelError
+from edgelm.errors import ConfigError, EdgeLMError, MemoryLimitError, UnsupportedModelError
 from edgelm.generation.beam_search import beam_steps
-from edgelm.generation.history import check_prompt
 from edgelm.generation.hooks import NO_HOOKS, Hooks
 from edgelm.generation.loop import Step, generate_ids
 from edgelm.generation.requests import ModelSizes, Request, check_requests, given
 from edgelm.generation.speculative import Guesser, generate_guessed_ids
+from edgelm.generation_requests import check_hooks, make_request, needs_of, row_tokens, rows_each
+from edgelm.guiding import Guiding, start_guiding
 from edgelm.results import GenerationResult, Stopwatch
 from edgelm.runtime.batches import pack
 from edgelm.runtime.engine import open_engine
@@ -71,6 +72,7 @@ class Generator:
         self._runtime = runtime
         self._context_length = context_length
         self._draft = draft
+        self._sizes = ModelSizes(bundle.manifest.vocab_size, context_length)
         self._engine = open_engine(bundle, runtime, context_length)
         self.pool = SequencePool(self._engine.new_decoder, keep=runtime.prefix_caches, check=self._check_memory)
 
@@ -105,9 +107,9 @@ class Generator:
         """
         from edgelm.text_stream import IncrementalText, TextStream
 
-        _check_hooks(hooks, config)
-        request = self._request(ids, config)
-        tokens = self._row_tokens(request, config)
+        check_hooks(hooks, config)
+        request = make_request(self._manifest, ids, config)
+        tokens = row_tokens(request, config, self._context_length)
         past = self._past_window if config.overflow == "sink" else None
         text = IncrementalText(tokenizer, config.stop_strings, tools)
         if request.source is None and config.num_beams == 1:
@@ -116,25 +118,31 @@ class Generator:
         else:
             loan = self._lend_rows([request], config)
         watch = Stopwatch()
-        speculation = None
+        helpers: list[Speculation | Guiding] = []
         try:
+            guiding = self._start_guiding(request, config, hooks, tokens)
+            if guiding is not None:
+                helpers.append(guiding)
+                hooks = replace(hooks, guidance=guiding.guidance)
             # An observer is told of choices, which are the same without guesses.
-            if hooks.observer is None and past is None:
-                speculation = self._start_speculation(request, config, tokens)
+            plain = hooks.observer is not None or past is not None or guiding is not None
+            speculation = None if plain else self._start_speculation(request, config, tokens)
+            if speculation is not None:
+                helpers.append(speculation)
             steps = _steps(loan, request, config, hooks, watch, speculation, past)
             if isinstance(loan, LentDecoder):
                 loan.decoder.reserve(tokens)
             else:
-                loan.decoder.reserve(_rows_each(config), tokens)
+                loan.decoder.reserve(rows_each(config), tokens)
         except EdgeLMError:  # nothing has run: what the cache holds stays right
-            self._end(loan, speculation, request.prompt)
+            self._end(loan, helpers, request.prompt)
             raise
         return TextStream(
             steps,
             text,
             prompt_tokens=len(given(request)),
             cached_tokens=loan.cached,
-            close=lambda answer, healthy: self._end(loan, speculation, [*request.prompt, *answer] if healthy else None),
+            close=lambda answer, healthy: self._end(loan, helpers, [*request.prompt, *answer] if healthy else None),
             watch=watch,
             dropped=lambda: (dropped[0] + loan.dropped, dropped[1]),
         )
@@ -148,13 +156,15 @@ class Generator:
         if most:
             needs = self.pool.needs()
             self._check_memory(replace(needs, verified=(1 + most) * needs.sequences))
-        sizes = ModelSizes(self._manifest.vocab_size, self._context_length)
-        return start_speculation(request, config, sizes, tokens, self._draft)
+        return start_speculation(request, config, self._sizes, tokens, self._draft)
 
-    def _end(self, loan: Loan, speculation: Speculation | None, ids: Ids | None) -> None:
+    def _start_guiding(self, request: Request, config: GenerationConfig, hooks: Hooks, tokens: int) -> Guiding | None:
+        return start_guiding(request, config, self._sizes, tokens, self.pool, hooks.negative_prompt)
+
+    def _end(self, loan: Loan, helpers: Sequence[Speculation | Guiding], ids: Ids | None) -> None:
         self.pool.end(loan, ids)
-        if speculation is not None:
-            speculation.end(ids)
+        for helper in helpers:
+            helper.end(ids)
 
     def batch(
         self, prompts: Sequence[Ids], config: GenerationConfig, tokenizer: Tokenizer, hooks: Hooks = NO_HOOKS
@@ -167,13 +177,13 @@ class Generator:
         Raises:
             ConfigError, PromptError, MemoryLimitError: what is wrong with a request; nothing has run then.
         """
-        _check_hooks(hooks, config)
-        if config.overflow == "sink":
-            raise ConfigError("overflow 'sink' is for one answer at a time, not for batches")
-        requests = [self._request(ids, config) for ids in prompts]
-        check_requests(requests, config, ModelSizes(self._manifest.vocab_size, self._context_length))
+        check_hooks(hooks, config)
+        if config.single_only is not None:
+            raise ConfigError(f"{config.single_only} is for one answer at a time, not for batches")
+        requests = [make_request(self._manifest, ids, config) for ids in prompts]
+        check_requests(requests, config, self._sizes)
         answers: list[list[GenerationResult]] = [[] for _ in requests]
-        most = max(1, MOST_ROWS // _rows_each(config))
+        most = max(1, MOST_ROWS // rows_each(config))
         for indices in pack([len(given(request)) for request in requests], BATCH_TOKENS):
             for start in range(0, len(indices), most):
                 together = indices[start : start + most]
@@ -204,42 +214,9 @@ class Generator:
         finally:
             self.pool.discard(loan)
 
-    def _request(self, ids: Ids, config: GenerationConfig) -> Request:
-        manifest = self._manifest
-        checked = check_prompt(ids, manifest.vocab_size)
-        if manifest.family != "encoder-decoder":
-            return Request(prompt=checked)
-        if manifest.source_length is not None and checked.size > manifest.source_length:
-            raise ContextLengthError(
-                f"the source has {checked.size} tokens, but the encoder takes {manifest.source_length}"
-            )
-        start = config.decoder_start_token_id
-        if start is None:
-            start = manifest.decoder_start_token_id
-        if start is None or start >= manifest.vocab_size:
-            raise ConfigError(f"decoder_start_token_id must be from 0 to {manifest.vocab_size - 1}, not {start}")
-        return Request(prompt=np.array([start], np.int64), source=checked)
-
-    def _row_tokens(self, request: Request, config: GenerationConfig) -> int:
-        """Tokens that a row may come to have."""
-        length = len(request.prompt)
-        return min(length + config.new_tokens(length), self._context_length)
-
     def _lend_rows(self, requests: list[Request], config: GenerationConfig) -> LentRows:
-        each = _rows_each(config)
-        rows = [self._row_tokens(request, config) for request in requests]
         sources = [request.source for request in requests if request.source is not None]
-        longest = max(map(len, sources), default=0)
-        padded = len(sources) * longest
-        needs = Needs(
-            tokens=each * sum(rows),
-            sequences=1,
-            rows=each * len(rows),
-            longest=max(rows),
-            cross_tokens=each * padded,
-            source_tokens=padded,
-            longest_source=longest,
-        )
+        needs = needs_of(requests, config, self._context_length)
         return self.pool.lend_rows(self._engine.new_batch(sources or None), needs)
 
     def _check_memory(self, needs: Needs) -> None:
@@ -253,20 +230,6 @@ class Generator:
             wait = f"wait for the other {others} to end, " if others > 1 else "wait for the other to end, "
             made = f"{needs.sequences} answers are being made at a time: {wait}" if others else ""
             raise MemoryLimitError(f"{error}; {made}ask for fewer tokens (max_new_tokens) or raise the limit") from None
-
-
-def _rows_each(config: GenerationConfig) -> int:
-    """Rows that a request takes."""
-    return config.num_beams if config.num_beams > 1 else config.num_return_sequences
-
-
-def _check_hooks(hooks: Hooks, config: GenerationConfig) -> None:
-    if hooks.stopping_criteria and config.num_beams > 1:
-        raise ConfigError(
-            f"stopping_criteria are for answers made token by token, not for num_beams={config.num_beams}"
-        )
-    if hooks.observer is not None and config.num_beams > 1:
-        raise ConfigError(f"explained are answers made token by token, not those of num_beams={config.num_beams}")
 
 
 def _steps(

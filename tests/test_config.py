@@ -32,6 +32,7 @@ NUMBERS = {
     "repetition_penalty": "above 0",
     "encoder_repetition_penalty": "above 0",
     "diversity_penalty": "at least 0",
+    "guidance_scale": "at least 0",
     "max_time": "above 0",
 }
 
@@ -52,7 +53,7 @@ def test_the_defaults_are_greedy_with_everything_off():
         **dict.fromkeys(("top_k", "min_p", "epsilon_cutoff", "eta_cutoff", "top_n_sigma", "top_logprobs"), 0),
         **dict.fromkeys(("presence_penalty", "frequency_penalty", "diversity_penalty"), 0),
         **dict.fromkeys(("num_beams", "num_beam_groups", "num_return_sequences", "length_penalty"), 1),
-        **dict.fromkeys(("temperature", "top_p", "typical_p"), 1),
+        **dict.fromkeys(("temperature", "top_p", "typical_p", "guidance_scale"), 1),
         **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty"), 1),
         **dict.fromkeys(("do_sample", "early_stopping", "logprobs"), False),
         **dict.fromkeys(("sequence_bias", "logit_bias", "bad_words_ids", "stop_strings", *TOKEN_LISTS), ()),

@@ -113,6 +113,8 @@ _GENERATION_NAMES = (
     "no_repeat_ngram_size",
     "logit_bias",
     "stop_strings",
+    "guidance_scale",
+    "negative_prompt",
     "max_time",
     "top_logprobs",
     "prompt_lookup_num_tokens",
@@ -185,6 +187,10 @@ _GENERATION_OPTIONS = (
         help="Make a token (its text, or its id) likelier or less likely; -inf: never. May be repeated.",
     ),
     _setting("--stop", "stop_strings", multiple=True, metavar="TEXT", help="End before this text; may be repeated."),
+    _setting(
+        "--guidance-scale", type=float, metavar="X", help="Follow the prompt more (> 1) or less closely.  [1: off]"
+    ),
+    option(_ANSWER, "--negative-prompt", metavar="TEXT", help="With --guidance-scale: what to be led away from."),
     _setting("--max-time", type=float, metavar="S", help="End after so many seconds."),
     _setting("--top-logprobs", type=int, metavar="N", help="With --json: log probabilities of the N likeliest.  [0]"),
     option(

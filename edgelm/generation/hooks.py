@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -20,11 +20,15 @@ class Hooks:
         logits_processor: run after the built-in penalties and before the warpers.
         stopping_criteria: each may end the answer with ``stop``, behind the newest token.
         observer: told how the tokens of one answer are chosen; not transformers'.
+        negative_prompt: (T,) ids of what ``guidance_scale`` leads away from; None: the prompt's last token.
+        guidance: what becomes of them, for one answer; it comes before all other processors.
     """
 
     logits_processor: tuple[LogitsProcessor, ...] = ()
     stopping_criteria: tuple[StoppingCriterion, ...] = ()
     observer: Observer | None = None
+    negative_prompt: Sequence[int] | None = None
+    guidance: LogitsProcessor | None = None
 
     @classmethod
     def split(cls, settings: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:

@@ -105,7 +105,14 @@ def generate_ids(
     context = decoder.context_length if context_limit is None else min(context_limit, decoder.context_length)
     sizes = ModelSizes(decoder.vocab_size, context)
     request = Request(prompt=prompt_ids, source=source)
-    task = check_request(request, config, sizes, processors=hooks.logits_processor, observer=hooks.observer)
+    task = check_request(
+        request,
+        config,
+        sizes,
+        processors=hooks.logits_processor,
+        guidance=hooks.guidance,
+        observer=hooks.observer,
+    )
     check_cached(cached, task.prompt.size, decoder.length)
     return _loop(
         decoder,

@@ -73,9 +73,12 @@ def check_request(
     sizes: Sizes,
     *,
     processors: Sequence[LogitsProcessor] = (),
+    guidance: LogitsProcessor | None = None,
     observer: Observer | None = None,
 ) -> Task:
-    """What is to be done for a request, by a decoder of these sizes; ``observer`` is told what ``process`` does.
+    """What is to be done for a request, by a decoder of these sizes.
+
+    ``guidance`` comes before all ``processors``; ``observer`` is told what they do.
 
     Raises:
         ConfigError: the prompt has ``max_length``, a token that is to be forced is none of the vocabulary, or beams
@@ -100,7 +103,8 @@ def check_request(
         source=prompt if request.source is None else check_prompt(request.source, sizes.vocab_size),
         vocab_size=sizes.vocab_size,
     )
-    process = compose([*built_in, *own], observer)
+    first = () if guidance is None else (guidance,)
+    process = compose([*first, *built_in, *own], observer)
     return Task(prompt=prompt, limit=limit, process=process, stopping_criteria=criteria)
 
 

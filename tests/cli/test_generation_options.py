@@ -42,6 +42,7 @@ def test_nothing_given_is_nothing_set():
             ["--presence-penalty", "0.5", "--frequency-penalty", "-1"],
             {"presence_penalty": 0.5, "frequency_penalty": -1},
         ),
+        (["--guidance-scale", "2", "--negative-prompt", "No"], {"guidance_scale": 2.0, "negative_prompt": "No"}),
         (["--max-time", "2"], {"max_time": 2.0}),
         (["--top-logprobs", "3"], {"top_logprobs": 3}),
         (["--prompt-lookup"], {"prompt_lookup_num_tokens": 16}),
@@ -58,7 +59,7 @@ def test_nothing_given_is_nothing_set():
 )
 def test_flags_become_settings(arguments, settings):
     assert given(*arguments) == settings
-    if "logit_bias" not in settings:
+    if not {"logit_bias", "negative_prompt"} & settings.keys():
         GenerationConfig(**settings)
 
 

@@ -207,7 +207,7 @@ def test_what_is_no_token_is_refused_with_its_place(load, bad):
     assert lm.generate([3, 4], max_new_tokens=2).usage.completion_tokens == 2
 
 
-@pytest.mark.parametrize("bad", [None, 5, 1.5, b"abc", {3: 4}, {3, 4}, object()], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("bad", [None, 5, 1.5, b"abc", {3: 4}, {3, 4}, object()], ids=lambda bad: type(bad).__name__)
 def test_what_is_no_prompt_is_refused(load, bad):
     lm = load("tiny")
     message = rf"the prompt must be a text or a list of token ids, not {type(bad).__name__}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgelm.errors import ConfigError
+from edgelm.errors import ConfigError, PromptError
 
 
 def test_one_function_or_several(load) -> None:
@@ -88,3 +88,42 @@ def test_a_token_may_be_biased_by_its_text(load) -> None:
     assert set(both.token_ids) == set(lm.tokenizer.encode_continuation("q"))
     with pytest.raises(ConfigError, match="logit_bias: '' has no token"):
         lm.generate("abc", logit_bias={"": 1.0})
+
+
+def test_guidance_leads_away_from_a_negative_prompt(load) -> None:
+    lm = load("tiny")
+    plain = lm.generate("abc", max_new_tokens=8)
+    assert lm.generate("abc", max_new_tokens=8, guidance_scale=1.0, negative_prompt=None).token_ids == plain.token_ids
+    # Led away from the very same prompt, an answer is what it is without: their difference is nothing.
+    same = lm.generate("abc", max_new_tokens=8, guidance_scale=3.0, negative_prompt="abc")
+    assert same.token_ids == plain.token_ids
+    guided = [lm.generate("abc", max_new_tokens=8, guidance_scale=4.0, negative_prompt="xyz") for _ in range(2)]
+    assert guided[0].token_ids == guided[1].token_ids != plain.token_ids
+    zero = lm.generate("abc", max_new_tokens=8, guidance_scale=0.0, negative_prompt="xyz")
+    assert zero.token_ids == lm.generate("xyz", max_new_tokens=8).token_ids
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"negative_prompt": "x"}, "a negative_prompt has no weight at guidance_scale 1"),
+        ({"guidance_scale": 2, "num_beams": 2}, "guidance_scale is for one answer made token by token"),
+        ({"guidance_scale": 2, "prompt_lookup_num_tokens": 3}, "token by token, without prompt_lookup_num_tokens"),
+        ({"guidance_scale": 2, "overflow": "sink"}, "ask for one of them"),
+        ({"guidance_scale": -1}, "guidance_scale must be at least 0"),
+        ({"guidance_scale": 2, "negative_prompt": "x" * 60, "max_new_tokens": 30}, "the negative prompt has 60 tokens"),
+        ({"guidance_scale": 2, "negative_prompt": 5}, "must be a text or a list of token ids"),
+    ],
+    ids=str,
+)
+def test_guidance_that_cannot_be_is_refused_and_lends_nothing(load, settings, message) -> None:
+    lm = load("tiny")
+    before = lm.generate("abc", max_new_tokens=3).token_ids
+    with pytest.raises((ConfigError, PromptError), match=message):
+        lm.generate("abc", **{"max_new_tokens": 3, **settings})
+    assert lm.generate("abc", max_new_tokens=3).token_ids == before
+
+
+def test_guidance_is_not_for_batches(load) -> None:
+    with pytest.raises(ConfigError, match="guidance_scale is for one answer at a time, not for batches"):
+        load("tiny").generate_batch(["abc"], guidance_scale=2.0)
