@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.bundles import GRAPH_NAME, TinyDecoder, write_decoder_bundle
 
@@ -289,3 +289,38 @@ def test_closing_the_session_ends_its_decoders(folder):
     with pytest.raises(ClosedError, match="the model is closed"):
         Decoder(session, context_length=64, prefill_chunk=64)
     decoder.reserve(60)  # the binding still holds what it needs
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.data())
+@settings(max_examples=20)
+def test_verifying_gives_every_tokens_logits_and_wrong_ones_are_forgotten(new_decoder, whole, counts, data):
+    decoder = new_decoder()
+    decoder.prefill(IDS[:20])
+    length = 20
+    for count in counts:
+        same(decoder.verify(IDS[length : length + count]), whole[length : length + count])
+        length += data.draw(st.integers(0, count))
+        decoder.rewind(length)
+        same(decoder.step(int(IDS[length])), whole[length])
+        length += 1
+    assert decoder.length == length
+
+
+def test_runs_that_verify_are_bound_once_and_share_their_logits(new_decoder):
+    decoder = new_decoder()
+    decoder.reserve(100)
+    decoder.prefill(IDS[:20])
+    longest = decoder.verify(IDS[:6])
+    made = [decoder.verify(IDS[:count]) for count in (6, 4, 2, 4, 6)]
+    assert all(logits.base is longest.base for logits in made)
+    assert made[0] is made[4]
+    assert np.shares_memory(decoder.step(1), longest)
+
+
+def test_verifying_more_than_fits_is_refused(new_decoder):
+    decoder = new_decoder(context_length=24)
+    decoder.prefill(IDS[:20])
+    with pytest.raises(ContextLengthError, match="25 tokens do not fit into a context window of 24"):
+        decoder.verify(IDS[:5])
+    assert decoder.length == 20
+    assert decoder.verify(IDS[:4]).shape == (4, 32)

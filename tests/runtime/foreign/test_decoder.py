@@ -221,3 +221,21 @@ def test_without_a_mask_only_sources_of_one_length_run_together(
 def test_a_rewind_beyond_the_end_is_refused(graph: Open) -> None:
     with pytest.raises(ValueError, match="cannot rewind a cache of 0 tokens to 1"):
         ForeignDecoder(graph("one"), context_length=9, prefill_chunk=8).rewind(1)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "pair"])
+def test_verifying_takes_several_tokens_that_can_be_forgotten(graph: Open, kind: str) -> None:
+    sequence = ForeignDecoder(graph(kind), context_length=12, prefill_chunk=4)
+    assert sequence.verifies
+    sequence.prefill([3, 4, 5])
+    logits = sequence.verify([6, 7, 8])
+    assert logits.shape == (3, VOCABULARY)
+    assert _close(logits[-1], [3, 4, 5, 6, 7, 8], kind)  # these graphs add up a whole run, the other rows too
+    sequence.rewind(4)
+    assert _close(sequence.step(1), [3, 4, 5, 6, 1], kind)
+    with pytest.raises(ContextLengthError):
+        sequence.verify(range(8))
+
+
+def test_graphs_that_take_a_token_at_a_time_do_not_verify(graph: Open) -> None:
+    assert not ForeignDecoder(graph("pair"), context_length=12, prefill_chunk=4).verifies
