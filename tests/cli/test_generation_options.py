@@ -87,7 +87,7 @@ def test_every_setting_can_be_typed(name):
     value = getattr(GenerationConfig(), name)
     if value is None:
         value = [3, 1.5] if name == "exponential_decay_length_penalty" else 3
-    typed = setting_value(setting_name(name), json.dumps(value))
+    typed = setting_value(setting_name(name), value if isinstance(value, str) else json.dumps(value))
     if name != "stop_strings":
         assert getattr(GenerationConfig(**{"max_new_tokens": 9} | {name: typed}), name) == getattr(
             GenerationConfig(**{"max_new_tokens": 9} | {name: value}), name
