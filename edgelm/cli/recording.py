@@ -43,7 +43,7 @@ def check_recordable(file: Path | None, others: Mapping[str, object]) -> None:
 
     for name, value in others.items():
         if value is not None:
-            raise click.UsageError(f"--record goes without {name}: a replay holds one model, and no functions")
+            raise click.UsageError(f"--record goes without {name}: a replay holds one model, no functions, no caches")
     if file.exists():
         try:
             Replay.load(file)

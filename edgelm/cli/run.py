@@ -103,7 +103,7 @@ def command(
             raise click.UsageError("the prompt is empty; write one, or have the model begin a text with --raw")
     else:
         text = filled_prompt(templating, template, prompt, option, file)
-    check_recordable(record, {"--tools": tools, "--draft": draft})
+    check_recordable(record, {"--tools": tools, "--draft": draft, "--prompt-cache": prompt_cache})
     folder = ensure_installed(model, offline=machine.offline)
     with prompt_exit(), load_folder(folder, machine, draft) as lm, kept_in(prompt_cache, lm, verbose=verbose):
         asker = answers_of(lm, record)
@@ -118,19 +118,23 @@ def command(
             if verbose:
                 console.say(f"{counted}; room for an answer of {counted.answer} tokens")
         with stream:
-            if as_json:
-                fields = {"model": lm.bundle.manifest.name, **stream.drain().as_dict(), **parts}
-                console.answer_json(fields)
-            else:
-                print_stream(stream)
-                for call in stream.result.tool_calls:
-                    console.answer_json(call.as_dict())
+            _print_answer(stream, {"model": lm.name}, parts, as_json=as_json)
         save_recording(asker, record)
         dropped = dropped_line(stream.result.usage)
         if dropped is not None:
             console.say(dropped)
         if verbose:
             console.say(cost_line(stream.result))
+
+
+def _print_answer(stream: TextStream, before: dict[str, Any], behind: dict[str, Any], *, as_json: bool) -> None:
+    """Reads and writes the answer; as JSON with more fields before and behind its own."""
+    if as_json:
+        console.answer_json({**before, **stream.drain().as_dict(), **behind})
+        return
+    print_stream(stream)
+    for call in stream.result.tool_calls:
+        console.answer_json(call.as_dict())
 
 
 def _offered(tools: Path | None, *, of_chat: bool) -> Toolbox | None:

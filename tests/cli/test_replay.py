@@ -99,7 +99,8 @@ def test_what_cannot_be_recorded(invoke: Invoke, tmp_path: Path, file: Path) -> 
     for arguments, words in (
         (("--record", str(thesis)), "exists and is no replay; choose another name"),
         (("--record", str(file), "--draft", "tiny"), "--record goes without --draft"),
-        (("--record", str(file), "--tools", "tools.json"), ""),
+        (("--record", str(file), "--tools", "tools.json"), "tools.json: No such file"),
+        (("--record", str(file), "--prompt-cache", str(tmp_path / "kv")), "--record goes without --prompt-cache"),
     ):
         result = invoke("run", "tiny", "hello", *arguments)
         assert (result.exit_code, result.stdout) == (2, ""), arguments
