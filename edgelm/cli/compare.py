@@ -11,6 +11,7 @@ import click
 from edgelm.bundle.files import storage_error
 from edgelm.cli import console
 from edgelm.cli.compare_options import CompareOptions, compare_options, grid_settings
+from edgelm.cli.form_options import form_options
 from edgelm.cli.generation_options import generation_options, implies_sampling
 from edgelm.cli.help_page import PagedCommand, examples
 from edgelm.cli.installed import ensure_installed
@@ -39,6 +40,7 @@ edgelm compare grid.toml
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...|GRID.toml")
 @compare_options
 @generation_options
+@form_options
 @machine_options
 @json_option
 def command(

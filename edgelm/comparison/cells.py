@@ -20,10 +20,12 @@ from edgelm.comparison.measures import distinct, repetition
 from edgelm.comparison.overlap import overlap
 from edgelm.comparison.plan import Configuration, Input, Plan, PromptCase
 from edgelm.comparison.results import Row
+from edgelm.config import GenerationConfig
 from edgelm.errors import EdgeLMError, UnsupportedModelError
 from edgelm.language_model import LanguageModel
 from edgelm.prompt_parts import encode_filled
 from edgelm.results import GenerationResult
+from edgelm.text.answer_form import split_form
 
 Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
@@ -50,7 +52,7 @@ def run_plan(plan: Plan, lm: LanguageModel, name: str, progress: Progress) -> li
     tasks = [_task(plan, lm, case, number, name) for case in plan.prompts for number in range(len(plan.inputs))]
     for one in plan.configurations:
         with naming(f"model {name}, configuration {one.name}"):
-            _check(lm, one)
+            _resolved(lm, one)
     if plan.seeds != (None,) and not any(_draws(lm, one) for one in plan.configurations):
         warn_caller(f"seeds given, but no configuration samples on {name}: ignored")
     progress.start(f"Comparing on {name}", len(tasks) * len(plan.configurations) * len(plan.seeds))
@@ -80,13 +82,14 @@ def _task(plan: Plan, lm: LanguageModel, case: PromptCase, index: int, name: str
         return _Task(case, index + 1, given, encode_filled(lm, filled, raw=plan.raw), filled.stop if as_text else ())
 
 
-def _check(lm: LanguageModel, one: Configuration) -> None:
-    """Refuses settings that contradict the model's own; texts in biases are for the model to spell."""
-    lm.generation_config.updated(**{key: value for key, value in one.settings.items() if key != "logit_bias"})
-
-
 def _draws(lm: LanguageModel, one: Configuration) -> bool:
-    return bool(one.settings.get("do_sample", lm.generation_config.do_sample))
+    return _resolved(lm, one).do_sample
+
+
+def _resolved(lm: LanguageModel, one: Configuration) -> GenerationConfig:
+    """The settings over the model's own; texts in biases are for the model to spell."""
+    _, settings = split_form(one.settings)
+    return lm.generation_config.updated(**{key: value for key, value in settings.items() if key != "logit_bias"})
 
 
 def _rows(lm: LanguageModel, name: str, task: _Task, one: Configuration, seed: int | None) -> Iterator[Row]:
@@ -95,10 +98,11 @@ def _rows(lm: LanguageModel, name: str, task: _Task, one: Configuration, seed: i
         settings["seed"] = seed
     if task.stop:
         settings.setdefault("stop_strings", task.stop)
-    searches = settings.get("num_beams", lm.generation_config.num_beams) > 1
+    config = _resolved(lm, one)
+    searches = config.num_beams > 1
     if not searches:
         settings["logprobs"] = True
-    if settings.get("num_return_sequences", lm.generation_config.num_return_sequences) > 1:
+    if config.num_return_sequences > 1:
         answers = lm.generate_batch([task.prompt], **settings)
     else:
         answers = [lm.generate(task.prompt, **settings)]

@@ -13,6 +13,7 @@ from typing import Any
 from edgelm.checks import check_int
 from edgelm.config import GenerationConfig
 from edgelm.errors import ConfigError, PromptError
+from edgelm.text.answer_form import split_form
 from edgelm.text.prompt_template import TEXT_NAMES, FilledPrompt, PromptTemplate
 from edgelm.text.records import Record, read_records
 
@@ -67,7 +68,7 @@ class PromptCase:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """Settings of a generation, and what to call them."""
+    """Settings of a generation, or a form of the answer such as ``choices``, and what to call them."""
 
     name: str
     settings: Mapping[str, Any]
@@ -99,7 +100,7 @@ class Plan:
             if twice:
                 raise ConfigError(f"two {what} are called {twice[0]!r:.80}")
         for one in self.configurations:
-            unknown = sorted(one.settings.keys() - set(GenerationConfig.field_names()))
+            unknown = sorted(split_form(one.settings)[1].keys() - set(GenerationConfig.field_names()))
             if unknown:
                 raise ConfigError(f"unknown generation setting {unknown[0]!r}")
         if self.cells > MOST_CELLS:
@@ -272,7 +273,7 @@ def _short(text: str) -> str:
 
 
 def _shown(value: object) -> str:
-    return str(value) if isinstance(value, (str, int, float)) else json.dumps(value)
+    return str(value) if isinstance(value, (str, int, float)) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _in(path: str | os.PathLike[str], folder: Path | None) -> Path:

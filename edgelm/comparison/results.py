@@ -52,7 +52,7 @@ class Row:
         """The same as plain values; measures of overlap only where there are references."""
         values: dict[str, Any] = {name: getattr(self, name) for name in _PLAIN}
         values |= {name: _rounded(getattr(self, name), digits) for name, digits in _NUMBERS.items()}
-        values["settings"] = dict(self.settings)
+        values["settings"] = {name: _plain(value) for name, value in self.settings.items()}
         if self.overlap is not None:
             values |= {name: round(getattr(self.overlap, name), 4) for name in OVERLAPS}
         return values
@@ -111,6 +111,11 @@ class Comparison:
             for one in self.asked
         ]
         return {"prompts": asked, "rows": [row.as_dict() for row in self.rows]}
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can say; a class that stands for a schema is named."""
+    return value.__name__ if isinstance(value, type) else value
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

@@ -107,6 +107,7 @@ def test_a_file_says_it_all(invoke: Invoke, tmp_path: Path) -> None:
         (("tiny", "-p", "a", "-k", "1"), "--var, --examples and -k are for a template"),
         (("tiny", "-p", "a", "--grid", "temperature"), "not of the form NAME=VALUE,VALUE"),
         (("tiny", "-p", "a", "--grid", "tempature=1"), "is no setting"),
+        (("tiny", "-p", "a", "--regex", "a", "--choice", "b"), "give one of them"),
         (("tiny", "-p", "a", "--grid", "temperature=1,x"), "temperature must be a number"),
         (("tiny", "-p", "a", "--grid", "top_p=0.5,1.5"), "top_p must be above 0 and at most 1"),
         (("tiny", "-p", "a", "--grid", "bad_words_ids=1"), "takes lists"),

@@ -54,6 +54,25 @@ def test_greedy_answers_are_made_once(lm: edgelm.LanguageModel) -> None:
     ]
 
 
+def test_a_temperature_of_0_is_greedy(lm: edgelm.LanguageModel) -> None:
+    found = edgelm.compare(lm, "hello", grid={"temperature": [0, 2.0]}, do_sample=True, seeds=2, **SETTINGS)
+    assert [(row.configuration, row.seed) for row in found.rows] == [
+        ("temperature=0", None),
+        ("temperature=2.0", 1),
+        ("temperature=2.0", 2),
+    ]
+
+
+def test_answers_may_have_a_form(lm: edgelm.LanguageModel) -> None:
+    with pytest.raises(ConfigError, match="regex and choices are given"):
+        edgelm.compare(lm, "hello", regex="a", choices=["b"])
+    pytest.importorskip("llguidance")
+    forms = [{"choices": ["a", "b"]}, {"regex": "c{3}"}]
+    rows = edgelm.compare(lm, "hello", configs=forms, raw=True, max_new_tokens=4).rows
+    assert rows[0].text in ("a", "b")
+    assert rows[1].text == "ccc"
+
+
 def test_seeds_that_nothing_draws_with_are_told(lm: edgelm.LanguageModel) -> None:
     with pytest.warns(UserWarning, match="seeds given, but no configuration samples on tiny: ignored"):
         assert len(edgelm.compare(lm, "hello", seeds=3, **SETTINGS).rows) == 1
