@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgelm.cli.pulling import pull
     from edgelm.comparison.compare import compare
     from edgelm.config import GenerationConfig, RuntimeConfig
     from edgelm.encoder_model import EncoderModel, load_encoder
@@ -42,6 +43,7 @@ __all__ = [
     "load",
     "load_encoder",
     "pipeline",
+    "pull",
 ]
 
 _HOMES = {
@@ -59,6 +61,7 @@ _HOMES = {
     "load": "edgelm.language_model",
     "load_encoder": "edgelm.encoder_model",
     "pipeline": "edgelm.tasks.pipelines",
+    "pull": "edgelm.cli.pulling",
 }
 
 

@@ -154,7 +154,7 @@ class Store:
         return target if target.is_dir() else None
 
     def _not_found(self, model: str) -> str:
-        how = f"{model!r} is not installed; get it with: edgelm pull {model}"
+        how = f"{model!r} is not installed; get it with: edgelm pull {model} (in Python edgelm.pull({model!r}))"
         if model.startswith(_HUB_PREFIX):
             return how
         catalog = load_catalog() if self._catalog is None else self._catalog

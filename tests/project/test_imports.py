@@ -27,6 +27,7 @@ PUBLIC = [
     "load",
     "load_encoder",
     "pipeline",
+    "pull",
 ]
 HEAVY = ("jinja2", "numpy", "onnx", "onnxruntime", "optimum", "tokenizers", "torch", "transformers")
 NEVER = ("onnx", "optimum", "torch", "transformers")
