@@ -88,9 +88,11 @@ def _attention(graph: OnnxGraph, *, layers: int, name: str) -> list[OnnxNode]:
 def _angles(bundle: Bundle, tables: dict[str, OnnxTensor], names: tuple[str, str], positions: int) -> _Angles:
     cos, sin = (_Table(bundle, tables, name) for name in names)
     scale = cos.row(0)  # of YaRN and its like; the sine of nothing is 0
-    if not np.all(scale > 0):
+    rotated = scale > 0  # what pads a head has neither
+    if not rotated.any():
         raise ModelError(f"{bundle.manifest.name}: {names[0]} is no table of cosines")
-    return _Angles(cos.row(positions) / scale, sin.row(positions) / scale)
+    scale = np.where(rotated, scale, np.float32(1))
+    return _Angles(np.where(rotated, cos.row(positions) / scale, np.float32(1)), sin.row(positions) / scale)
 
 
 class _Table:
