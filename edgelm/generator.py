@@ -145,6 +145,7 @@ class Generator:
             close=lambda answer, healthy: self._end(loan, helpers, [*request.prompt, *answer] if healthy else None),
             watch=watch,
             dropped=lambda: (dropped[0] + loan.dropped, dropped[1]),
+            computed=(lambda: loan.decoder.length) if isinstance(loan, LentDecoder) and past is None else None,
         )
 
     @cached_property

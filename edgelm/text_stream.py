@@ -89,6 +89,7 @@ class TextStream(Iterator[Chunk]):
         close: called once when the stream ends, however it ends, with the tokens of the answer and whether the
             decoder's cache is still what they say.
         dropped: asked at the end for the dropped tokens and turns of the usage.
+        computed: tells how many tokens the decoder holds; None where that says nothing of the prompt.
     """
 
     def __init__(
@@ -101,7 +102,9 @@ class TextStream(Iterator[Chunk]):
         close: Callable[[tuple[int, ...], bool], None],
         watch: Stopwatch | None = None,
         dropped: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        computed: Callable[[], int] | None = None,
     ) -> None:
+        self._prompt_tokens, self._computed = prompt_tokens, computed
         # The generator must not refer to the stream: dropping the last reference to that then ends it at once.
         self._answer = _Answer(steps, close, (prompt_tokens, cached_tokens), watch or Stopwatch(), dropped)
         self._chunks = self._answer.run(text)
@@ -128,6 +131,11 @@ class TextStream(Iterator[Chunk]):
         if self._answer.result is None:
             raise RuntimeError("the answer has not been read to its end")
         return self._answer.result
+
+    @property
+    def prompt_progress(self) -> tuple[int, int] | None:
+        """Tokens of the prompt that are computed, and all of them, for another thread to watch; None: not known."""
+        return None if self._computed is None else (min(self._computed(), self._prompt_tokens), self._prompt_tokens)
 
     @property
     def text(self) -> str:

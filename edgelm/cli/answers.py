@@ -2,21 +2,67 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from edgelm.cli import console
+from edgelm.cli.progress_bar import shown_progress
 from edgelm.runtime.memory import megabytes
 
 if TYPE_CHECKING:
     from edgelm.results import GenerationResult, Usage
     from edgelm.text_stream import TextStream
 
+PATIENCE_SECONDS = 2.0
+_POLL_SECONDS = 0.1
+
+
+@contextmanager
+def shown_prefill(stream: TextStream) -> Iterator[Callable[[], None]]:
+    """Shows how far a long prompt is read, on a terminal; what it yields is called when the answer begins."""
+    begun = threading.Event()
+    watcher = threading.Thread(target=_watch_prefill, args=(stream, begun), name="edgelm-prefill", daemon=True)
+
+    def end() -> None:
+        if not begun.is_set():
+            begun.set()
+            watcher.join()
+
+    if not console.is_terminal(sys.stderr) or stream.prompt_progress is None:
+        begun.set()
+    else:
+        watcher.start()
+    try:
+        yield end
+    finally:
+        end()
+
+
+def _watch_prefill(stream: TextStream, begun: threading.Event) -> None:
+    state = stream.prompt_progress
+    if begun.wait(PATIENCE_SECONDS) or state is None:
+        return
+    with shown_progress() as progress:
+        done = 0
+        progress.start("Reading the prompt", state[1])
+        while state is not None and not begun.wait(_POLL_SECONDS):
+            state = stream.prompt_progress
+            if state is not None and state[0] > done:
+                progress.advance(state[0] - done)
+                done = state[0]
+        progress.finish()
+
 
 def print_stream(stream: TextStream) -> None:
     """Writes each piece of text at once, and ends the line, also when the answer is broken off."""
     try:
-        for chunk in stream:
-            console.answer(chunk.text)
+        with shown_prefill(stream) as begin:
+            for chunk in stream:
+                begin()
+                console.answer(chunk.text)
     finally:
         if not stream.text.endswith("\n"):
             console.answer("\n")
