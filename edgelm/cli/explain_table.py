@@ -66,7 +66,8 @@ class Blocks:
         """What stands below all blocks."""
         count, surprise = len(explanation.tokens), explanation.mean_surprise
         return (
-            f"{count} token{'' if count == 1 else 's'}, mean surprise {surprise:.3f} nats ({bits(surprise):.3f} bits) a token, "
+            f"{count} token{'' if count == 1 else 's'}, "
+            f"mean surprise {surprise:.3f} nats ({bits(surprise):.3f} bits) a token, "
             f"perplexity {explanation.perplexity:.2f}\n{printable(explanation.text)}\n"
         )
 

@@ -207,6 +207,13 @@ def test_the_form_of_an_answer_is_a_stage(lm: edgelm.LanguageModel) -> None:
         assert {one.reason for one in token.candidates} == {"", "has no place in the form of the answer"}
 
 
+def test_guidance_is_a_stage(lm: edgelm.LanguageModel) -> None:
+    guided = {"guidance_scale": 3.0, "negative_prompt": "c", "max_new_tokens": 3}
+    found = lm.explain("ab c", **guided)
+    assert found.token_ids == lm.generate("ab c", **guided).token_ids
+    assert [[stage.name for stage in token.stages] for token in found.tokens] == [["raw", "guidance_scale"]] * 3
+
+
 def ban_all_but_the_end(ids: NDArray[np.int64], logits: NDArray[np.float32]) -> NDArray[np.float32]:
     kept = np.full_like(logits, -np.inf)
     kept[EOS] = 0

@@ -9,6 +9,7 @@ import numpy as np
 
 from edgelm.generation.constraint import ConstraintProcessor
 from edgelm.generation.cutoffs import EpsilonCutoff, EtaCutoff, TopNSigma, TypicalP
+from edgelm.generation.guidance import Guidance
 from edgelm.generation.logits_processors import (
     Ids,
     LogitsProcessor,
@@ -34,6 +35,7 @@ from edgelm.inspection.explain.distribution import Distribution
 _FORM = "form"
 # Of each stage, the setting that asks for it and the field that has the setting's value.
 _SETTINGS: dict[type, tuple[str, str | None]] = {
+    Guidance: ("guidance_scale", None),
     ConstraintProcessor: (_FORM, None),
     SourcePenalty: ("encoder_repetition_penalty", "penalty"),
     RepetitionPenalty: ("repetition_penalty", "penalty"),
