@@ -131,7 +131,7 @@ def test_settings(invoke: Invoke) -> None:
     shown = "\n".join(said[7:])
     assert "tiny, llama, fp32" in shown
     assert "0 of 64 tokens used" in shown
-    assert "max_new_tokens        5" in shown
+    assert "max_new_tokens            5" in shown
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_on_a_terminal(home: Path, tmp_path: Path) -> None:
         terminal.wait_for("(Ctrl-D or /bye leaves)")
         terminal.wait_for(">>> ")
         terminal.type("/show\n")
-        terminal.wait_for("questions             2")
+        terminal.wait_for("questions                 2")
         terminal.wait_for(">>> ")
         terminal.type(END)
         assert terminal.end() == 0
