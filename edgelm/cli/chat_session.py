@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -115,17 +115,17 @@ class ChatSession:
 def _print_until_interrupt(stream: TextStream) -> bool:
     """Prints the answer; returns False if Ctrl-C ended it.
 
-    Until the first token, Ctrl-C breaks into the prefill, and the KV cache is lost. From then on it is heeded between
-    two tokens, and the cache stays good for the next turn.
+    Until the first text, Ctrl-C breaks into the computation, and the KV cache is lost. From then on it is heeded
+    between two tokens, also where none of them shows any text, and the cache stays good for the next turn.
     """
-    with _Interrupts.counted() as interrupts:
+    finished = False
+    with _Interrupts.counted(stream.close) as interrupts:
         try:
             for chunk in stream:
                 console.answer(chunk.text)
                 interrupts.deferred = True
-                if interrupts.count and chunk.finish_reason is None:
-                    return False
-            return True
+                finished = chunk.finish_reason is not None
+            return finished
         except KeyboardInterrupt:
             return False
         finally:
@@ -135,17 +135,18 @@ def _print_until_interrupt(stream: TextStream) -> bool:
 
 
 class _Interrupts:
-    """Ctrl-C during an answer: raised, or if ``deferred`` only counted; the second one is always raised."""
+    """Ctrl-C during an answer: raised, or if ``deferred`` a call of ``stop``; the second one is always raised."""
 
-    def __init__(self) -> None:
-        self.count = 0
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self._stop = stop
+        self._count = 0
         self.deferred = False
 
     @classmethod
     @contextmanager
-    def counted(cls) -> Iterator[_Interrupts]:
+    def counted(cls, stop: Callable[[], None]) -> Iterator[_Interrupts]:
         """Counts the interrupts of the block; outside the main thread, where none arrive, there are none."""
-        interrupts = cls()
+        interrupts = cls(stop)
         if threading.current_thread() is not threading.main_thread():
             yield interrupts
             return
@@ -156,6 +157,7 @@ class _Interrupts:
             signal.signal(signal.SIGINT, previous)
 
     def _received(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
-        if not self.deferred or self.count > 1:
+        self._count += 1
+        if not self.deferred or self._count > 1:
             raise KeyboardInterrupt
+        self._stop()

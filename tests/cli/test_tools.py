@@ -243,3 +243,17 @@ def test_ctrl_c_leaves_a_tool_and_comes_back(caller: Callable[..., str], tools: 
         terminal.wait_for(">>> ")
         terminal.type(END)
         assert terminal.end() == 0
+
+
+@needs_terminal
+def test_ctrl_c_stops_an_answer_that_shows_no_text(caller: Callable[..., str], tools: str) -> None:
+    # Behind the call, the model says a token without text for as long as it is let.
+    for_long = ("-n", "4000", "--min-new-tokens", "4000")
+    with Terminal("chat", caller(), "--tools", tools, "--verbose", *for_long) as terminal:
+        terminal.wait_for(">>> ")
+        terminal.type("How warm is it?\n")
+        terminal.wait_for("Let me see.")
+        terminal.type(INTERRUPT)
+        assert "first token after" not in terminal.wait_for(">>> ")
+        terminal.type(END)
+        assert terminal.end() == 0
