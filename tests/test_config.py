@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from contextlib import suppress
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from edgelm.config import GenerationConfig, RuntimeConfig, parse_size
+from edgelm.config import GenerationConfig, RuntimeConfig
 from edgelm.config_values import MAX_STOP_LENGTH, MAX_STOP_STRINGS
 from edgelm.errors import ConfigError
 
@@ -129,12 +126,6 @@ def test_one_beam_or_one_group_has_no_groups_to_keep_apart():
     refused(message, grouped.updated, do_sample=True)
 
 
-def test_settings_as_they_are_given():
-    assert RuntimeConfig.given(threads=None, max_memory=None, prefill_chunk=None) == RuntimeConfig()
-    assert RuntimeConfig.given(threads=2, max_memory="1MB") == RuntimeConfig(threads=2, max_memory=10**6)
-    refused("threads must be from 1 to 1024, not 0", RuntimeConfig.given, threads=0)
-
-
 def test_contradictions_are_named():
     refused("min_length (56) is above max_length (20)", GenerationConfig, min_length=56, max_length=20)
     for beams, sampling in ((1, False), (2, False), (2, True)):
@@ -203,14 +194,6 @@ def test_a_temperature_of_0_is_greedy_wherever_it_is_given():
     assert greedy.updated(temperature=0).updated(do_sample=True).temperature == 1.0
     with pytest.raises(ConfigError, match="temperature must be a finite number, not False"):
         GenerationConfig(temperature=False)
-
-
-def test_a_limit_without_its_unit_is_refused():
-    for limit in (400, "400", " 400 "):
-        with pytest.raises(ConfigError, match="is 400 bytes; did you mean 400MB"):
-            RuntimeConfig.given(max_memory=limit)
-    assert RuntimeConfig.given(max_memory="400kB").max_memory == 400_000
-    assert RuntimeConfig.given(max_memory=400_000_000).max_memory == 400_000_000
 
 
 @pytest.mark.parametrize(
@@ -323,76 +306,6 @@ def test_a_models_file_may_say_much_that_is_not_for_us():
 
 def test_what_a_models_file_says_is_checked():
     refused("top_p must be above 0 and at most 1, not 7", GenerationConfig.from_file_values, values={"top_p": 7})
-
-
-def test_the_runtime_defaults():
-    config = RuntimeConfig()
-    assert (config.threads, config.context_length, config.max_memory, config.prepack) == (None, None, None, True)
-    assert config.prefill_chunk > 1
-
-
-@pytest.mark.parametrize("name", ["context_length", "prefill_chunk", "max_memory"])
-def test_runtime_settings_are_at_least_one(name):
-    assert getattr(RuntimeConfig(**{name: 1}), name) == 1
-    refused(f"{name} must be at least 1, not 0", RuntimeConfig, **{name: 0})
-    refused(f"{name} must be an integer, not 1.5", RuntimeConfig, **{name: 1.5})
-
-
-@pytest.mark.parametrize("value", [0, -1, 1025])
-def test_threads_have_both_bounds(value):
-    refused(f"threads must be from 1 to 1024, not {value}", RuntimeConfig, threads=value)
-
-
-@pytest.mark.parametrize("name", ["prepack", "preload_text"])
-def test_switches_are_truth_values(name):
-    assert getattr(RuntimeConfig(), name) is True
-    refused(f"{name} must be true or false, not 'no'", RuntimeConfig, **{name: "no"})
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        ("400MB", 400_000_000),
-        ("400 mb", 400_000_000),
-        (" 400M ", 400_000_000),
-        ("1.5GiB", 1_610_612_736),
-        ("1kb", 1000),
-        ("1KiB", 1024),
-        ("2T", 2 * 10**12),
-        ("0.5tib", 2**39),
-        ("268435456", 268_435_456),
-        ("17B", 17),
-        ("1e3MB", 10**9),
-        (268_435_456, 268_435_456),
-        (1, 1),
-        (2**63 + 1, 2**63 + 1),
-    ],
-)
-def test_sizes_as_people_write_them(text, size):
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("", " ", "MB", "B", "x", "4X", "4MBB", "4 M B", "4PB", "--4", "4iB", "400,5MB"),
-        *("0", "0MB", "0.4", "-1", "-400MB", "nan", "nanMB", "inf", "infGB", "1e400", "1e308TB", "9" * 400),
-        *(0, -1, 10**400, True, False, None),
-    ],
-)
-def test_what_is_no_size(text):
-    refused(f"{text!r:.80} is not a size; write for example 400MB, 1.5GiB or a number of bytes", parse_size, text=text)
-
-
-@given(st.integers(1, 2**60))
-def test_a_number_of_bytes_is_itself(size):
-    assert parse_size(size) == parse_size(str(size)) == parse_size(f" {size} B") == size
-
-
-@given(st.text(alphabet="0123456789.-+e_ kMGTiB", max_size=8))
-def test_any_text_is_a_size_or_refused(text):
-    with suppress(ConfigError):
-        assert parse_size(text) >= 1
 
 
 def test_a_file_that_asks_for_beams_and_sampling_gets_both() -> None:
