@@ -20,6 +20,8 @@ from edgelm.generation.batch_loop import generate_batch_ids
 from edgelm.generation.beam_search import beam_search
 from edgelm.generation.loop import generate_ids
 from edgelm.generation.requests import Request
+from edgelm.generation.speculative import generate_guessed_ids
+from edgelm.generation.speculative_lookup import NGramGuesser
 from edgelm.runtime.foreign.engine import ForeignEngine
 from edgelm_tools.checkpoint import open_checkpoint
 from edgelm_tools.quantize.schemes import Float32
@@ -75,6 +77,13 @@ def greedy(made_engine: ForeignEngine, ids: NDArray[np.int64], ends: tuple[int, 
     return [step.token for step in generate_ids(made_engine.new_decoder(), ids, config)]
 
 
+def guessed(made_engine: ForeignEngine, ids: NDArray[np.int64], ends: tuple[int, ...]) -> list[int]:
+    config = GenerationConfig(max_new_tokens=NEW_TOKENS, eos_token_id=ends)
+    decoder = made_engine.new_decoder()
+    assert decoder.verifies
+    return [step.token for step in generate_guessed_ids(decoder, ids, config, NGramGuesser())]
+
+
 @pytest.mark.parametrize("name", DECODERS)
 def test_logits_of_a_decoder_are_those_of_transformers(made: Made, name: str) -> None:
     import torch
@@ -95,6 +104,7 @@ def test_a_decoder_gives_the_tokens_of_transformers_alone_and_in_a_batch(made: M
     expected = [reference(model, ids)[len(ids) :] for ids in prompts()]
     loaded = engine(folder)
     assert [greedy(loaded, ids, ends) for ids in prompts()] == expected
+    assert [guessed(loaded, ids, ends) for ids in prompts()] == expected
     answers: list[list[int]] = [[] for _ in expected]
     config = GenerationConfig(max_new_tokens=NEW_TOKENS, eos_token_id=ends)
     for row, step in generate_batch_ids(loaded.new_batch(), [Request(prompt=ids) for ids in prompts()], config):
