@@ -105,7 +105,8 @@ def test_the_memory_limit_counts_all_answers_at_once(load):
     lm = load("endless", max_memory=one + 10)
     stream = lm.stream("abc", max_new_tokens=61)
     next(stream)
-    with pytest.raises(MemoryLimitError, match=r"needs .*, the limit is .*: wait for the other to end, ask for fewer tokens"):
+    message = r"needs .*, the limit is .*: wait for the other to end, ask for fewer tokens"
+    with pytest.raises(MemoryLimitError, match=message):
         lm.generate("abc", max_new_tokens=61)
     assert stream.drain().usage.completion_tokens == 61
     assert lm.generate("abc", max_new_tokens=61).usage.completion_tokens == 61
