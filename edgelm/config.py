@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from edgelm.checks import check_bool, check_float, check_int, is_finite
 from edgelm.config_values import as_decay, as_logit_bias, as_sequence_bias, as_tuple, as_words, check_stops
@@ -298,6 +298,9 @@ _RIVALS = (
 # two threads; above, they leave the caches.
 ENCODER_BATCH_TOKENS = 1024
 
+KVCacheType = Literal["f32", "int8"]
+KV_CACHE_TYPES: tuple[KVCacheType, ...] = get_args(KVCacheType)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeConfig:
@@ -312,6 +315,7 @@ class RuntimeConfig:
         prefix_caches: KV caches of finished answers that are kept for prompts with the same beginning, as far as
             memory allows.
         prepack: keep a copy of the weights in this CPU's layout in the cache (starts faster, uses less memory).
+        kv_cache: what keys and values are kept as: ``f32``, or ``int8``, a quarter of its size, which rounds.
     """
 
     threads: int | None = None
@@ -321,6 +325,7 @@ class RuntimeConfig:
     prepack: bool = True
     preload_text: bool = True
     prefix_caches: int = 2
+    kv_cache: KVCacheType = "f32"
 
     @classmethod
     def given(cls, *, max_memory: str | int | None = None, **settings: Any) -> Self:
@@ -343,6 +348,8 @@ class RuntimeConfig:
         check_int("prefix_caches", self.prefix_caches, 0)
         check_bool("prepack", self.prepack)
         check_bool("preload_text", self.preload_text)
+        if self.kv_cache not in KV_CACHE_TYPES:
+            raise ConfigError(f"kv_cache must be one of {', '.join(KV_CACHE_TYPES)}, not {self.kv_cache!r:.80}")
 
 
 # Who writes a smaller limit without a unit has left it out.

@@ -223,9 +223,10 @@ class Generator:
     def _check_memory(self, needs: Needs) -> None:
         """Refuses what does not fit into memory, the newest request being part of it."""
         try:
-            needed = budget_of(self._manifest, needs, prefill_chunk=self._runtime.prefill_chunk)
+            runtime = self._runtime
+            needed = budget_of(self._manifest, needs, prefill_chunk=runtime.prefill_chunk, kv_cache=runtime.kv_cache)
             draft = 0 if self._draft is None else self._draft.bytes_for(needs)
-            replace(needed, draft=draft).check(self._runtime.max_memory)
+            replace(needed, draft=draft).check(runtime.max_memory)
         except MemoryLimitError as error:
             others = needs.sequences - 1
             wait = f"wait for the other {others} to end, " if others > 1 else "wait for the other to end, "

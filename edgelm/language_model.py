@@ -140,8 +140,13 @@ class LanguageModel(ExplainedModel, CachedModel):
 
     def memory_budget(self, tokens: int, *, sequences: int = 1) -> Budget:
         """Bytes that holding ``tokens`` of prompt and answer takes, in all of several ``sequences``, itemised."""
-        chunk = self.runtime.prefill_chunk
-        own = budget(self.bundle.manifest, tokens=tokens, prefill_chunk=chunk, sequences=sequences)
+        own = budget(
+            self.bundle.manifest,
+            tokens=tokens,
+            prefill_chunk=self.runtime.prefill_chunk,
+            sequences=sequences,
+            kv_cache=self.runtime.kv_cache,
+        )
         if self._draft is None:
             return own
         needs = Needs(tokens=tokens, sequences=sequences, rows=sequences, longest=tokens)
@@ -234,7 +239,7 @@ class LanguageModel(ExplainedModel, CachedModel):
             self.bundle,
             self._generator.pool,
             context_length=self.context_length,
-            prefill_chunk=self.runtime.prefill_chunk,
+            runtime=self.runtime,
             of=model.bundle,
         )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from edgelm.bundle.bundle import Bundle
-from edgelm.config import GenerationConfig
+from edgelm.config import GenerationConfig, RuntimeConfig
 from edgelm.errors import ConfigError, UnsupportedModelError
 from edgelm.generation.batch import Ids
 from edgelm.generation.requests import ModelSizes, Request, check_request
@@ -55,17 +55,17 @@ class DraftModel:
         bundle: the draft's.
         pool: the draft's decoders.
         context_length: tokens that one of them may hold.
-        prefill_chunk: prompt tokens that they compute in one run.
+        runtime: how it is run.
         of: the bundle of the model that it guesses for.
     """
 
     def __init__(
-        self, bundle: Bundle, pool: SequencePool, *, context_length: int, prefill_chunk: int, of: Bundle
+        self, bundle: Bundle, pool: SequencePool, *, context_length: int, runtime: RuntimeConfig, of: Bundle
     ) -> None:
         self._manifest = bundle.manifest
         self._pool = pool
         self._context_length = context_length
-        self._prefill_chunk = prefill_chunk
+        self._runtime = runtime
         # A step reads all weights, and takes about as long as that.
         weights = [budget(each.manifest, tokens=1, prefill_chunk=1).weights for each in (bundle, of)]
         self._cost = weights[0] / weights[1]
@@ -101,8 +101,9 @@ class DraftModel:
 
     def bytes_for(self, needs: Needs) -> int:
         """What the draft model takes, beside the interpreter, where the model's generations need that much."""
-        whole = budget_of(self._manifest, needs, prefill_chunk=self._prefill_chunk).total
-        return whole - INTERPRETER_AND_LIBRARIES
+        runtime = self._runtime
+        whole = budget_of(self._manifest, needs, prefill_chunk=runtime.prefill_chunk, kv_cache=runtime.kv_cache)
+        return whole.total - INTERPRETER_AND_LIBRARIES
 
 
 def start_speculation(

@@ -42,6 +42,12 @@ def test_switches_are_truth_values(name):
     refused(f"{name} must be true or false, not 'no'", RuntimeConfig, **{name: "no"})
 
 
+def test_a_kv_cache_is_of_a_known_type():
+    assert RuntimeConfig().kv_cache == "f32"
+    assert RuntimeConfig(kv_cache="int8").kv_cache == "int8"
+    refused("kv_cache must be one of f32, int8, not 'int4'", RuntimeConfig, kv_cache="int4")
+
+
 @pytest.mark.parametrize(
     ("text", "size"),
     [

@@ -32,9 +32,9 @@ class KVGeometry:
     head_size: int
     dtype: str = "float32"
 
-    def bytes_per_token(self) -> int:
-        """Bytes that one token takes in the whole cache."""
-        return 2 * self.layers * self.kv_heads * self.head_size * KV_DTYPE_BYTES[self.dtype]
+    def bytes_per_token(self, dtype: str | None = None) -> int:
+        """Bytes that one token takes in the whole cache; ``dtype``: of a cache that is kept otherwise."""
+        return 2 * self.layers * self.kv_heads * self.head_size * KV_DTYPE_BYTES[dtype or self.dtype]
 
 
 @dataclass(frozen=True, slots=True)

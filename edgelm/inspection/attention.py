@@ -214,7 +214,8 @@ def _check_layers(layers: Collection[int] | None, graphs: Sequence[InspectedGrap
 
 def _budget(model: LanguageModel, tokens: int) -> Budget:
     """What a run of all tokens at once takes."""
-    return budget(model.bundle.manifest, tokens=tokens, prefill_chunk=tokens)
+    kv_cache = model.runtime.kv_cache
+    return budget(model.bundle.manifest, tokens=tokens, prefill_chunk=tokens, kv_cache=kv_cache)
 
 
 def _check_memory(model: LanguageModel | EncoderModel, usual: Budget, sizes: Sequence[tuple[_View, int, int]]) -> None:

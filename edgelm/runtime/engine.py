@@ -56,7 +56,10 @@ def open_engine(bundle: Bundle, runtime: RuntimeConfig, context_length: int) -> 
     Raises:
         ModelError: the runtime refuses a graph.
         MemoryLimitError: there is not enough memory.
+        UnsupportedModelError: its KV cache cannot be kept as ``runtime.kv_cache``.
     """
+    if runtime.kv_cache != "f32":
+        raise UnsupportedModelError(f"{bundle.manifest.name} has no scales for a KV cache of {runtime.kv_cache}")
     if bundle.manifest.layout == NATIVE_LAYOUT:
         return NativeEngine(bundle, runtime, context_length)
     from edgelm.runtime.foreign.engine import ForeignEngine  # most models do without

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from edgelm.bundle.manifest import NATIVE_LAYOUT, Footprint, Manifest
+from edgelm.config import KVCacheType
 
 MB = 1_000_000
 FLOAT_BYTES = 4
@@ -110,14 +111,15 @@ def loading_bytes(manifest: Manifest, sizes: Footprint) -> int:
     return int(_LOADING_COPIES.get(str(scheme), _USUAL_LOADING_COPIES) * largest)
 
 
-def cache_bytes(manifest: Manifest) -> int:
-    """Of a token in the cache, or of a row's whole state."""
+def cache_bytes(manifest: Manifest, kv_cache: KVCacheType = "f32") -> int:
+    """Of a token in a cache of that type, or of a row's whole state."""
     if manifest.state is not None:
         return FLOAT_BYTES * manifest.state.layers * manifest.state.size
     if manifest.kv is None:
         return 0
     copies = 1 if manifest.layout == NATIVE_LAYOUT else _FOREIGN_CACHE_COPIES
-    return int(copies * manifest.kv.bytes_per_token())
+    quantized = kv_cache == "int8" and manifest.layout == NATIVE_LAYOUT
+    return int(copies * manifest.kv.bytes_per_token("int8" if quantized else None))
 
 
 def cross_bytes(manifest: Manifest) -> int:

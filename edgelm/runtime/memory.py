@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgelm.bundle.manifest import NATIVE_LAYOUT, Manifest
+from edgelm.config import KVCacheType
 from edgelm.errors import MemoryLimitError
 from edgelm.runtime.footprint import (
     FLOAT_BYTES,
@@ -122,22 +123,25 @@ class Needs:
         )
 
 
-def budget(manifest: Manifest, *, tokens: int, prefill_chunk: int, sequences: int = 1) -> Budget:
+def budget(
+    manifest: Manifest, *, tokens: int, prefill_chunk: int, sequences: int = 1, kv_cache: KVCacheType = "f32"
+) -> Budget:
     """What it takes to generate with ``tokens`` in all, prefilled in chunks of ``prefill_chunk``.
 
     A decoder's tokens are those of prompt and answer; an encoder-decoder is taken to read a source of as many as it
-    writes. ``sequences``: how many run at a time; ``tokens`` is then the sum of theirs.
+    writes. ``sequences``: how many run at a time; ``tokens`` is then the sum of theirs. ``kv_cache``: as in
+    ``RuntimeConfig``.
     """
     needs = Needs(tokens=tokens, sequences=sequences, rows=sequences, longest=tokens)
     if manifest.family == "encoder-decoder":
         source = min(tokens, sequences * (manifest.source_length or tokens))
         needs = replace(needs, cross_tokens=source, source_tokens=source, longest_source=source)
-    return budget_of(manifest, needs, prefill_chunk=prefill_chunk)
+    return budget_of(manifest, needs, prefill_chunk=prefill_chunk, kv_cache=kv_cache)
 
 
-def budget_of(manifest: Manifest, needs: Needs, *, prefill_chunk: int) -> Budget:
+def budget_of(manifest: Manifest, needs: Needs, *, prefill_chunk: int, kv_cache: KVCacheType = "f32") -> Budget:
     """The same, of any generations."""
-    per_token = cache_bytes(manifest)
+    per_token = cache_bytes(manifest, kv_cache)
     return _budget(
         manifest,
         kv_cache=needs.tokens * per_token if manifest.state is None else 2 * needs.rows * per_token,

@@ -342,3 +342,4 @@ def test_equal_manifests_are_written_alike() -> None:
 def test_bytes_of_a_token_in_the_cache() -> None:
     assert KVGeometry(30, 3, 64).bytes_per_token() == 2 * 30 * 3 * 64 * 4
     assert KVGeometry(30, 3, 64, "int8").bytes_per_token() == 2 * 30 * 3 * 64
+    assert KVGeometry(30, 3, 64).bytes_per_token("int8") == 2 * 30 * 3 * 64

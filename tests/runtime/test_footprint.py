@@ -69,6 +69,16 @@ def test_more_tokens_never_take_less(manifest, tokens, more, chunk, sequences):
     assert few.total <= budget(manifest, tokens=tokens, prefill_chunk=chunk + 1, sequences=sequences).total
 
 
+@given(MANIFESTS, st.integers(1, 20_000))
+def test_an_int8_cache_takes_a_quarter_of_its_bytes_and_changes_nothing_else(manifest, tokens):
+    whole, quarter = (budget(manifest, tokens=tokens, prefill_chunk=128, kv_cache=kind) for kind in ("f32", "int8"))
+    smaller = whole.kv_cache
+    if manifest.kv is not None and manifest.layout == "edgelm":
+        smaller = whole.kv_cache // 4
+    assert quarter.kv_cache == smaller
+    assert replace(quarter, kv_cache=0, loading=0) == replace(whole, kv_cache=0, loading=0)
+
+
 NEEDS = st.builds(
     Needs,
     tokens=COUNTS,
