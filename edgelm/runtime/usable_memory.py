@@ -1,0 +1,170 @@
+"""The memory that this process may come to use on this machine: what is free, control groups, resource limits.
+
+Linux tells all of it; other systems at most how much memory there is. The parsers are pure functions over the text of
+the system's files.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+_PROC = Path("/proc")
+# Control groups without a limit say "max", or in version 1 the largest number of pages that there can be.
+_NO_LIMIT = 1 << 60
+# Of each version: the limits of a group, what it uses, and the line of memory.stat with what would be given up first.
+_FILES = {
+    "cgroup2": (("memory.max", "memory.high"), "memory.current", "inactive_file"),
+    "cgroup": (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryBound:
+    """Something that bounds this process.
+
+    Attributes:
+        source: what, for people: ``the memory available on this machine``.
+        nbytes: the resident memory that the process may come to have in all, what it has already included.
+    """
+
+    source: str
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryGroup:
+    """A control group that counts this process: ``version`` is the kind of file system that it lies in."""
+
+    folder: Path
+    version: str
+
+
+def usable_memory() -> MemoryBound | None:
+    """The tightest bound right now; None where the system tells of none."""
+    return min(memory_bounds(), key=lambda bound: bound.nbytes, default=None)
+
+
+def memory_bounds() -> list[MemoryBound]:
+    """All that bounds this process right now, as far as the system tells."""
+    status = _read(_PROC / "self/status")
+    resident = status_bytes(status, "VmRSS") or 0
+    bounds = [*_bounds_of_machine(status), *_bounds_of_groups(), *_bounds_of_limits(status)]
+    return [MemoryBound(source, resident + max(0, free)) for source, free in bounds]
+
+
+def available_bytes(meminfo: str) -> int | None:
+    """Bytes that new processes may take without swapping, by ``/proc/meminfo``."""
+    return status_bytes(meminfo, "MemAvailable")
+
+
+def status_bytes(text: str, name: str) -> int | None:
+    """Bytes of the line ``name`` of ``/proc/meminfo`` or ``/proc/PID/status``."""
+    found = re.search(rf"^{re.escape(name)}:\s+(\d+) kB$", text, re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
+def memory_groups(cgroup: str, mountinfo: str) -> list[MemoryGroup]:
+    """The control groups that count a process's memory, its own first and then those above it.
+
+    Args:
+        cgroup: ``/proc/PID/cgroup``: lines ``number:controllers:path``.
+        mountinfo: ``/proc/PID/mountinfo``, by which the groups' folders are found.
+    """
+    groups: list[MemoryGroup] = []
+    for line in cgroup.splitlines():
+        number, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if number == "0" and not controllers:
+            version = "cgroup2"
+        elif "memory" in controllers.split(","):
+            version = "cgroup"
+        else:
+            continue
+        for root, mount in _mounts(mountinfo, version):
+            groups += [MemoryGroup(folder, version) for folder in _from_inside_out(path, root, mount)]
+    return groups
+
+
+def group_free_bytes(limits: list[str], current: str, stat: str, inactive: str) -> int | None:
+    """Bytes that a control group has left; None: it has no limit.
+
+    Args:
+        limits: what its files of limits say; "max" and nothing are no limit.
+        current: bytes that it uses, files that are kept in memory included.
+        stat: its ``memory.stat``.
+        inactive: the line of it that counts files which are given up first.
+    """
+    known = [int(text) for text in limits if text.strip().isdecimal()]
+    if not known or min(known) >= _NO_LIMIT or not current.strip().isdecimal():
+        return None
+    found = re.search(rf"^{inactive} (\d+)$", stat, re.MULTILINE)
+    return min(known) - (int(current) - (int(found[1]) if found else 0))
+
+
+def _bounds_of_machine(status: str) -> Iterator[tuple[str, int]]:
+    free = available_bytes(_read(_PROC / "meminfo"))
+    if free is not None:
+        yield "the memory available on this machine", free
+        return
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return
+    yield "the memory of this machine", total - (status_bytes(status, "VmRSS") or 0)
+
+
+def _bounds_of_groups() -> Iterator[tuple[str, int]]:
+    for group in memory_groups(_read(_PROC / "self/cgroup"), _read(_PROC / "self/mountinfo")):
+        limits, current, inactive = _FILES[group.version]
+        texts = [_read(group.folder / name) for name in limits]
+        free = group_free_bytes(texts, _read(group.folder / current), _read(group.folder / "memory.stat"), inactive)
+        if free is not None:
+            yield f"the control group {group.folder}", free
+
+
+def _bounds_of_limits(status: str) -> Iterator[tuple[str, int]]:
+    """What resource limits leave: they count addresses, of which a process uses more than it has memory."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    for name, counted in (("RLIMIT_AS", "VmSize"), ("RLIMIT_DATA", "VmData")):
+        limit, _ = resource.getrlimit(getattr(resource, name))
+        used = status_bytes(status, counted)
+        if used is not None and limit != resource.RLIM_INFINITY:
+            yield f"the resource limit {name}", limit - used
+
+
+def _mounts(mountinfo: str, version: str) -> Iterator[tuple[str, Path]]:
+    """(What of the hierarchy is mounted, where) of each mount that counts memory."""
+    for line in mountinfo.splitlines():
+        fields, _, behind = line.partition(" - ")
+        kind, _, options = (*behind.split(" ", 2), "", "", "")[:3]
+        parts = fields.split(" ")
+        if kind == version and len(parts) > 4 and (version == "cgroup2" or "memory" in options.split(",")):
+            yield _unescaped(parts[3]), Path(_unescaped(parts[4]))
+
+
+def _from_inside_out(path: str, root: str, mount: Path) -> list[Path]:
+    """The folders of a group and of those above it, as far as they are mounted."""
+    group, top = PurePosixPath(path), PurePosixPath(root)
+    # In a container the path may be one outside of what is mounted: its own group is then the mount itself.
+    inside = group.relative_to(top) if group.is_relative_to(top) and ".." not in group.parts else PurePosixPath()
+    return [mount / folder for folder in (inside, *inside.parents)]
+
+
+def _unescaped(field: str) -> str:
+    """A field of mountinfo, in which spaces and the like are octal."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field)
+
+
+def _read(path: Path) -> str:
+    """The text of one of the system's files; empty where it cannot be read."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
