@@ -1,32 +1,37 @@
 """A graph's twin for inspection: the same nodes and the same weights, with attention weights as further outputs.
 
-It is made from the bytes of a checked graph, in memory, when somebody looks: bundles hold nothing for it, those made
-before it existed have it too, and a normal run never pays for it. Its weights are the files of the graph itself.
+It is made from the bytes of a checked graph, in memory, when somebody looks (see ``bundle.graph_edit``): bundles hold
+nothing for it, those made before it existed have it too, and a normal run never pays for it.
 
 What ONNX Runtime's operators give (1.32, on a CPU): GroupQueryAttention, told so by its attribute ``qk_output``, the
 weights themselves, behind biases, caps, windows and softmax; MultiHeadAttention the scores with biases and masks, so a
-Softmax stands behind it here. Field numbers are those of onnx.proto.
+Softmax stands behind it here.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from edgelm.bundle.protobuf import BYTES, VARINT, WireReader, key
+from edgelm.bundle.graph_edit import (
+    GRAPH_NODE,
+    GRAPH_OUTPUT,
+    GRAPH_VALUE,
+    NODE_INPUT,
+    NODE_NAME,
+    NODE_OP_TYPE,
+    NODE_OUTPUT,
+    GraphEditor,
+    Node,
+    attribute,
+    declared,
+    message,
+    names,
+)
 
 AttentionKind = Literal["self", "cross"]
-
-_MODEL_GRAPH = key(7, BYTES)
-_GRAPH_NODE, _GRAPH_OUTPUT, _GRAPH_VALUE = (key(n, BYTES) for n in (1, 12, 13))
-_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OP_TYPE, _NODE_ATTRIBUTE = (key(n, BYTES) for n in (1, 2, 3, 4, 5))
-_ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_TYPE = key(1, BYTES), key(3, VARINT), key(20, VARINT)
-_VALUE_NAME, _VALUE_TYPE = key(1, BYTES), key(2, BYTES)
-_TYPE_TENSOR, _TENSOR_TYPE_DTYPE = key(1, BYTES), key(1, VARINT)
-_TYPE_INT = 2
-_FLOAT = 1
 
 # As the exporter names the nodes; a BART classifier's decoder half (``decoder.layer0…``) is not among them.
 _NODE = re.compile(r"layer([0-9]{1,4})\.(attention|cross)")
@@ -69,145 +74,61 @@ def make_twin(graph: bytes, *, what: str, layers: Collection[int] | None = None)
     Raises:
         ModelError: the bytes are no ONNX graph.
     """
-    maker = _Maker(graph, what, layers)
-    data = maker.model()
-    return Twin(data, maker.outputs, {kind: tuple(sorted(found)) for kind, found in maker.layers.items()})
+    return _Maker(graph, what, layers).twin()
 
 
-@dataclass(slots=True)
-class _Node:
-    """What is read of a node; ``attributes``: name → (first byte of the field, its end, its number)."""
-
-    name: str = ""
-    op_type: str = ""
-    outputs: int = 0
-    attributes: dict[str, tuple[int, int, int]] = field(default_factory=dict)
-
-
-class _Maker(WireReader):
-    """Copies a model message, field by field where something changes and whole where nothing does."""
+class _Maker(GraphEditor):
+    """Makes the twin; ``twin`` is to be called once."""
 
     def __init__(self, graph: bytes, what: str, layers: Collection[int] | None) -> None:
         super().__init__(graph, what=what)
-        self._bytes = graph
         self._wanted = layers
-        self.outputs: dict[AttentionKind, dict[int, AttentionOutput]] = {}
-        self.layers: dict[AttentionKind, list[int]] = {}
+        self._outputs: dict[AttentionKind, dict[int, AttentionOutput]] = {}
+        self._layers: dict[AttentionKind, list[int]] = {}
         self._scores: list[str] = []
 
-    def model(self) -> bytes:
-        for number, start, end in self.fields(0, len(self._bytes)):
-            if number == _MODEL_GRAPH:
-                graph = _message(_MODEL_GRAPH, self._graph(start, end))
-                return self._bytes[: self._begin(number, start, end)] + graph + self._bytes[end:]
-        raise self.fault("no graph", len(self._bytes))
+    def twin(self) -> Twin:
+        data = self._edited()
+        return Twin(data, self._outputs, {kind: tuple(sorted(found)) for kind, found in self._layers.items()})
 
-    def _graph(self, start: int, end: int) -> bytes:
-        parts: list[bytes] = []
-        copied = start
-        for number, a, b in self.fields(start, end):
-            made = self._nodes(a, b) if number == _GRAPH_NODE else b""
-            if made:
-                parts += (self._bytes[copied : self._begin(number, a, b)], made)
-                copied = b
-        parts.append(self._bytes[copied:end])
-        parts += [_declared(_GRAPH_VALUE, name) for name in self._scores]
-        parts += [_declared(_GRAPH_OUTPUT, output.name) for found in self.outputs.values() for output in found.values()]
+    def _added(self) -> bytes:
+        parts = [declared(GRAPH_VALUE, name) for name in self._scores]
+        parts += [declared(GRAPH_OUTPUT, output.name) for found in self._outputs.values() for output in found.values()]
         return b"".join(parts)
 
-    def _nodes(self, start: int, end: int) -> bytes:
-        """What stands in place of a node, with keys and lengths; empty where it stays."""
+    def _replaced(self, number: int, start: int, end: int) -> bytes | None:
+        if number != GRAPH_NODE:
+            return None
         node = self._node(start, end)
         match = _NODE.fullmatch(node.name)
-        if match is None or node.op_type not in _OPERATORS or node.outputs > _PLACE:
-            return b""
+        if match is None or node.op_type not in _OPERATORS or len(node.outputs) > _PLACE:
+            return None
         layer, kind = int(match[1]), _KINDS[match[2]]
-        self.layers.setdefault(kind, []).append(layer)
-        output = AttentionOutput(f"inspected.{kind}.{layer}", node.attributes.get("num_heads", (0, 0, 0))[2])
+        self._layers.setdefault(kind, []).append(layer)
+        output = AttentionOutput(f"inspected.{kind}.{layer}", node.attributes.get("num_heads", 0))
         # Nodes of other layers are told so, too: asked for weights they round otherwise, and what is looked at must not
         # depend on what else is.
         wanted = self._wanted is None or layer in self._wanted
         if wanted:
-            self.outputs.setdefault(kind, {})[layer] = output
+            self._outputs.setdefault(kind, {})[layer] = output
         if node.op_type == "GroupQueryAttention":
-            return _message(_GRAPH_NODE, self._with_weights(start, end, node, output.name))
+            kept = self._without(start, end, ("qk_output",)) + _further_output(node, output.name)
+            return message(GRAPH_NODE, kept + attribute("qk_output", _AFTER_SOFTMAX))
         scores = f"{output.name}.scores"
         self._scores.append(scores)  # their type is said, because the library does not infer it
-        changed = _message(_GRAPH_NODE, self._bytes[start:end] + _further_output(node, scores))
+        changed = message(GRAPH_NODE, self._without(start, end) + _further_output(node, scores))
         return changed + (_softmax(scores, output.name) if wanted else b"")
-
-    def _node(self, start: int, end: int) -> _Node:
-        node = _Node()
-        for number, a, b in self.fields(start, end):
-            if number == _NODE_NAME:
-                node.name = self.text(a, b)
-            elif number == _NODE_OP_TYPE:
-                node.op_type = self.text(a, b)
-            elif number == _NODE_OUTPUT:
-                node.outputs += 1
-            elif number == _NODE_ATTRIBUTE:
-                name, value = self._attribute(a, b)
-                node.attributes[name] = (self._begin(number, a, b), b, value)
-        return node
-
-    def _attribute(self, start: int, end: int) -> tuple[str, int]:
-        name, value = "", 0
-        for number, a, b in self.fields(start, end):
-            if number == _ATTRIBUTE_NAME:
-                name = self.text(a, b)
-            elif number == _ATTRIBUTE_INT:
-                value = a
-        return name, value
-
-    def _with_weights(self, start: int, end: int, node: _Node, output: str) -> bytes:
-        # Optimized graphs spell all attributes out, and one that stands there twice is refused.
-        old_start, old_end, _ = node.attributes.get("qk_output", (end, end, 0))
-        kept = self._bytes[start:old_start] + self._bytes[old_end:end]
-        return kept + _further_output(node, output) + _message(_NODE_ATTRIBUTE, _integer("qk_output", _AFTER_SOFTMAX))
-
-    def _begin(self, number: int, start: int, end: int) -> int:
-        """Where the field begins whose content is [start, end): before its key and its length."""
-        header = _varint(number) + _varint(end - start)
-        if self._bytes[start - len(header) : start] != header:
-            raise self.fault("a key or length in more bytes than it needs", start)
-        return start - len(header)
 
 
 _KINDS: dict[str, AttentionKind] = {"attention": "self", "cross": "cross"}
 
 
-def _further_output(node: _Node, name: str) -> bytes:
+def _further_output(node: Node, name: str) -> bytes:
     """The node's fourth output; those before it that it lacks have no name."""
-    names = [""] * (_PLACE - node.outputs) + [name]
-    return b"".join(_message(_NODE_OUTPUT, each.encode()) for each in names)
+    return names(NODE_OUTPUT, [""] * (_PLACE - len(node.outputs)) + [name])
 
 
 def _softmax(scores: str, output: str) -> bytes:
     """A node that makes weights of scores, over the last axis."""
-    fields = ((_NODE_INPUT, scores), (_NODE_OUTPUT, output), (_NODE_NAME, output), (_NODE_OP_TYPE, "Softmax"))
-    return _message(_GRAPH_NODE, b"".join(_message(number, text.encode()) for number, text in fields))
-
-
-def _declared(number: int, name: str) -> bytes:
-    """A value that is a float32 tensor."""
-    tensor = _message(_TYPE_TENSOR, _varint(_TENSOR_TYPE_DTYPE) + _varint(_FLOAT))
-    return _message(number, _message(_VALUE_NAME, name.encode()) + _message(_VALUE_TYPE, tensor))
-
-
-def _integer(name: str, value: int) -> bytes:
-    """An attribute that is a whole number."""
-    number = _varint(_ATTRIBUTE_INT) + _varint(value) + _varint(_ATTRIBUTE_TYPE) + _varint(_TYPE_INT)
-    return _message(_ATTRIBUTE_NAME, name.encode()) + number
-
-
-def _message(number: int, content: bytes) -> bytes:
-    return _varint(number) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    parts = bytearray()
-    while value > 127:
-        parts.append(value & 127 | 128)
-        value >>= 7
-    parts.append(value)
-    return bytes(parts)
+    fields = ((NODE_INPUT, scores), (NODE_OUTPUT, output), (NODE_NAME, output), (NODE_OP_TYPE, "Softmax"))
+    return message(GRAPH_NODE, b"".join(message(number, text.encode()) for number, text in fields))
