@@ -13,6 +13,7 @@ from typing import Any
 
 from edgelm.bundle.home import user_catalog_file
 from edgelm.bundle.manifest import QUANTIZATION_SCHEMES
+from edgelm.bundle.model_shape import ModelShape, parse_shape
 from edgelm.bundle.sources import HubSource, LocalSource, Source, parse_source
 from edgelm.config import parse_size
 from edgelm.errors import ConfigError
@@ -32,6 +33,7 @@ _OPTIONAL = frozenset(
         "parameters",
         "quantization",
         "sha256",
+        "shape",
         "system_prompt",
     }
 )
@@ -59,6 +61,7 @@ class CatalogEntry:
         aliases: other names for the same.
         gated: the source asks for an accepted licence and a token.
         languages: what a translation model translates from, and to; empty: neither one pair, nor said.
+        shape: sizes by which its memory is known before it is fetched; None: not said.
     """
 
     name: str
@@ -76,6 +79,7 @@ class CatalogEntry:
     aliases: tuple[str, ...] = ()
     gated: bool = False
     languages: tuple[str, ...] = ()
+    shape: ModelShape | None = None
 
 
 class Catalog:
@@ -185,6 +189,7 @@ def _entry(name: str, table: object, folder: Path) -> CatalogEntry:
         aliases=aliases,
         gated=_flag(table, "gated"),
         languages=_pair(table),
+        shape=parse_shape(table["shape"]) if "shape" in table else None,
     )
 
 
