@@ -17,6 +17,7 @@ from edgelm.bundle.home import stamps_folder
 from edgelm.bundle.store import Store
 from edgelm.config import RuntimeConfig
 from edgelm.errors import ConfigError, EdgeLMError
+from edgelm.runtime.int8_cache import check_kv_cache
 
 if TYPE_CHECKING:
     from edgelm.text.tokenizer import Tokenizer
@@ -55,6 +56,7 @@ class LoadedModel(ABC):
 
     Raises:
         ConfigError: ``runtime.context_length`` is above the model's.
+        UnsupportedModelError: the model cannot keep its KV cache as ``runtime.kv_cache``.
     """
 
     def __init__(self, bundle: Bundle, runtime: RuntimeConfig | None) -> None:
@@ -63,6 +65,7 @@ class LoadedModel(ABC):
         self.name = bundle.manifest.name
         self.tasks = bundle.manifest.tasks
         most = bundle.manifest.context_length
+        check_kv_cache(bundle.manifest, self.runtime.kv_cache)
         self.context_length = self.runtime.context_length or most
         if self.context_length > most:
             raise ConfigError(f"context_length must be at most {most} for {self.name}, not {self.context_length}")

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgelm.errors import ModelError
 from edgelm.language_model import available_cores
 from edgelm.runtime.session import Session, Tensor
 from edgelm.text.chat_template import ChatTemplate
@@ -69,13 +70,22 @@ def calibrated(
     Raises:
         ModelError: the tokenizer is broken, or another model's.
     """
+    ids = calibration_texts(assets, facts, _SEQUENCE)
+    calibration = LayerwiseCalibration(decoder, ids, hadamard_size=scheme.hadamard_size, folder=folder)
+    return replace(scheme, calibration=calibration)
+
+
+def calibration_texts(assets: TextAssets, facts: ModelFacts, longest: int) -> Sequences:
+    """``calibration_sequences`` of a model that has no bundle yet.
+
+    Raises:
+        ModelError: the tokenizer is broken, or another model's.
+    """
     tokenizer = fitting_tokenizer(assets.tokenizer, facts.vocab_size, what="tokenizer.json", model=facts.architecture)
     template = None
     if assets.chat_template:
         template = ChatTemplate(assets.chat_template, special_tokens=assets.special_tokens)
-    ids = calibration_sequences(tokenizer, template, facts.context_length)
-    calibration = LayerwiseCalibration(decoder, ids, hadamard_size=scheme.hadamard_size, folder=folder)
-    return replace(scheme, calibration=calibration)
+    return calibration_sequences(tokenizer, template, min(longest, facts.context_length))
 
 
 def rows_of(table: Matrix, ids: Sequences) -> NDArray[np.float32]:
@@ -89,20 +99,30 @@ def rows_of(table: Matrix, ids: Sequences) -> NDArray[np.float32]:
     return np.array([[rows[i] for i in sequence] for sequence in ids.tolist()], np.float32)
 
 
-def calibration_sequences(tokenizer: Tokenizer, template: ChatTemplate | None, context_length: int) -> Sequences:
+def calibration_sequences(tokenizer: Tokenizer, template: ChatTemplate | None, length: int) -> Sequences:
     """What the model is calibrated on: plain prose, and for half of it, conversations where it has a template for them.
 
     A conversation's first tokens and its markers make the model compute in ways that prose never does.
     The text comes with the tools, and is another than the one quality is measured on.
 
+    Args:
+        tokenizer: the model's.
+        template: its chat template.
+        length: tokens of each sequence, if the text has as many.
+
     Returns:
-        (sequences, tokens) int64.
+        (sequences, tokens) int64, as many as have ``CALIBRATION_TOKENS`` together.
+
+    Raises:
+        ModelError: the tokenizer makes no tokens of plain text.
     """
     text = files("edgelm_tools").joinpath("texts", "calibration.txt").read_text(encoding="utf-8")
-    length = min(_SEQUENCE, context_length)
+    prose = tokenizer.encode(text)
+    if not prose:
+        raise ModelError("the tokenizer makes no tokens of plain text, so there is nothing to calibrate on")
+    length = min(length, len(prose))
     wanted = CALIBRATION_TOKENS // length
     chats = [] if template is None else _conversations(tokenizer, template, text, length)[: wanted // 2]
-    prose = tokenizer.encode(text)
     starts = range(0, len(prose) - length + 1, length)
     return np.array([*chats, *(prose[start : start + length] for start in starts)][:wanted], np.int64)
 

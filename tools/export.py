@@ -11,16 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from edgelm import __version__
-from edgelm.bundle.manifest import MANIFEST_NAME, EmbeddingFile, FileEntry, Manifest, Source, parse_manifest
+from edgelm.bundle.home import stamps_folder
+from edgelm.bundle.manifest import MANIFEST_NAME, EmbeddingFile, FileEntry, KVGeometry, Manifest, Source, parse_manifest
+from edgelm.bundle.opened import remember
 from edgelm.bundle.progress import NoProgress, Progress
 from edgelm.bundle.publish import publishing
 from edgelm.bundle.tokenizer_kind import tokenizer_kind
+from edgelm.runtime.int8_cache import Scales
 from edgelm.text_side import fitting_tokenizer
 from edgelm_tools.architectures.base import Architecture, Done, ModelFacts
 from edgelm_tools.architectures.registry import understand
+from edgelm_tools.cache_scales import KV_SCALES_NAME, write_cache_scales
 from edgelm_tools.checkpoint import TextAssets, open_checkpoint
 from edgelm_tools.checkpoint.adapter import AdaptedCheckpoint
-from edgelm_tools.evaluate import MEASURES
+from edgelm_tools.evaluate import MEASURES, measure_int8_cache
 from edgelm_tools.generation_settings import check_tokens, generation_settings
 from edgelm_tools.graph import GraphBuilder, SharedWeights
 from edgelm_tools.quantize.schemes import EMBEDDING_NAME, SCHEMES, Float32, Scheme, scheme_named
@@ -77,13 +81,17 @@ def export(
             used = model.prepared(chosen, assets, folder)
             write_graphs(folder, model, used, shown)
             write_text_assets(folder, checkpoint.config, assets)
-            quality = _report(folder, model, used, shown) if report else {}
+            scales = None
+            if model.facts.family == "decoder":
+                scales = write_cache_scales(folder, model.facts, assets, shown)
+            quality = _report(folder, model, used, scales, shown) if report else {}
             manifest = replace(_manifest(folder, name, origin, model.facts, used, assets), quality=quality)
             document = manifest.to_json()
-            parse_manifest(document)
+            checked = parse_manifest(document)
             (folder / MANIFEST_NAME).write_bytes(document)
     finally:
         checkpoint.close()
+    remember(target, checked, stamps=stamps_folder())
     return manifest
 
 
@@ -135,8 +143,10 @@ def write_text_assets(folder: Path, config: Mapping[str, Any], assets: TextAsset
     _write_json(folder / "config.json", config)
 
 
-def _report(folder: Path, model: Architecture, scheme: Scheme, progress: Progress) -> dict[str, float]:
-    """Measures the bundle against an fp32 one, which is made for it and deleted again."""
+def _report(
+    folder: Path, model: Architecture, scheme: Scheme, scales: Scales | None, progress: Progress
+) -> dict[str, float]:
+    """Measures the bundle against an fp32 one, which is made for it and deleted again; and its int8 KV cache."""
     measure = MEASURES.get(model.facts.family)
     if measure is None or 4 * model.parameters() > MOST_BYTES_FOR_REPORT:
         return {}
@@ -149,9 +159,13 @@ def _report(folder: Path, model: Architecture, scheme: Scheme, progress: Progres
         for path in reference.iterdir():
             path.unlink()
         reference.rmdir()
-    details = {"scheme": scheme.name, "text": "evaluation.txt", "tokens": quality.tokens, **quality.as_dict()}
+    figures = quality.as_dict()
+    if scales is not None:
+        cache = measure_int8_cache(folder, model.facts, scales, progress).as_dict()
+        figures |= {f"int8_cache_{name}": cache[name] for name in ("kl", "perplexity", "top1")}
+    details = {"scheme": scheme.name, "text": "evaluation.txt", "tokens": quality.tokens, **figures}
     _write_json(folder / "report.json", details)
-    return quality.as_dict()
+    return figures
 
 
 def _manifest(
@@ -169,7 +183,7 @@ def _manifest(
         graphs={role: graph_name(role) for role in facts.graphs},
         context_length=min(facts.context_length, assets.max_length or facts.context_length),
         vocab_size=facts.vocab_size,
-        kv=facts.kv,
+        kv=_geometry(folder, facts),
         bos_token_id=generation.get("bos_token_id"),
         eos_token_id=tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,),
         quantization={"scheme": scheme.name, **scheme.settings()},
@@ -192,6 +206,12 @@ def _decoder_start(facts: ModelFacts, generation: dict[str, Any]) -> int | None:
         return None
     start = generation.get("decoder_start_token_id")
     return facts.decoder_start_token_id if start is None else start
+
+
+def _geometry(folder: Path, facts: ModelFacts) -> KVGeometry | None:
+    if facts.kv is None or not (folder / KV_SCALES_NAME).exists():
+        return facts.kv
+    return replace(facts.kv, scales=KV_SCALES_NAME)
 
 
 def _embedding(folder: Path, facts: ModelFacts) -> EmbeddingFile | None:

@@ -26,6 +26,7 @@ _ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_TEXT, _ATTRIBUTE_TYPE = (
     key(20, VARINT),
 )
 _TYPE_INT, _TYPE_TEXT = 2, 3
+_TENSOR_DIM, _TENSOR_DTYPE, _TENSOR_NAME, _TENSOR_RAW = key(1, VARINT), key(2, VARINT), key(8, BYTES), key(9, BYTES)
 
 
 @dataclass(slots=True)
@@ -146,6 +147,13 @@ def declared(number: int, name: str) -> bytes:
     """A value of the graph that is a float32 tensor: one of its outputs, or what lies between two nodes."""
     tensor = message(TYPE_TENSOR, varint(TENSOR_TYPE_DTYPE) + varint(FLOAT))
     return message(number, message(VALUE_NAME, name.encode()) + message(VALUE_TYPE, tensor))
+
+
+def tensor(number: int, name: str, dims: Sequence[int], data: bytes) -> bytes:
+    """A float32 tensor: its values one by one, little-endian."""
+    sizes = b"".join(varint(_TENSOR_DIM) + varint(dim) for dim in dims)
+    kind = varint(_TENSOR_DTYPE) + varint(FLOAT)
+    return message(number, sizes + kind + message(_TENSOR_NAME, name.encode()) + message(_TENSOR_RAW, data))
 
 
 def message(number: int, content: bytes) -> bytes:

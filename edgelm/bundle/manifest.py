@@ -178,7 +178,7 @@ def parse_manifest(data: bytes) -> Manifest:
         graphs=_graphs(fields.object("graphs"), family, files),
         context_length=fields.integer("context_length", 1, MAX_CONTEXT),
         vocab_size=vocab_size,
-        kv=_kv(fields, family),
+        kv=_kv(fields, family, files),
         bos_token_id=token("bos_token_id"),
         eos_token_id=fields.integers("eos_token_id", 0, vocab_size - 1, most=MAX_EOS_TOKENS),
         quantization=_quantization(fields),
@@ -230,7 +230,7 @@ def _graphs(fields: Fields, family: str, files: dict[str, FileEntry]) -> dict[st
     return graphs
 
 
-def _kv(fields: Fields, family: str) -> KVGeometry | None:
+def _kv(fields: Fields, family: str, files: dict[str, FileEntry]) -> KVGeometry | None:
     if family == "encoder":
         if fields.has("kv"):
             raise fields.fault("kv", "must be null: family encoder has no cache")
@@ -238,12 +238,20 @@ def _kv(fields: Fields, family: str) -> KVGeometry | None:
     if not fields.has("kv") and fields.has("state"):
         return None
     kv = fields.object("kv")
-    return KVGeometry(
+    geometry = KVGeometry(
         layers=kv.integer("layers", 1, MAX_LAYERS),
         kv_heads=kv.integer("kv_heads", 1, MAX_HEADS),
         head_size=kv.integer("head_size", 1, MAX_HEAD_SIZE),
         dtype=kv.choice("dtype", KV_DTYPE_BYTES),
+        scales=kv.text("scales") if kv.has("scales") else None,
     )
+    if geometry.scales is not None:
+        entry = files.get(geometry.scales)
+        if entry is None:
+            raise kv.fault("scales", f"names {shown(geometry.scales)}, which is not in files")
+        if entry.size != geometry.scales_bytes():
+            raise kv.fault("scales", f"has {entry.size} bytes, but this geometry needs {geometry.scales_bytes()}")
+    return geometry
 
 
 def _embedding(fields: Fields, files: dict[str, FileEntry], vocab_size: int) -> EmbeddingFile | None:

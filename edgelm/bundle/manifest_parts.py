@@ -25,16 +25,24 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class KVGeometry:
-    """The key/value cache that the decoder graph works on: per layer two (B, kv_heads, T, head_size) tensors."""
+    """The key/value cache that the decoder graph works on: per layer two (B, kv_heads, T, head_size) tensors.
+
+    ``scales``: the file by which it can be kept in int8 instead, see ``runtime/int8_cache.py``; None in older bundles.
+    """
 
     layers: int
     kv_heads: int
     head_size: int
     dtype: str = "float32"
+    scales: str | None = None
 
     def bytes_per_token(self, dtype: str | None = None) -> int:
         """Bytes that one token takes in the whole cache; ``dtype``: of a cache that is kept otherwise."""
         return 2 * self.layers * self.kv_heads * self.head_size * KV_DTYPE_BYTES[dtype or self.dtype]
+
+    def scales_bytes(self) -> int:
+        """Size of the file of scales: one float32 for each channel of keys and values."""
+        return 4 * 2 * self.layers * self.kv_heads * self.head_size
 
 
 @dataclass(frozen=True, slots=True)

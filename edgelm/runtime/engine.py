@@ -16,6 +16,7 @@ from edgelm.errors import UnsupportedModelError
 from edgelm.runtime.batch_decoder import BatchDecoder
 from edgelm.runtime.decoder import Decoder
 from edgelm.runtime.embedding import EmbeddingTable
+from edgelm.runtime.int8_cache import cache_scales, check_kv_cache, load_int8_cache_graph
 from edgelm.runtime.prepack import graph_to_load
 from edgelm.runtime.recurrent_decoder import RecurrentDecoder
 from edgelm.runtime.sequences import SequenceDecoder
@@ -58,8 +59,7 @@ def open_engine(bundle: Bundle, runtime: RuntimeConfig, context_length: int) -> 
         MemoryLimitError: there is not enough memory.
         UnsupportedModelError: its KV cache cannot be kept as ``runtime.kv_cache``.
     """
-    if runtime.kv_cache != "f32":
-        raise UnsupportedModelError(f"{bundle.manifest.name} has no scales for a KV cache of {runtime.kv_cache}")
+    check_kv_cache(bundle.manifest, runtime.kv_cache)
     if bundle.manifest.layout == NATIVE_LAYOUT:
         return NativeEngine(bundle, runtime, context_length)
     from edgelm.runtime.foreign.engine import ForeignEngine  # most models do without
@@ -79,6 +79,7 @@ class NativeEngine:
         self._pad = manifest.pad_token_id or 0
         threads = runtime.threads or available_cores()
         roles = ("encoder", "decoder") if manifest.family == "encoder-decoder" else ("decoder",)
+        scales = cache_scales(bundle) if runtime.kv_cache == "int8" else None
         sessions = {}
         for role in roles:
             graph, optimize = graph_to_load(bundle, role, prepack=runtime.prepack)
@@ -89,6 +90,7 @@ class NativeEngine:
                 optimize=optimize,
                 spinning=not self._recurrent,
                 planning=role == "decoder",
+                graph=None if scales is None else load_int8_cache_graph(graph, scales),
             )
         self._decoder = sessions["decoder"]
         self._encoder = sessions.get("encoder")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from edgelm.config import KVCacheType
 from edgelm.runtime.row_cache import RowCache
 from edgelm.runtime.session import Binding, TensorInfo
 
 
 class KVCache:
     """Keys and values of all layers, (1, kv_heads, capacity, head_size) each, and how many tokens are valid.
+
+    They are float32, or int8 where the graph is one of ``int8_cache``.
 
     Args:
         inputs: the session's inputs; see ``RowCache``.
@@ -36,6 +39,11 @@ class KVCache:
     def capacity(self) -> int:
         """Tokens for which memory is there."""
         return self._row.capacity
+
+    @property
+    def kind(self) -> KVCacheType:
+        """The type of the values."""
+        return "int8" if any(array.dtype.kind == "i" for array in self._row.arrays.values()) else "f32"
 
     @property
     def nbytes(self) -> int:
@@ -86,7 +94,7 @@ class KVCache:
         self._row.lengths[0] = length
         self.dropped, self._before_gap = dropped, before_gap
 
-    def drop(self, first: int, count: int, turn_back: Callable[[str, NDArray[np.float32]], None]) -> None:
+    def drop(self, first: int, count: int, turn_back: Callable[[str, NDArray[Any]], None]) -> None:
         """Takes ``count`` tokens out behind the first ``first``; what stood behind them moves up.
 
         ``turn_back``: told of each moved tensor by its input's name, (1, kv_heads, tokens, head_size), which it may
@@ -102,11 +110,11 @@ class KVCache:
         """Ties past and present of each layer to the same buffer, so that the graph appends in place."""
         self._row.bind(binding, 0, 1)
 
-    def arrays(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    def arrays(self) -> Iterator[tuple[str, NDArray[Any]]]:
         """Name and valid part of each tensor: (1, kv_heads, length, head_size)."""
         return self.buffers(self.length)
 
-    def buffers(self, length: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    def buffers(self, length: int) -> Iterator[tuple[str, NDArray[Any]]]:
         """Name and first ``length`` tokens of each tensor, whether they are valid or to be written."""
         for name, array in self._row.arrays.items():
             yield name, array[:, :, :length]

@@ -6,6 +6,7 @@ import math
 import mmap
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ _PAST, _PRESENT = "past_key_values.", "present."
 
 
 class RowCache:
-    """Keys and values of all layers, (slots, kv_heads, capacity, head_size) each.
+    """Keys and values of all layers, (slots, kv_heads, capacity, head_size) each, of the type that the graph takes.
 
     Args:
         inputs: the session's inputs; names and shapes are the graph's own, and every ``past_key_values.X`` has its
@@ -84,14 +85,14 @@ class RowCache:
             binding.input(name, tensor)
             binding.output(_PRESENT + name.removeprefix(_PAST), tensor)
 
-    def _allocated(self, slots: int, capacity: int) -> dict[str, NDArray[np.float32]]:
+    def _allocated(self, slots: int, capacity: int) -> dict[str, NDArray[Any]]:
         return {
             name: _zeros((slots, int(info.shape[1]), capacity, int(info.shape[3])), info.dtype)
             for name, info in self._infos.items()
         }
 
 
-def _zeros(shape: tuple[int, ...], dtype: np.dtype[np.float32]) -> NDArray[np.float32]:
+def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """An array in memory of its own, whose pages are only taken when they are written, and go back at once."""
     count = math.prod(shape)
     length = max(count * dtype.itemsize, 1)

@@ -55,13 +55,13 @@ def test_a_layer_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("context_length", "length", "conversations"), [(40, 40, 27), (4096, 256, 8)])
-def test_sequences_are_prose_and_conversations(context_length: int, length: int, conversations: int) -> None:
+@pytest.mark.parametrize(("length", "conversations"), [(40, 27), (256, 8)])
+def test_sequences_are_prose_and_conversations(length: int, conversations: int) -> None:
     tokenizer = Tokenizer(byte_level())
-    prose = calibration_sequences(tokenizer, None, context_length)
+    prose = calibration_sequences(tokenizer, None, length)
     assert prose.shape == (4096 // length, length)
     template = ChatTemplate("{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}")
-    mixed = calibration_sequences(tokenizer, template, context_length)
+    mixed = calibration_sequences(tokenizer, template, length)
     assert mixed.shape == prose.shape
     starts = tokenizer.encode_markup("<|im_start|>")[0]
     chats = [bool((row == starts).any()) for row in mixed]
