@@ -27,7 +27,8 @@ class CachedModel(LoadedModel):
     ) -> int:
         """Writes the KV cache of a prompt or a conversation to a file, computing it first where it is not kept.
 
-        The file serves the same conversion of the same model only. It holds what was said, as token ids.
+        The file serves the same conversion of the same model only, with a KV cache of the same type. It holds what was
+        said, as token ids.
 
         Args:
             path: replaced if it exists.
@@ -55,7 +56,7 @@ class CachedModel(LoadedModel):
         """Keeps the KV cache that ``save_cache`` wrote, for prompts that begin as it does; returns how many tokens.
 
         Raises:
-            CacheFileError: the file cannot be read, is broken, or was saved of another model.
+            CacheFileError: the file cannot be read, is broken, or was saved of another model, or another type of cache.
             UnsupportedModelError: see ``save_cache``.
             MemoryLimitError: it does not fit into ``max_memory``.
             ConfigError: ``prefix_caches`` is 0, so nothing is kept.
@@ -65,7 +66,7 @@ class CachedModel(LoadedModel):
         pool = self._pool
         if not self.runtime.prefix_caches:
             raise ConfigError("prefix_caches is 0: a KV cache that is loaded would not be kept")
-        return load_cache(pool, Path(path), self.bundle.manifest, self.context_length)
+        return load_cache(pool, Path(path), self.bundle.manifest, self.context_length, self.runtime.kv_cache)
 
     @property
     @abstractmethod

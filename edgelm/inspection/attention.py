@@ -157,7 +157,9 @@ class _View(NamedTuple):
 def _opened(model: LanguageModel | EncoderModel, role: str, layers: Collection[int] | None) -> InspectedGraph:
     runtime = model.runtime
     threads = runtime.threads or available_cores()
-    return InspectedGraph(model.bundle, role, threads=threads, prepack=runtime.prepack, layers=layers)
+    return InspectedGraph(
+        model.bundle, role, threads=threads, prepack=runtime.prepack, layers=layers, kv_cache=runtime.kv_cache
+    )
 
 
 def _prompt(model: LanguageModel, text: Any) -> Ids:

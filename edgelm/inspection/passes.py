@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from edgelm.bundle.bundle import Bundle
 from edgelm.bundle.graph_check import MAX_GRAPH_BYTES
 from edgelm.bundle.regular_file import read_file
+from edgelm.config import KVCacheType
 from edgelm.inspection.twin import AttentionKind, make_twin
 from edgelm.runtime.embedding import EmbeddingTable
+from edgelm.runtime.int8_cache import cache_scales, int8_cache_graph
 from edgelm.runtime.kv_cache import KVCache
 from edgelm.runtime.prepack import graph_to_load
 from edgelm.runtime.session import Session, Switch, Tensor
@@ -40,6 +42,7 @@ class InspectedGraph:
         threads: threads that one operator may use.
         prepack: read the copy of the weights in this machine's layout, which normal runs share.
         layers: whose attention to give; None: that of all.
+        kv_cache: the type of a decoder's cache, whose keys are attended to as it holds them.
 
     Attributes:
         layers: all layers of each kind.
@@ -51,10 +54,19 @@ class InspectedGraph:
     """
 
     def __init__(
-        self, bundle: Bundle, role: str, *, threads: int, prepack: bool = True, layers: Collection[int] | None = None
+        self,
+        bundle: Bundle,
+        role: str,
+        *,
+        threads: int,
+        prepack: bool = True,
+        layers: Collection[int] | None = None,
+        kv_cache: KVCacheType = "f32",
     ) -> None:
         path, optimize = graph_to_load(bundle, role, prepack=prepack)
         graph = read_file(path.parent, path.name, limit=MAX_GRAPH_BYTES)
+        if kv_cache == "int8":
+            graph = int8_cache_graph(graph, cache_scales(bundle), what=path.name)
         twin = make_twin(graph, what=path.name, layers=layers)
         self.layers = twin.layers
         self._outputs = twin.outputs

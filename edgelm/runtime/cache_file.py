@@ -1,7 +1,8 @@
 """Saves the KV cache of one sequence, and takes it back: nothing in the file is believed, nothing of it is run.
 
 Layout, little-endian: magic (8 bytes), version (u32), length of the header (u32), header (JSON), token ids (i32), then
-tensor by tensor keys and values (kv_heads, tokens, head_size) float32, then the CRC-32 of all before it (u32).
+tensor by tensor keys and values (kv_heads, tokens, head_size) of the type that the header names, then the CRC-32 of
+all before it (u32).
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 from edgelm.bundle.manifest import KVGeometry, Manifest
+from edgelm.bundle.manifest_parts import KV_DTYPE_BYTES
 from edgelm.bundle.publish import writing_atomic
 from edgelm.bundle.strict_json import load_json
+from edgelm.config import KVCacheType
 from edgelm.errors import CacheFileError, ManifestError
 from edgelm.runtime.kv_cache import KVCache
 from edgelm.runtime.sequence_decoder import Ids
@@ -31,6 +34,7 @@ from edgelm.runtime.sliding import SlidingWindow
 MAGIC = b"EDGELMKV"
 VERSION = 1
 MAX_HEADER_BYTES = 1 << 16
+DTYPES: dict[KVCacheType, str] = {"f32": "float32", "int8": "int8"}
 _START = struct.Struct("<8sII")
 _CHECKSUM = struct.Struct("<I")
 
@@ -42,7 +46,8 @@ class CacheHeader:
     Attributes:
         model: SHA-256 of the model's manifest, which names its files by theirs.
         name: of the model, for people.
-        dtype, kv_heads, head_size: of the tensors.
+        dtype: of the tensors: one of ``DTYPES``.
+        kv_heads, head_size: their sizes.
         tensors: the names of their inputs, in order.
         tokens: of the sequence.
         dropped: of these, how many the cache holds no more.
@@ -63,7 +68,8 @@ class CacheHeader:
         kv = _geometry(manifest)
         names = tuple(name for name, _ in cache.arrays())
         identity = model_identity(manifest)
-        return cls(identity, manifest.name, kv.dtype, kv.kv_heads, kv.head_size, names, tokens, cache.dropped)
+        dtype = DTYPES[cache.kind]
+        return cls(identity, manifest.name, dtype, kv.kv_heads, kv.head_size, names, tokens, cache.dropped)
 
     @property
     def held(self) -> int:
@@ -73,7 +79,8 @@ class CacheHeader:
     @property
     def content_bytes(self) -> int:
         """Bytes of ids and tensors."""
-        return 4 * self.tokens + 4 * len(self.tensors) * self.kv_heads * self.held * self.head_size
+        values = len(self.tensors) * self.kv_heads * self.held * self.head_size
+        return 4 * self.tokens + KV_DTYPE_BYTES[self.dtype] * values
 
 
 def model_identity(manifest: Manifest) -> str:
@@ -98,7 +105,7 @@ def write_cache(path: Path, manifest: Manifest, cache: KVCache, ids: Ids) -> Non
             file.write(part)
         for _, array in cache.buffers(header.held):
             for head in array[0]:
-                values = np.ascontiguousarray(head, "<f4").data
+                values = np.ascontiguousarray(head, _stored(header.dtype)).data
                 checksum = zlib.crc32(values, checksum)
                 file.write(values)
         file.write(_CHECKSUM.pack(checksum))
@@ -112,7 +119,9 @@ class CacheFile:
         ids: (T,) int64, the sequence.
     """
 
-    def __init__(self, file: io.BufferedReader, path: Path, manifest: Manifest, window: SlidingWindow) -> None:
+    def __init__(
+        self, file: io.BufferedReader, path: Path, manifest: Manifest, window: SlidingWindow, kind: KVCacheType
+    ) -> None:
         self._file, self._path = file, path
         self._checksum = 0
         start = self._read(min(_START.size, os.fstat(file.fileno()).st_size))
@@ -124,7 +133,7 @@ class CacheFile:
         if length > MAX_HEADER_BYTES:
             raise self._fault(f"has a header of {length} bytes, more than the {MAX_HEADER_BYTES} allowed")
         self.header = self._header(self._read(length))
-        self._check(manifest, window)
+        self._check(manifest, window, kind)
         whole = _START.size + length + self.header.content_bytes + _CHECKSUM.size
         size = os.fstat(file.fileno()).st_size
         if size != whole:
@@ -147,7 +156,7 @@ class CacheFile:
             if array.shape[1::2] != (self.header.kv_heads, self.header.head_size):
                 raise self._fault(f"has {name} in another shape than the model")
             for head in array[0]:
-                head[:] = np.frombuffer(self._read(head.nbytes), "<f4").reshape(head.shape)
+                head[:] = np.frombuffer(self._read(head.nbytes), _stored(self.header.dtype)).reshape(head.shape)
                 if not np.isfinite(head).all():
                     raise self._fault(f"has values in {name} that are no numbers")
         expected = self._checksum
@@ -168,13 +177,16 @@ class CacheFile:
             raise self._fault("has a header of another form")
         return CacheHeader(**{**values, "tensors": tuple(values["tensors"])})
 
-    def _check(self, manifest: Manifest, window: SlidingWindow) -> None:
+    def _check(self, manifest: Manifest, window: SlidingWindow, kind: KVCacheType) -> None:
         """The header against the model, before anything is believed of sizes."""
         header, kv = self.header, _geometry(manifest)
         if header.model != model_identity(manifest):
             raise self._fault(f"was saved of another model, {header.name[:80]!a}, or another conversion of it")
+        other = next((name for name, dtype in DTYPES.items() if dtype == header.dtype and name != kind), None)
+        if other is not None:
+            raise self._fault(f"holds a KV cache of type {other}, but the model is loaded with one of type {kind}")
         known = (header.dtype, header.kv_heads, header.head_size, len(header.tensors))
-        if known != (kv.dtype, kv.kv_heads, kv.head_size, 2 * kv.layers):
+        if known != (DTYPES[kind], kv.kv_heads, kv.head_size, 2 * kv.layers):
             raise self._fault("has tensors of other shapes than the model's")
         if header.tokens < 1 or header.dropped < 0:
             raise self._fault(f"has {header.tokens} tokens, of which {header.dropped} are dropped")
@@ -205,13 +217,14 @@ def is_saved_cache(path: Path) -> bool:
 
 
 @contextmanager
-def open_cache(path: Path, manifest: Manifest, window: SlidingWindow) -> Iterator[CacheFile]:
+def open_cache(path: Path, manifest: Manifest, window: SlidingWindow, kind: KVCacheType = "f32") -> Iterator[CacheFile]:
     """Opens a saved cache.
 
     Args:
         path: a regular file.
         manifest: of the model that it must have been saved of.
         window: the context window.
+        kind: of the cache that it is to fill.
 
     Raises:
         CacheFileError: it cannot be read, or is no saved cache, or not one of this model; says what is wrong.
@@ -221,7 +234,7 @@ def open_cache(path: Path, manifest: Manifest, window: SlidingWindow) -> Iterato
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise CacheFileError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     with file:
-        yield CacheFile(file, path, manifest, window)
+        yield CacheFile(file, path, manifest, window, kind)
 
 
 def _open_regular(path: str, flags: int) -> int:
@@ -230,6 +243,10 @@ def _open_regular(path: str, flags: int) -> int:
         os.close(descriptor)
         raise OSError(0, "is not a regular file", path)
     return descriptor
+
+
+def _stored(dtype: str) -> np.dtype[Any]:
+    return np.dtype(dtype).newbyteorder("<")
 
 
 def _geometry(manifest: Manifest) -> KVGeometry:

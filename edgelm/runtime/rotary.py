@@ -1,12 +1,12 @@
 """Turns keys back to earlier positions: rotary embeddings (arxiv.org/abs/2104.09864) can be undone by a fixed angle.
 
-The cache holds keys as they were rotated. The angles are those of the graph's own tables, so whatever scaling a model
-has is in them; two rows of each are read, none is kept.
+The cache holds keys as they were rotated; those of an int8 cache are rounded anew when they are turned. The angles are
+those of the graph's own tables, so whatever scaling a model has is in them; two rows of each are read, none is kept.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,9 @@ from edgelm.bundle.manifest import NATIVE_LAYOUT
 from edgelm.bundle.onnx_model import OnnxGraph, OnnxNode, OnnxTensor
 from edgelm.bundle.onnx_reader import read_model
 from edgelm.bundle.regular_file import open_file, read_file
+from edgelm.config import KVCacheType
 from edgelm.errors import ModelError, UnsupportedModelError
+from edgelm.runtime.int8_cache import cache_scales, quantized, scales_by_input
 
 MAX_GRAPH_BYTES = 1 << 31
 # Places among GroupQueryAttention's inputs.
@@ -37,12 +39,13 @@ class KeyTurn:
     Args:
         bundle: of one of EdgeLM's own decoders.
         positions: that number.
+        kv_cache: the type of the cache.
 
     Raises:
         UnsupportedModelError: its keys cannot be turned; says why.
     """
 
-    def __init__(self, bundle: Bundle, positions: int) -> None:
+    def __init__(self, bundle: Bundle, positions: int, kv_cache: KVCacheType = "f32") -> None:
         name = bundle.manifest.name
         if bundle.manifest.layout != NATIVE_LAYOUT or bundle.manifest.family != "decoder":
             raise UnsupportedModelError(f"{name}: only EdgeLM's own decoders can go on past their context window")
@@ -62,17 +65,28 @@ class KeyTurn:
                 key = (pair[0], pair[1])
                 read.setdefault(key, _angles(bundle, tables, key, positions))
                 self._angles[node.inputs[_PAST_KEY]] = read[key]
+        self._scales = scales_by_input(cache_scales(bundle)) if kv_cache == "int8" else {}
 
-    def __call__(self, name: str, keys: NDArray[np.float32]) -> None:
-        """Turns the tensor of that input, (…, tokens, head_size), in place, if it is one of keys that were rotated."""
+    def __call__(self, name: str, keys: NDArray[Any]) -> None:
+        """Turns the tensor of that input, (1, kv_heads, tokens, head_size), in place, if it is of rotated keys."""
         angles = self._angles.get(name)
         if angles is None:
             return
-        half = len(angles.cos)
-        first, second = keys[..., :half], keys[..., half : 2 * half]
-        turned = first * angles.cos + second * angles.sin
-        second[:] = second * angles.cos - first * angles.sin
-        first[:] = turned
+        scale = self._scales.get(name)
+        if scale is None:
+            _turn(keys, angles)
+            return
+        values = keys * scale[:, None]
+        _turn(values, angles)
+        keys[:] = quantized(values, scale[:, None])
+
+
+def _turn(keys: NDArray[np.float32], angles: _Angles) -> None:
+    half = len(angles.cos)
+    first, second = keys[..., :half], keys[..., half : 2 * half]
+    turned = first * angles.cos + second * angles.sin
+    second[:] = second * angles.cos - first * angles.sin
+    first[:] = turned
 
 
 def _attention(graph: OnnxGraph, *, layers: int, name: str) -> list[OnnxNode]:

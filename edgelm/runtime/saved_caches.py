@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from edgelm.bundle.manifest import Manifest
+from edgelm.config import KVCacheType
 from edgelm.errors import CacheFileError, UnsupportedModelError
 from edgelm.runtime.cache_file import open_cache, write_cache
 from edgelm.runtime.kv_cache import KVCache
@@ -47,8 +48,12 @@ def save_cache(pool: SequencePool, path: Path, manifest: Manifest, ids: Ids | No
     return len(held if ids is None else ids)
 
 
-def load_cache(pool: SequencePool, path: Path, manifest: Manifest, context_length: int) -> int:
+def load_cache(
+    pool: SequencePool, path: Path, manifest: Manifest, context_length: int, kind: KVCacheType = "f32"
+) -> int:
     """Has a pool keep what a file holds, as if it had just been computed; returns how many tokens that is.
+
+    ``kind``: the type of the pool's caches.
 
     Raises:
         CacheFileError: the file cannot be read, is broken, or was saved of another model; nothing has changed then.
@@ -56,7 +61,7 @@ def load_cache(pool: SequencePool, path: Path, manifest: Manifest, context_lengt
         MemoryLimitError: it does not fit.
         ClosedError: the model is closed.
     """
-    with open_cache(path, manifest, SlidingWindow(context_length)) as file:
+    with open_cache(path, manifest, SlidingWindow(context_length), kind) as file:
         lent = pool.borrow(np.empty(0, np.int64), file.header.held)
         try:
             cache = _cache_of(lent, manifest)

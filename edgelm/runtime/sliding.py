@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.bundle.bundle import Bundle
+from edgelm.config import KVCacheType
 from edgelm.errors import ConfigError, UnsupportedModelError
 from edgelm.runtime.kv_cache import KVCache
 from edgelm.runtime.rotary import KeyTurn
 from edgelm.runtime.sequence_decoder import Ids, SequenceDecoder
 
-TurnBack = Callable[[str, NDArray[np.float32]], None]
+TurnBack = Callable[[str, NDArray[Any]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,20 +107,21 @@ class PastWindow:
     Args:
         bundle: of a decoder.
         context_length: tokens that its cache holds.
+        kv_cache: the type of its cache.
 
     Raises:
         ConfigError: the window is too narrow to slide.
         UnsupportedModelError: the model's keys cannot be moved; says why.
     """
 
-    def __init__(self, bundle: Bundle, context_length: int) -> None:
+    def __init__(self, bundle: Bundle, context_length: int, kv_cache: KVCacheType = "f32") -> None:
         self.window = SlidingWindow(context_length)
         if not self.window.is_wide_enough:
             raise ConfigError(
                 f"overflow 'sink' needs a context window of {2 * SlidingWindow.sinks} tokens, not {context_length}"
             )
         self._name = bundle.manifest.name
-        self._turn_back = KeyTurn(bundle, self.window.block)
+        self._turn_back = KeyTurn(bundle, self.window.block, kv_cache)
 
     def over(self, decoder: SequenceDecoder, *, limit: int) -> SlidingDecoder:
         """The decoder, for a sequence of up to ``limit`` tokens."""
