@@ -143,6 +143,7 @@ class Generator:
             prompt_tokens=len(given(request)),
             cached_tokens=loan.cached,
             close=lambda answer, healthy: self._end(loan, helpers, [*request.prompt, *answer] if healthy else None),
+            cancel=lambda: [each.cancel() for each in (loan.decoder, *helpers)],
             watch=watch,
             dropped=lambda: (dropped[0] + loan.dropped, dropped[1]),
             computed=(lambda: loan.decoder.length) if isinstance(loan, LentDecoder) and past is None else None,

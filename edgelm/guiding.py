@@ -23,10 +23,12 @@ class Guiding:
     Attributes:
         guidance: its logits processor.
         end: to be called once when the answer ends, with the prompt's tokens and its own, or None if it failed.
+        cancel: ends the run in progress, from another thread; the answer has then failed.
     """
 
     guidance: Guidance
     end: Callable[[Ids | None], None]
+    cancel: Callable[[], None]
 
 
 def start_guiding(
@@ -71,4 +73,4 @@ def start_guiding(
     def end(ids: Ids | None) -> None:
         pool.end(loan, None if ids is None else np.concatenate((away, ids[len(request.prompt) :])))
 
-    return Guiding(Guidance(loan.decoder, config.guidance_scale, away[loan.cached :]), end)
+    return Guiding(Guidance(loan.decoder, config.guidance_scale, away[loan.cached :]), end, loan.decoder.cancel)

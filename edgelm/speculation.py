@@ -30,10 +30,12 @@ class Speculation:
     Attributes:
         guesser: makes them.
         end: to be called once when the answer ends, with all its tokens and the prompt's, or None if the answer failed.
+        cancel: ends the run in progress, from another thread; the answer has then failed.
     """
 
     guesser: Guesser
     end: Callable[[Ids | None], None]
+    cancel: Callable[[], None] = lambda: None
 
 
 class Model(Protocol):
@@ -97,7 +99,7 @@ class DraftModel:
                 guesser.settle(np.asarray(ids, np.int64))
             self._pool.end(loan, ids)
 
-        return Speculation(guesser, end)
+        return Speculation(guesser, end, loan.decoder.cancel)
 
     def bytes_for(self, needs: Needs) -> int:
         """What the draft model takes, beside the interpreter, where the model's generations need that much."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
 from typing import Self
 
+from edgelm.errors import CancelledError
 from edgelm.generation.logprobs import StepLogprobs
 from edgelm.generation.loop import Step
 from edgelm.results import Chunk, GenerationResult, Stopwatch, TokenLogprob, ToolCall, Usage
@@ -88,6 +90,7 @@ class TextStream(Iterator[Chunk]):
         watch: told by the steps when prefill ends, where no token tells it.
         close: called once when the stream ends, however it ends, with the tokens of the answer and whether the
             decoder's cache is still what they say.
+        cancel: ends the run in progress, from another thread; the decoder's cache is then not to be trusted.
         dropped: asked at the end for the dropped tokens and turns of the usage.
         computed: tells how many tokens the decoder holds; None where that says nothing of the prompt.
     """
@@ -100,13 +103,14 @@ class TextStream(Iterator[Chunk]):
         prompt_tokens: int,
         cached_tokens: int,
         close: Callable[[tuple[int, ...], bool], None],
+        cancel: Callable[[], object] = lambda: None,
         watch: Stopwatch | None = None,
         dropped: Callable[[], tuple[int, int]] = lambda: (0, 0),
         computed: Callable[[], int] | None = None,
     ) -> None:
         self._prompt_tokens, self._computed = prompt_tokens, computed
         # The generator must not refer to the stream: dropping the last reference to that then ends it at once.
-        self._answer = _Answer(steps, close, (prompt_tokens, cached_tokens), watch or Stopwatch(), dropped)
+        self._answer = _Answer(steps, close, cancel, (prompt_tokens, cached_tokens), watch or Stopwatch(), dropped)
         self._chunks = self._answer.run(text)
 
     def __next__(self) -> Chunk:
@@ -149,12 +153,19 @@ class TextStream(Iterator[Chunk]):
         return self.result
 
     def close(self) -> None:
-        """Ends the generation, or has it end at the next token where another thread is reading; may be called twice."""
+        """Ends the generation; may be called twice.
+
+        Where another thread is reading, that ends in the middle of the prompt or at the next token.
+        """
         self._answer.wanted = False
-        if inspect.getgeneratorstate(self._chunks) == inspect.GEN_RUNNING:
-            return
-        self._chunks.close()
-        self._answer.finish(healthy=True)
+        try:
+            self._chunks.close()
+        except ValueError:
+            if inspect.getgeneratorstate(self._chunks) != inspect.GEN_RUNNING:
+                raise
+            self._answer.cancel_prefill()
+        else:
+            self._answer.finish(healthy=True)
 
 
 class _Answer:
@@ -164,6 +175,7 @@ class _Answer:
         self,
         steps: Generator[Step, None, None],
         close: Callable[[tuple[int, ...], bool], None],
+        cancel: Callable[[], object],
         prompt_tokens: tuple[int, int],
         watch: Stopwatch,
         dropped: Callable[[], tuple[int, int]],
@@ -172,6 +184,8 @@ class _Answer:
         self.result: GenerationResult | None = None
         self._steps = steps
         self._on_close: Callable[[tuple[int, ...], bool], None] | None = close
+        self._cancel, self._cancelled = cancel, False
+        self._ending = threading.RLock()  # a signal's handler may come back into what it interrupts
         self._prompt_tokens = prompt_tokens
         self._watch = watch
         self._dropped = dropped
@@ -202,16 +216,28 @@ class _Answer:
         except GeneratorExit:
             self.finish(healthy=True)
             raise
+        except CancelledError:
+            self.finish(healthy=False)
+            if self.wanted:
+                raise
         except BaseException:  # the KV cache may be half written, also after Ctrl-C
             self.finish(healthy=False)
             raise
 
     def finish(self, *, healthy: bool) -> None:
         """Frees the decoder, once."""
-        if self._on_close is not None:
+        with self._ending:
             on_close, self._on_close = self._on_close, None
+        if on_close is not None:
             self._steps.close()
-            on_close(tuple(self._token_ids), healthy)
+            on_close(tuple(self._token_ids), healthy and not self._cancelled)
+
+    def cancel_prefill(self) -> None:
+        """Ends the run in progress if there is no token yet: a step ends soon, and then leaves the cache as it was."""
+        with self._ending:  # a decoder that is given back may be another answer's by now
+            if self._on_close is not None and not self._token_ids:
+                self._cancelled = True
+                self._cancel()
 
     def _end(self, piece: str, reason: str, text: IncrementalText, score: float | None) -> Chunk:
         timings, dropped = self._watch.timings(), self._dropped()

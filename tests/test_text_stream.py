@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import tokenizers as builders
 
-from edgelm.errors import NumericError
+from edgelm.errors import CancelledError, NumericError
 from edgelm.generation.loop import Step
 from edgelm.generation.stopping import FinishReason
 from edgelm.results import Chunk, GenerationResult, Stopwatch, Timings, Usage
@@ -47,9 +47,9 @@ def steps(ids, reason=FinishReason.LENGTH, log=None):
             log.append("steps closed")
 
 
-def stream(tokenizer, source, *, stops=(), close=None):
+def stream(tokenizer, source, *, stops=(), close=None, cancel=lambda: None):
     text = IncrementalText(tokenizer, tuple(stops))
-    return TextStream(source, text, prompt_tokens=5, cached_tokens=3, close=close or Closing())
+    return TextStream(source, text, prompt_tokens=5, cached_tokens=3, close=close or Closing(), cancel=cancel)
 
 
 def test_the_chunks_are_the_text_and_the_text_is_the_decoded_tokens(tokenizer):
@@ -204,6 +204,47 @@ def test_another_thread_can_end_an_answer_that_is_being_read():
     reader.join(10)
     assert texts == ["The"]
     assert close.calls == [(tuple(ids[:2]), True)]
+
+
+@pytest.mark.parametrize("too_late", [False, True])
+def test_another_thread_can_end_an_answer_before_its_first_token(too_late):
+    """Where that token comes all the same, the decoder's next run would be cancelled: it is not to be trusted."""
+    tokenizer, close, asked, cancelled = (
+        Tokenizer(builders.word_level()),
+        Closing(),
+        threading.Event(),
+        threading.Event(),
+    )
+    ids = tokenizer.encode("The quick")
+
+    def reading_the_prompt():
+        asked.set()
+        assert cancelled.wait(10)
+        if not too_late:
+            raise CancelledError("the run was cancelled")
+        yield Step(ids[0])
+
+    opened = stream(tokenizer, reading_the_prompt(), close=close, cancel=cancelled.set)
+    ended = []
+    reader = threading.Thread(target=lambda: ended.append(next(opened, "no text")))
+    reader.start()
+    asked.wait(10)
+    opened.close()
+    reader.join(10)
+    assert ended == ["no text"]
+    assert close.calls == [((ids[0],) if too_late else (), False)]
+
+
+def test_what_was_cancelled_by_others_says_so():
+    tokenizer, close = Tokenizer(builders.word_level()), Closing()
+
+    def cancelled():
+        raise CancelledError("the run was cancelled")
+        yield
+
+    with pytest.raises(CancelledError):
+        next(stream(tokenizer, cancelled(), close=close))
+    assert close.calls == [((), False)]
 
 
 @pytest.mark.parametrize("error", [NumericError("NaN"), KeyboardInterrupt()])

@@ -19,7 +19,7 @@ from edgelm import __version__
 from edgelm.bundle.files import is_storage_error
 from edgelm.cli import console
 from edgelm.cli.help_page import HELP_NAMES, SUB_COMMANDS, examples
-from edgelm.errors import EdgeLMError, MemoryLimitError, StorageError
+from edgelm.errors import CancelledError, EdgeLMError, MemoryLimitError, StorageError
 
 EXIT_UNEXPECTED = 1
 EXIT_INTERRUPTED = 130
@@ -59,7 +59,10 @@ class CommandLine(click.Group):
         except BrokenPipeError:
             console.silence_stdout()
             return ctx.exit(0)
-        except KeyboardInterrupt:
+        except (
+            KeyboardInterrupt,
+            CancelledError,
+        ):  # runs are cancelled at an interrupt, and perhaps before it is raised
             if console.is_terminal(sys.stderr):
                 console.say("")  # the prompt of the shell belongs below the terminal's ^C
             return ctx.exit(EXIT_INTERRUPTED)

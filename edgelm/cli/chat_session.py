@@ -12,8 +12,9 @@ from typing import Any
 from edgelm.cli import console
 from edgelm.cli.answers import cost_line, dropped_line
 from edgelm.cli.conversation import Conversation, Message
+from edgelm.cli.interrupt import at_interrupt, interrupt_runs
 from edgelm.cli.tool_runner import ToolRunner
-from edgelm.errors import ContextLengthError
+from edgelm.errors import CancelledError, ContextLengthError
 from edgelm.language_model import LanguageModel
 from edgelm.results import GenerationResult
 from edgelm.text_stream import TextStream
@@ -126,7 +127,7 @@ def _print_until_interrupt(stream: TextStream) -> bool:
                 interrupts.deferred = True
                 finished = chunk.finish_reason is not None
             return finished
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, CancelledError):
             return False
         finally:
             interrupts.deferred = True
@@ -152,9 +153,14 @@ class _Interrupts:
             return
         previous = signal.signal(signal.SIGINT, interrupts._received)
         try:
-            yield interrupts
+            with at_interrupt(interrupts._break_in):
+                yield interrupts
         finally:
             signal.signal(signal.SIGINT, previous)
+
+    def _break_in(self) -> None:
+        if not self.deferred:
+            interrupt_runs()
 
     def _received(self, number: int, frame: FrameType | None) -> None:
         self._count += 1

@@ -211,12 +211,15 @@ class Session:
             ModelError: an operator failed.
         """
         session = self._open()
+        _RUNNING.add(switch)
         try:
             with _translated_errors("the graph failed"):
                 session.run_with_iobinding(binding.native, switch.options)
         except CancelledError:
             self.check_open()  # a session that is being closed cancels its runs
             raise
+        finally:
+            _RUNNING.discard(switch)
 
     def check_open(self) -> None:
         """Raises ClosedError where ``run`` would."""
@@ -245,6 +248,13 @@ class Session:
 
 
 _SESSIONS: weakref.WeakSet[Session] = weakref.WeakSet()
+_RUNNING: set[Switch] = set()
+
+
+def interrupt_runs() -> None:
+    """Turns off the switches of all runs in progress: what a process does that shall end at once."""
+    for switch in list(_RUNNING):
+        switch.turn_off()
 
 
 def _keep_inherited_sessions() -> None:
