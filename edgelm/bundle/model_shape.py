@@ -6,7 +6,7 @@ The memory budget takes a manifest alone: with an expected one it is known befor
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgelm.bundle.manifest import FAMILY_ROLES, Manifest, Source
@@ -22,6 +22,7 @@ from edgelm.bundle.manifest_parts import (
 from edgelm.errors import ConfigError
 
 EMBEDDING_NAME = "embedding.int8"
+KV_SCALES_NAME = "kv_scales.f32"
 # Bytes of a weight in a layer and in a table, scales and padding included, measured on converted models.
 _LAYER_BYTES = {
     "rows": 1.015,
@@ -91,6 +92,10 @@ def expected_manifest(
     if layout == "rows":
         embedding = EmbeddingFile(EMBEDDING_NAME, rows=shape.vocab_size, columns=shape.table_columns)
         files[EMBEDDING_NAME] = _file(shape.vocab_size * (shape.table_columns + _FLOAT_BYTES))
+    kv = shape.kv
+    if kv is not None and shape.family == "decoder":
+        kv = replace(kv, scales=KV_SCALES_NAME)
+        files[KV_SCALES_NAME] = _file(kv.scales_bytes())
     return Manifest(
         name=name,
         architecture=shape.architecture,
@@ -99,7 +104,7 @@ def expected_manifest(
         graphs={role: f"{role}.onnx" for role in roles},
         context_length=context_length,
         vocab_size=shape.vocab_size,
-        kv=shape.kv,
+        kv=kv,
         bos_token_id=None,
         eos_token_id=(),
         quantization={"scheme": "int8-block" if layout == "int8-block" else scheme},

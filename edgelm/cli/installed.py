@@ -47,11 +47,16 @@ def _is_pullable(model: str) -> bool:
 
 def _refuse_checkpoint(folder: Path) -> Path:
     """The folder, unless it is a checkpoint alone; any other that is no model's is for ``open_bundle`` to refuse."""
-    if (folder / MANIFEST_NAME).exists() or not any(any(folder.glob(pattern)) for pattern in _CHECKPOINT_FILES):
-        return folder
-    if not is_foreign(folder):
+    if is_checkpoint(folder):
         raise needs_export(folder)
     return folder
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder holds a checkpoint that is neither a bundle nor a folder of graphs by another tool."""
+    if (folder / MANIFEST_NAME).exists() or not any(any(folder.glob(pattern)) for pattern in _CHECKPOINT_FILES):
+        return False
+    return not is_foreign(folder)
 
 
 def needs_export(path: Path) -> ModelError:

@@ -57,6 +57,11 @@ def scheme_option(*, help: str, required: bool = False) -> Decorator:  # noqa: A
     return click.option("--scheme", type=click.Choice(QUANTIZATION_SCHEMES), required=required, help=help)
 
 
+def max_memory_option(help: str) -> Decorator:  # noqa: A002, click's name for it
+    """``--max-memory``, for commands that load no model."""
+    return click.option("--max-memory", metavar="SIZE", callback=_size, help=help)
+
+
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """``--json``."""
     return option(GENERAL, "--json", "as_json", is_flag=True, help="Print JSON instead of text.")(function)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,93 +17,157 @@ from edgelm.bundle.catalog import NAME, CatalogEntry, load_catalog
 from edgelm.bundle.manifest import Manifest
 from edgelm.bundle.store import Store
 from edgelm.cli import console
+from edgelm.cli.expected import expected_of_checkpoint, expected_of_entry
 from edgelm.cli.help_page import PagedCommand, examples
-from edgelm.cli.installed import needs_export
-from edgelm.cli.options import json_option
-from edgelm.cli.origin import exists
-from edgelm.cli.summary import catalog_rows, catalog_values, manifest_rows, quality_rows
+from edgelm.cli.installed import is_checkpoint, needs_export
+from edgelm.cli.memory_report import Need, kv_types_of, memory_text, most_tokens, needs_of
+from edgelm.cli.options import json_option, max_memory_option, scheme_option
+from edgelm.cli.origin import DEFAULT_SCHEME, exists
+from edgelm.cli.summary import catalog_rows, catalog_values, expected_rows, manifest_rows, quality_rows
 from edgelm.cli.units import size_text, table
-from edgelm.config import ENCODER_BATCH_TOKENS, RuntimeConfig
-from edgelm.errors import ModelNotFoundError
-from edgelm.runtime.memory import Budget, budget, encoder_budget
+from edgelm.errors import ConfigError, ModelNotFoundError
+from edgelm.runtime.usable_memory import MemoryBound, usable_memory
 
 _EXAMPLES = """
 edgelm show smollm2
 edgelm show smollm2 --memory
+edgelm show qwen2.5-0.5b --memory --max-memory 1GB
+edgelm show ./checkpoint --memory --scheme int4
 edgelm show ./my-bundle --json
 """
-_CONTEXTS = (512, 2048, 8192, 32768, 131072)
-_TEXT_LENGTHS = (128, *_CONTEXTS)
 
 
 @click.command(cls=PagedCommand, epilog=examples(_EXAMPLES))
 @click.argument("model")
 @click.option("--memory", is_flag=True, help="What it needs in memory, by part, at several lengths of the context.")
+@click.option("-c", "--ctx-size", "tokens", type=click.IntRange(min=1), metavar="N", help="With --memory: up to there.")
+@max_memory_option("With --memory: the longest context within this limit.  [what the machine leaves]")
+@scheme_option(help="With --memory, of what is not converted yet: by this quantization.")
 @json_option
-def command(model: str, memory: bool, as_json: bool) -> None:
-    """Show what a model is and what it needs."""
+def command(
+    model: str, memory: bool, tokens: int | None, max_memory: int | None, scheme: str | None, as_json: bool
+) -> None:
+    """Show what a model is and what it needs.
+
+    MODEL may also be one that can be pulled, and with --memory a checkpoint that can be exported.
+    """
+    for flag, given in (("--ctx-size", tokens), ("--max-memory", max_memory), ("--scheme", scheme)):
+        if given is not None and not memory:
+            raise click.UsageError(f"{flag} goes with --memory")
+    limit = usable_memory() if max_memory is None else MemoryBound("--max-memory", max_memory)
+    report = _Report(tokens, limit, as_json) if memory else None
     try:
         folder = Store().resolve(model)
     except ModelNotFoundError:
-        entry = load_catalog().get(model) if NAME.fullmatch(model) else None
-        if entry is None and exists(Path(model)):
-            raise needs_export(Path(model)) from None
-        if entry is None or memory:  # what it needs is in its bundle alone
-            raise
-        _print_available(entry, as_json)
+        _show_absent(model, report, scheme, as_json)
         return
+    if report is not None and is_checkpoint(folder):
+        _show_checkpoint(folder, report, scheme)
+        return
+    if scheme is not None:
+        raise click.UsageError("--scheme is for what is not converted yet; see: edgelm quantize")
     manifest = manifest_of(folder)
-    budgets = _budgets(manifest) if memory else {}
     if as_json:
-        _print_json(folder, manifest, budgets)
+        fields = {} if report is None else report.fields(manifest)
+        _print_fields({"path": str(folder), **dataclasses.asdict(manifest), **fields})
     else:
-        _print_text(folder, manifest, budgets)
+        _print_text(folder, manifest, report)
 
 
-def _print_available(entry: CatalogEntry, as_json: bool) -> None:
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Report:
+    """What ``--memory`` adds."""
+
+    tokens: int | None
+    limit: MemoryBound | None
+    as_json: bool
+
+    def needs(self, manifest: Manifest) -> list[Need]:
+        if self.tokens is not None and self.tokens > manifest.context_length:
+            raise ConfigError(f"--ctx-size is at most {manifest.context_length} for {manifest.name}, not {self.tokens}")
+        return needs_of(manifest, kv_types_of(manifest), self.tokens)
+
+    def fields(self, manifest: Manifest) -> dict[str, Any]:
+        """For ``--json``."""
+        fields: dict[str, Any] = {"memory": [need.as_dict() for need in self.needs(manifest)]}
+        if self.limit is not None:
+            fields["memory_limit"] = {"bytes": self.limit.nbytes, "source": self.limit.source}
+            fields["tokens_within_limit"] = self._within(manifest, self.limit)
+        return fields
+
+    def text(self, manifest: Manifest) -> str:
+        """The tables, and how long a context may be here."""
+        width, colour = shutil.get_terminal_size().columns, console.has_colour(sys.stdout)
+        text = memory_text(self.needs(manifest), width=width, colour=colour)
+        if self.limit is None:
+            return text
+        within = self._within(manifest, self.limit)
+        found = [f"{count} tokens" + ("" if kind == "any" else f" ({kind} cache)") for kind, count in within.items()]
+        told = f"the limit of {self.limit.source}, {size_text(self.limit.nbytes)}"
+        if not any(within.values()):
+            return f"{text}\n\nIt does not fit into {told}"
+        return f"{text}\n\nWithin {told}: {', '.join(found)}"
+
+    @staticmethod
+    def _within(manifest: Manifest, limit: MemoryBound) -> dict[str, int]:
+        if manifest.kv is None:
+            return {"any": most_tokens(manifest, limit.nbytes)}
+        return {kind: most_tokens(manifest, limit.nbytes, kind) for kind in kv_types_of(manifest)}
+
+
+def _show_absent(model: str, report: _Report | None, scheme: str | None, as_json: bool) -> None:
+    """What is known of a model that could be pulled.
+
+    Raises:
+        ModelError: it is a file or folder that is to be exported.
+        ModelNotFoundError: there is no such model.
+    """
+    entry = load_catalog().get(model) if NAME.fullmatch(model) else None
+    if entry is None:
+        path = Path(model)
+        if not exists(path):
+            Store().resolve(model)  # raises with near names
+        if report is None:
+            raise needs_export(path)
+        _show_checkpoint(path, report, scheme)
+        return
+    expected = None if report is None else expected_of_entry(entry, scheme)
+    fields = {} if report is None or expected is None else report.fields(expected)
     if as_json:
-        _print_fields(catalog_values(entry))
+        _print_fields({**catalog_values(entry), **fields})
     else:
+        needed = "" if report is None or expected is None else f"\n{report.text(expected)}\n"
         console.answer(_columns(catalog_rows(entry)) + "\n")
+        console.answer_drawn(needed)
+    _say_how_to_get(entry, lacks_memory=report is not None and expected is None)
+
+
+def _say_how_to_get(entry: CatalogEntry, *, lacks_memory: bool) -> None:
+    if lacks_memory:
+        console.say(f"the catalog has no shape for {entry.name}: what it needs is known once it is here")
     console.say(f"{entry.name} is not installed; get it with: edgelm pull {entry.name}")
 
 
-def _budgets(manifest: Manifest) -> dict[int, Budget]:
-    """By tokens of prompt and answer; of an encoder's texts, in usual batches; of a source and of its answer."""
-    encodes = manifest.family == "encoder"
-    most = manifest.context_length
-    lengths = [*(tokens for tokens in (_TEXT_LENGTHS if encodes else _CONTEXTS) if tokens < most), most]
-    if encodes:
-        return {
-            tokens: encoder_budget(manifest, batch_tokens=ENCODER_BATCH_TOKENS, longest=tokens) for tokens in lengths
-        }
-    chunk = RuntimeConfig().prefill_chunk
-    return {tokens: budget(manifest, tokens=tokens, prefill_chunk=chunk) for tokens in lengths}
+def _show_checkpoint(path: Path, report: _Report, scheme: str | None) -> None:
+    expected = expected_of_checkpoint(path, scheme or DEFAULT_SCHEME)
+    if report.as_json:
+        _print_fields({"path": str(path), **dataclasses.asdict(expected), **report.fields(expected)})
+    else:
+        needed = report.text(expected)
+        console.answer(f"{_columns(expected_rows(expected))}\n\n")
+        console.answer_drawn(f"{needed}\n")
+    console.say(f"{path} is a checkpoint; convert it with: edgelm export {str(path)!r}")
 
 
-def _print_json(folder: Path, manifest: Manifest, budgets: dict[int, Budget]) -> None:
-    values: dict[str, Any] = {"path": str(folder), **dataclasses.asdict(manifest)}
-    if budgets:
-        values["memory"] = [
-            {"tokens": tokens, **dataclasses.asdict(need), "total": need.total} for tokens, need in budgets.items()
-        ]
-    _print_fields(values)
-
-
-def _print_text(folder: Path, manifest: Manifest, budgets: dict[int, Budget]) -> None:
+def _print_text(folder: Path, manifest: Manifest, report: _Report | None) -> None:
     sections = [_columns([*manifest_rows(manifest), ("folder", str(folder))])]
     if manifest.quality:
         sections.append("Quality\n" + _columns(quality_rows(manifest)))
-    if budgets:
-        header = ("  TOKENS", *(field.name.replace("_", " ").upper() for field in dataclasses.fields(Budget)), "TOTAL")
-        rows = [
-            (f"  {tokens}", *(size_text(part) for part in (*dataclasses.astuple(need), need.total)))
-            for tokens, need in budgets.items()
-        ]
-        sections.append("Memory\n" + table(header, rows))
+    needed = "" if report is None else f"{report.text(manifest)}\n\n"
+    console.answer("\n\n".join([*sections, ""]))
+    console.answer_drawn(needed)  # this alone sets colours: all else is cleared of control characters
     files = [(name, size_text(file.size)) for name, file in manifest.files.items()]
-    sections.append("Files\n" + _columns(files))
-    console.answer("\n\n".join(sections) + "\n")
+    console.answer("Files\n" + _columns(files) + "\n")
 
 
 def _columns(rows: Sequence[tuple[str, ...]]) -> str:

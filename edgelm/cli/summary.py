@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from edgelm.bundle.catalog import CatalogEntry
-from edgelm.bundle.manifest import Manifest
+from edgelm.bundle.manifest import KVGeometry, Manifest
 from edgelm.bundle.store import StoreEntry
 from edgelm.cli.units import size_text
 
@@ -16,6 +16,9 @@ _QUALITY = {
     "perplexity": "perplexity",
     "reference_perplexity": "perplexity of fp32",
     "top1": "same likeliest token as fp32",
+    "int8_cache_kl": "KL divergence, KV cache of int8 from one of f32 (nats)",
+    "int8_cache_perplexity": "perplexity with a KV cache of int8",
+    "int8_cache_top1": "same likeliest token as with a KV cache of f32",
 }
 
 
@@ -60,8 +63,20 @@ def manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
         ("made with", ", ".join(f"{name} {version}" for name, version in manifest.tool_versions.items())),
     ]
     if manifest.kv is not None:
-        rows.insert(5, ("KV cache", f"{size_text(manifest.kv.bytes_per_token())} a token"))
+        rows.insert(5, ("KV cache", _cache_text(manifest.kv)))
     return [(label, value) for label, value in rows if value]
+
+
+def expected_rows(manifest: Manifest) -> list[tuple[str, str]]:
+    """What a person wants to know of a bundle that a checkpoint would become, label and value."""
+    left_out = ("licence", "source", "made with")
+    rows = [row for row in manifest_rows(manifest) if row[0] not in left_out]
+    return [*rows, ("size", f"about {size_text(sum(file.size for file in manifest.files.values()))}")]
+
+
+def _cache_text(kv: KVGeometry) -> str:
+    text = f"{size_text(kv.bytes_per_token())} a token"
+    return text if kv.scales is None else f"{text}, in int8 {size_text(kv.bytes_per_token('int8'))}"
 
 
 def store_values(entry: StoreEntry) -> dict[str, Any]:

@@ -26,6 +26,22 @@ class OptimumExporter(Protocol):
     export_with_optimum: Callable[..., Any]
 
 
+class Foreteller(Protocol):
+    """What is used of ``edgelm_tools.expected``."""
+
+    expected_bundle: Callable[..., Any]
+
+
+def foreteller() -> Foreteller:
+    """The module that says what will become of a checkpoint.
+
+    Raises:
+        MissingDependencyError: a package that it needs is not installed.
+    """
+    with _needing_tools():
+        return cast(Foreteller, importlib.import_module("edgelm_tools.expected"))
+
+
 def optimum_exporter() -> OptimumExporter:
     """The module that converts checkpoints through optimum.
 

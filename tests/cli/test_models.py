@@ -64,7 +64,7 @@ def test_show_json_with_memory(invoke: Invoke) -> None:
     assert values["architecture"] == "llama"
     (need,) = values["memory"]
     assert need["tokens"] == 64
-    assert need["total"] == sum(size for part, size in need.items() if part not in ("tokens", "total"))
+    assert need["total"] == sum(size for part, size in need.items() if part not in ("tokens", "kv_type", "total"))
     table = invoke("show", "tiny", "--memory").stdout
     assert "TOKENS" in table
     assert size_text(need["total"]) in table
@@ -78,7 +78,7 @@ def test_show_what_is_not_installed(invoke: Invoke) -> None:
     assert "None" not in result.stdout
     assert "about 93 MB" in result.stdout
     assert json.loads(invoke("show", "smollm2", "--json").stdout)["download_size"] == 93_000_000
-    for command in (["smollm3"], ["./nowhere"], ["hf:org/other"], ["smollm2", "--memory"]):
+    for command in (["smollm3"], ["./nowhere"], ["hf:org/other"]):
         refused = invoke("show", *command)
         assert (refused.exit_code, refused.stdout) == (2, "")
 

@@ -23,6 +23,7 @@ class ModelFacts:
         graphs: roles of the graphs, in the order in which they are built.
         hidden_size: width of the embedding table, if that is kept in a file of its own.
         footprint: without the tokenizer.
+        rotary_values: cosines and sines of a position, if the graph has tables of them.
         decoder_start_token_id: by the configuration; a ``generation_config.json`` may say otherwise.
         class_defaults: of transformers' configuration class, for fields that ``config.json`` may leave out; those
             about generation are read.
@@ -40,6 +41,7 @@ class ModelFacts:
     state: RecurrentState | None = None
     decoder_start_token_id: int | None = None
     source_length: int | None = None
+    rotary_values: int = 0
     head: Head | None = None
     class_defaults: Mapping[str, Any] = field(default_factory=dict)
 

@@ -63,6 +63,7 @@ class DecoderModel(ABC, Generic[WeightsT]):
                 tied=spec.tied_embeddings,
             ),
             kv=KVGeometry(spec.layers, spec.kv_heads, head_size),
+            rotary_values=2 * self._weights.layout.padded_pairs,
             class_defaults=spec.special_tokens,
         )
 

@@ -1,0 +1,58 @@
+"""What a model will be that is not here, or not converted yet, and whether it fits: told before work begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgelm.bundle.catalog import CatalogEntry, load_catalog
+from edgelm.bundle.manifest import Manifest
+from edgelm.bundle.model_shape import expected_manifest
+from edgelm.cli.memory_report import need_of
+from edgelm.cli.toolbox import foreteller
+from edgelm.errors import MemoryLimitError
+from edgelm.loaded_model import LEAST_TOKENS
+
+# Of an entry that does not say how long a context may be.
+_USUAL_CONTEXT = 2048
+
+
+def expected_of_entry(entry: CatalogEntry, scheme: str | None = None) -> Manifest | None:
+    """Of a model of the catalog; None where its entry has no shape."""
+    if entry.shape is None or entry.parameters is None:
+        return None
+    return expected_manifest(
+        entry.shape,
+        name=entry.name,
+        tasks=entry.tasks,
+        parameters=entry.parameters,
+        context_length=entry.context_length or _USUAL_CONTEXT,
+        scheme=scheme or entry.quantization,
+    )
+
+
+def expected_of_checkpoint(path: Path, scheme: str) -> Manifest:
+    """Of a checkpoint on this machine, by its headers.
+
+    Raises:
+        MissingDependencyError: the tools are not installed.
+        ModelError: it is none, or one that cannot be converted.
+    """
+    made: Manifest = foreteller().expected_bundle(path, scheme=scheme)
+    return made
+
+
+def refuse_what_cannot_fit(model: str, max_memory: int | None) -> None:
+    """Before it is fetched, a model of the catalog that would not even hold a short text within the limit is refused.
+
+    Raises:
+        MemoryLimitError: it would not; itemises the need.
+    """
+    entry = load_catalog().get(model)
+    manifest = None if entry is None else expected_of_entry(entry)
+    if manifest is None or max_memory is None:
+        return
+    try:
+        least = need_of(manifest, min(LEAST_TOKENS, manifest.context_length))
+        least.parts.check(max_memory)
+    except MemoryLimitError as error:
+        raise MemoryLimitError(f"{model} is not fetched: it {error}") from None
