@@ -2,7 +2,7 @@
 
     import edgelm
     lm = edgelm.load("smollm2")
-    print(lm.chat([{"role": "user", "content": "What is the capital of France?"}]).text)
+    print(lm.chat([{"role": "user", "content": "What is the capital of Japan?"}]).text)
 
 Importing it is light: the runtime is loaded with the first name that needs it.
 """

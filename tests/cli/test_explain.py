@@ -33,7 +33,8 @@ def test_the_answer_is_that_of_run(invoke: Invoke) -> None:
     assert raw["prompt"] == ["a", "b"]
 
 
-def test_blocks(invoke: Invoke) -> None:
+def test_blocks(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     done = invoke("explain", "tiny", "ab", "-n", "3", "--top", "2", *SAMPLED)
     assert done.exit_code == 0, done.stderr
     assert "\x1b" not in done.stdout

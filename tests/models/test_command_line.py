@@ -17,9 +17,9 @@ FAST_REFUSAL_SECONDS = 2.0
 
 
 def test_json_tells_what_the_answer_cost(command: Callable) -> None:
-    done = command("run", "smollm2", "--json", "-n", "20", "-", stdin="What is the capital of France?\n")
+    done = command("run", "smollm2", "--json", "-n", "20", "-", stdin="What is the capital of Japan?\n")
     answer = json.loads(done.stdout)
-    assert "Paris" in answer["text"]
+    assert "Tokyo" in answer["text"]
     assert answer["finish_reason"] == "stop"
     assert answer["usage"]["completion_tokens"] == len(answer["tokens"])
     assert 0 < answer["memory"]["peak_bytes"] < 600e6

@@ -9,7 +9,7 @@ from __future__ import annotations
 import edgelm
 
 STORY = "Write three sentences about a lighthouse by the sea."
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION = [{"role": "user", "content": "What is the capital of Japan?"}]
 FOLLOW_UP = "And which river flows through it?"
 
 

@@ -23,7 +23,7 @@ def test_the_first_command_answers_as_shown(command: Callable) -> None:
     assert shown
     done = command("run", shown[1], shown[2])
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{shown[3]}\n", "")
-    assert "Paris" in done.stdout
+    assert "Tokyo" in done.stdout
 
 
 def test_the_translation_is_as_shown(command: Callable) -> None:
@@ -35,7 +35,7 @@ def test_the_translation_is_as_shown(command: Callable) -> None:
 def test_the_python_examples_run(home: Path) -> None:
     first, second, *_ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     for example, start in (
-        (first, "The capital of France is Paris. 8 stop\n"),
+        (first, "The capital of Japan is Tokyo. 8 stop\n"),
         ("import edgelm\n" + second, "Bom dia.\n"),
     ):
         run = [sys.executable, "-W", "error", "-c", example]

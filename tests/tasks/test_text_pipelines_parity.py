@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +139,12 @@ CASES: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
 KEYS = {"summarization": "summary", "text2text-generation": "generated", "translation_en_to_de": "translation"}
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(("task", "checkpoint", "settings"), CASES, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("name", "task", "checkpoint", "settings"),
+    # A translator summarizes nothing: ours refuses it, where transformers only warns.
+    [(name, *case) for name, case in product(MODELS, CASES) if (name, case[0]) != ("marian", "summarization")],
+    ids=lambda value: str(value)[:40],
+)
 def test_texts(
     make: Make, recorded: Any, name: str, task: str, checkpoint: dict[str, Any], settings: dict[str, Any]
 ) -> None:
@@ -182,7 +187,7 @@ def test_translations(
 
 @pytest.mark.parametrize("task", KEYS)
 def test_lists(make: Make, task: str) -> None:
-    folder, lm = make("marian", num_beams=2, max_length=10)
+    folder, lm = make("bart" if task == "summarization" else "marian", num_beams=2, max_length=10)
     theirs = reference(folder, task)(TEXTS)
     ours = pipeline(task, lm)(TEXTS)
     key = f"{KEYS[task]}_text"
