@@ -33,7 +33,7 @@ _ANSWER_TOKENS = 32
 _LENGTHS = ("max_new_tokens", "max_length", "min_new_tokens", "min_length")
 _FALLBACK_SIZE = (100, 24)
 _EXAMPLES = """
-edgelm explain smollm2 "What is the capital of France?"
+edgelm explain smollm2 "What is the capital of Japan?"
 edgelm explain smollm2 --temperature 0.8 --top-k 40 --top-p 0.9 --seed 1 "Tell me a story." --html story.html
 edgelm explain smollm2 --raw -n 5 --top 3 "The capital of France is"
 edgelm explain smollm2 --given "The capital of France is Paris." --json

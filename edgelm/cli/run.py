@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _PROMPT = "Prompt"
 _EXAMPLES = """
 edgelm run smollm2 "Why is the sky blue?"
-edgelm run smollm2 --system "Answer in one word." "What is the capital of France?"
+edgelm run smollm2 --system "Answer in one word." "What is the capital of Japan?"
 edgelm run smollm2 --temperature 0.7 --top-p 0.9 --seed 1 "Tell me a story."
 edgelm run smollm2 --raw -n 20 "Once upon a time"
 edgelm run smollm2 --temperature 0.8 --record story.json "Tell me a story."
