@@ -15,9 +15,10 @@ from edgelm.config import RuntimeConfig
 from edgelm.errors import ModelError, NumericError
 from edgelm.runtime.batches import pack
 from edgelm.runtime.encoder import Encoder, Outputs
-from edgelm.runtime.memory import encoder_budget
+from edgelm.runtime.memory import Budget, encoder_budget
 from edgelm.runtime.pooling import pool
 from edgelm.runtime.prepack import graph_to_load
+from edgelm.runtime.process_memory import ProcessMemory
 from edgelm.runtime.session import Session, available_cores
 
 if TYPE_CHECKING:
@@ -34,23 +35,26 @@ class BatchedEncoder:
     Args:
         bundle: of an encoder.
         runtime: how to run it.
+        memory: what it may take.
 
     Raises:
         ModelError: the graph is refused.
         MemoryLimitError: there is not enough memory.
     """
 
-    def __init__(self, bundle: Bundle, runtime: RuntimeConfig) -> None:
+    def __init__(self, bundle: Bundle, runtime: RuntimeConfig, memory: ProcessMemory) -> None:
         manifest = bundle.manifest
         graph, optimize = graph_to_load(bundle, "encoder", prepack=runtime.prepack)
         self._manifest = manifest
-        self._limit = runtime.max_memory
+        self._arena = runtime.memory_arena
+        self._memory = memory
         self._session = Session(
             graph,
             threads=runtime.threads or available_cores(),
             optimize=optimize,
             renamed=manifest.renamed,
             planning=False,
+            arena=runtime.memory_arena,
         )
         outputs = encoder_outputs(manifest)
         self._encoder = Encoder(self._session, outputs, pad_token_id=manifest.pad_token_id or 0)
@@ -135,7 +139,7 @@ class BatchedEncoder:
 
     def _run(self, encodings: Sequence[Encoding], *, last: bool) -> Outputs:
         # What batches of other lengths leave behind is of little use for the next, and would add up.
-        shrink = last or self._limit is not None
+        shrink = last or self._memory.limited
         types = [encoding.type_ids for encoding in encodings] if self._encoder.takes_types else None
         return self._encoder.run([encoding.ids for encoding in encodings], types, shrink=shrink)
 
@@ -146,11 +150,15 @@ class BatchedEncoder:
 
     def _affordable(self, batch_tokens: int, longest: int, *, waiting: int = 0) -> int:
         """The largest batch up to ``batch_tokens`` that fits into the memory limit."""
-        if self._limit is None:
-            return batch_tokens
-        needed = encoder_budget(self._manifest, batch_tokens=batch_tokens, longest=longest, waiting=waiting)
-        while batch_tokens > longest and needed.total > self._limit:
+        limit = self._memory.limit()
+        needed = self._need(batch_tokens, longest, waiting)
+        while batch_tokens > longest and not limit.holds(needed):
             batch_tokens //= 2
-            needed = encoder_budget(self._manifest, batch_tokens=batch_tokens, longest=longest, waiting=waiting)
-        needed.check(self._limit)
+            needed = self._need(batch_tokens, longest, waiting)
+        limit.check(needed)
         return batch_tokens
+
+    def _need(self, batch_tokens: int, longest: int, waiting: int) -> Budget:
+        return encoder_budget(
+            self._manifest, batch_tokens=batch_tokens, longest=longest, waiting=waiting, arena=self._arena
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args
 
 from edgelm.checks import check_bool, check_float, check_int, is_finite
@@ -308,24 +308,34 @@ class RuntimeConfig:
 
     Attributes:
         threads: threads of the graph's operators; None: one for each core this process may use.
-        context_length: tokens of prompt and answer together (as ``Manifest.context_length``); None: the model's limit.
+        context_length: tokens of prompt and answer together (as ``Manifest.context_length``), which memory must hold;
+            None: the model's limit, as far as memory holds it; "auto": as many as it holds.
+        context_limit: what bounds a window that is not given as a number.
         prefill_chunk: prompt tokens computed in one run; bounds the memory of activations.
-        max_memory: bytes of resident memory that the process may reach; None: no limit.
+        max_memory: bytes of resident memory that the process may reach; None: no limit. To keep it, settings that are
+            not ``fixed`` are changed; see ``runtime.fitting``.
+        memory_check: refuse what the machine has no memory for, by what is free and by limits of the system.
+        memory_arena: let the runtime keep freed memory of activations for the runs to come.
         preload_text: read the tokenizer while the graph is loaded; else when it is first needed.
         prefix_caches: KV caches of finished answers that are kept for prompts with the same beginning, as far as
             memory allows.
         prepack: keep a copy of the weights in this CPU's layout in the cache (starts faster, uses less memory).
         kv_cache: what keys and values are kept as: ``f32``, or ``int8``, a quarter of its size, which rounds.
+        fixed: names of settings that hold as they are, also where memory is short.
     """
 
     threads: int | None = None
-    context_length: int | None = None
+    context_length: int | Literal["auto"] | None = None
+    context_limit: int | None = None
     prefill_chunk: int = 128
     max_memory: int | None = None
+    memory_check: bool = True
+    memory_arena: bool = True
     prepack: bool = True
     preload_text: bool = True
     prefix_caches: int = 2
     kv_cache: KVCacheType = "f32"
+    fixed: frozenset[str] = field(default=frozenset(), compare=False)
 
     @classmethod
     def given(cls, *, max_memory: str | int | None = None, **settings: Any) -> Self:
@@ -335,19 +345,27 @@ class RuntimeConfig:
             ConfigError: a value is out of range.
         """
         known = {name: value for name, value in settings.items() if value is not None}
-        return cls(max_memory=None if max_memory is None else parse_memory_limit(max_memory), **known)
+        limit = None if max_memory is None else parse_memory_limit(max_memory)
+        return cls(max_memory=limit, fixed=frozenset(known), **known)
 
     def __post_init__(self) -> None:
         if self.threads is not None:
             check_int("threads", self.threads, 1, 1024)
-        if self.context_length is not None:
+        if isinstance(self.context_length, str):
+            if self.context_length != "auto":
+                raise ConfigError(f"context_length must be a number or 'auto', not {self.context_length!r:.80}")
+        elif self.context_length is not None:
             check_int("context_length", self.context_length, 1)
+        if self.context_limit is not None:
+            check_int("context_limit", self.context_limit, 1)
         check_int("prefill_chunk", self.prefill_chunk, 1)
         if self.max_memory is not None:
             check_int("max_memory", self.max_memory, 1)
         check_int("prefix_caches", self.prefix_caches, 0)
         check_bool("prepack", self.prepack)
         check_bool("preload_text", self.preload_text)
+        check_bool("memory_check", self.memory_check)
+        check_bool("memory_arena", self.memory_arena)
         if self.kv_cache not in KV_CACHE_TYPES:
             raise ConfigError(f"kv_cache must be one of {', '.join(KV_CACHE_TYPES)}, not {self.kv_cache!r:.80}")
 

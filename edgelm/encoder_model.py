@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from edgelm.bundle.encoder_contract import encoder_outputs
 from edgelm.bundle.manifest_parts import POOLING_MODES
 from edgelm.config import ENCODER_BATCH_TOKENS, RuntimeConfig
 from edgelm.errors import ConfigError, ContextLengthError, PromptError, UnsupportedModelError
-from edgelm.loaded_model import LEAST_TOKENS, LoadedModel, find_bundle
+from edgelm.loaded_model import LoadedModel, find_bundle
 from edgelm.runtime.encoder import Outputs
 from edgelm.runtime.memory import Budget, encoder_budget
 from edgelm.runtime.pooling import to_unit_length
@@ -37,10 +37,12 @@ def load_encoder(
     *,
     max_memory: str | int | None = None,
     threads: int | None = None,
-    context_length: int | None = None,
+    context_length: int | Literal["auto"] | None = None,
     prepack: bool = True,
     preload_text: bool = True,
     variant: str | None = None,
+    context_limit: int | None = None,
+    memory_check: bool = True,
 ) -> EncoderModel:
     """Loads an installed encoder, a bundle's folder, or one that another tool made.
 
@@ -48,15 +50,18 @@ def load_encoder(
         model: a name that ``edgelm list`` shows, or a folder.
         max_memory: limit on the process's resident memory, such as ``"400MB"``, or bytes.
         threads: threads of the graph's operators; None: one a core.
-        context_length: tokens that a text may have; None: the model's own limit.
+        context_length: tokens that a text may have, for which there must be memory; ``"auto"``: as many as there is
+            memory for; None: the model's own limit, though memory may be short for long texts.
         prepack: keep a copy of the weights in this machine's layout in the cache.
         preload_text: read the tokenizer now; else when it is first needed.
         variant: of a folder of another tool, which form of its graphs, such as ``quantized``; None: the best one here.
+        context_limit: tokens that a text has at most where ``context_length`` is no number.
+        memory_check: refuse what the machine has no memory for.
 
     Raises:
         ModelNotFoundError: it is not installed; says how to get it.
         ModelError: the bundle is refused.
-        MemoryLimitError: it does not fit into ``max_memory``.
+        MemoryLimitError: it does not fit into ``max_memory``, or into what the machine has left.
         ConfigError: a setting is out of range.
     """
     runtime = RuntimeConfig.given(
@@ -65,6 +70,8 @@ def load_encoder(
         max_memory=max_memory,
         prepack=prepack,
         preload_text=preload_text,
+        context_limit=context_limit,
+        memory_check=memory_check,
     )
     return EncoderModel(find_bundle(model, variant), runtime)
 
@@ -88,17 +95,16 @@ class EncoderModel(LoadedModel):
     """
 
     def __init__(self, bundle: Bundle, runtime: RuntimeConfig | None = None) -> None:
-        super().__init__(bundle, runtime)
+        super().__init__(bundle)
         manifest = bundle.manifest
         if manifest.family != "encoder":
             raise UnsupportedModelError(
                 f"{self.name} is of the family {manifest.family!r}, no encoder; it is for {', '.join(self.tasks)}"
             )
         self.labels: tuple[str, ...] = manifest.head.labels if manifest.head is not None else ()
-        least = min(LEAST_TOKENS, self.context_length)
-        self.memory_budget(least, longest=least).check(self.runtime.max_memory)
+        self._fit_memory(runtime)
         with self._reading_text():
-            self._encoder = BatchedEncoder(bundle, self.runtime)
+            self._encoder = BatchedEncoder(bundle, self.runtime, self._memory)
 
     @cached_property
     def text_encoder(self) -> TextEncoder:
@@ -121,7 +127,13 @@ class EncoderModel(LoadedModel):
 
         ``waiting``: bytes of outputs that wait for those of the last batch.
         """
-        return encoder_budget(self.bundle.manifest, batch_tokens=batch_tokens, longest=longest, waiting=waiting)
+        return encoder_budget(
+            self.bundle.manifest,
+            batch_tokens=batch_tokens,
+            longest=longest,
+            waiting=waiting,
+            arena=self.runtime.memory_arena,
+        )
 
     def encode(self, texts: Sequence[TextOrPair], *, truncation: bool = False, offsets: bool = False) -> list[Encoding]:
         """Texts or pairs, ready for ``run``.

@@ -29,6 +29,7 @@ from edgelm.results import GenerationResult, Stopwatch
 from edgelm.runtime.batches import pack
 from edgelm.runtime.engine import open_engine
 from edgelm.runtime.memory import Needs, budget_of
+from edgelm.runtime.process_memory import ProcessMemory
 from edgelm.runtime.sequences import LentDecoder, LentRows, Loan, SequenceDecoder, SequencePool
 from edgelm.runtime.single_row import SingleRow
 from edgelm.runtime.sliding import PastWindow
@@ -54,6 +55,7 @@ class Generator:
         bundle: of a decoder or an encoder-decoder.
         runtime: how to run it.
         context_length: tokens that a decoder's row may have.
+        memory: what it may take.
         draft: guesses what comes in single answers.
 
     Attributes:
@@ -65,12 +67,18 @@ class Generator:
     """
 
     def __init__(
-        self, bundle: Bundle, runtime: RuntimeConfig, context_length: int, draft: DraftModel | None = None
+        self,
+        bundle: Bundle,
+        runtime: RuntimeConfig,
+        context_length: int,
+        memory: ProcessMemory,
+        draft: DraftModel | None = None,
     ) -> None:
         self._bundle = bundle
         self._manifest = bundle.manifest
         self._runtime = runtime
         self._context_length = context_length
+        self._memory = memory
         self._draft = draft
         self._sizes = ModelSizes(bundle.manifest.vocab_size, context_length)
         self._engine = open_engine(bundle, runtime, context_length)
@@ -151,7 +159,7 @@ class Generator:
 
     @cached_property
     def _past_window(self) -> PastWindow:
-        return PastWindow(self._bundle, self._context_length)
+        return PastWindow(self._bundle, self._context_length, self._runtime.kv_cache)
 
     def _start_speculation(self, request: Request, config: GenerationConfig, tokens: int) -> Speculation | None:
         most = config.prompt_lookup_num_tokens or (0 if self._draft is None else MOST_GUESSES)
@@ -225,9 +233,15 @@ class Generator:
         """Refuses what does not fit into memory, the newest request being part of it."""
         try:
             runtime = self._runtime
-            needed = budget_of(self._manifest, needs, prefill_chunk=runtime.prefill_chunk, kv_cache=runtime.kv_cache)
+            needed = budget_of(
+                self._manifest,
+                needs,
+                prefill_chunk=runtime.prefill_chunk,
+                kv_cache=runtime.kv_cache,
+                arena=runtime.memory_arena,
+            )
             draft = 0 if self._draft is None else self._draft.bytes_for(needs)
-            replace(needed, draft=draft).check(runtime.max_memory)
+            self._memory.check(replace(needed, draft=draft))
         except MemoryLimitError as error:
             others = needs.sequences - 1
             wait = f"wait for the other {others} to end, " if others > 1 else "wait for the other to end, "

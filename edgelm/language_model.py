@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from edgelm.bundle.bundle import Bundle
 from edgelm.cached_model import CachedModel
 from edgelm.call_settings import CallSettings
-from edgelm.config import GenerationConfig, RuntimeConfig
+from edgelm.config import GenerationConfig, KVCacheType, RuntimeConfig
 from edgelm.errors import ConfigError, PromptError, UnsupportedModelError
 from edgelm.generator import Generator
 from edgelm.inspection.explain.model import ExplainedModel
-from edgelm.loaded_model import LEAST_TOKENS, find_bundle
+from edgelm.loaded_model import find_bundle
 from edgelm.results import GenerationResult
-from edgelm.runtime.memory import Budget, Needs, budget
+from edgelm.runtime.fitting import nothing_beside
+from edgelm.runtime.memory import Budget, budget
 from edgelm.runtime.sequences import SequenceDecoder, SequencePool
 from edgelm.runtime.session import available_cores as available_cores  # others look for it here
 from edgelm.speculation import DraftModel, check_draft
@@ -43,34 +44,44 @@ def load(
     *,
     max_memory: str | int | None = None,
     threads: int | None = None,
-    context_length: int | None = None,
+    context_length: int | Literal["auto"] | None = None,
     prefill_chunk: int | None = None,
     prepack: bool = True,
     preload_text: bool = True,
     prefix_caches: int | None = None,
     variant: str | None = None,
     draft: str | os.PathLike[str] | LanguageModel | None = None,
+    kv_cache: KVCacheType | None = None,
+    context_limit: int | None = None,
+    memory_check: bool = True,
 ) -> LanguageModel:
     """Loads an installed model, a bundle's folder, or one that another tool made.
 
     Args:
         model: a name that ``edgelm list`` shows, or a folder.
-        max_memory: limit on the process's resident memory, such as ``"400MB"``, or bytes.
+        max_memory: limit on the process's resident memory, such as ``"400MB"``, or bytes. To keep it, settings that are
+            not given here are changed, which ``fitting`` of the model tells: prompts are read in shorter chunks, the
+            KV cache is kept in int8.
         threads: threads of the graph's operators; None: one a core.
-        context_length: tokens of prompt and answer together; None: the model's own limit.
-        prefill_chunk: prompt tokens computed in one run.
+        context_length: tokens of prompt and answer together, for which there must be memory; ``"auto"``: as many as
+            there is memory for; None: the model's own limit, though memory may be short for long answers.
+        prefill_chunk: prompt tokens computed in one run; None: 128, or fewer where memory is short.
         prepack: keep a copy of the weights in this machine's layout in the cache.
         preload_text: read the tokenizer now; else when it is first needed.
         prefix_caches: KV caches that are kept for prompts with the same beginning as an earlier one; None: 2.
         variant: of a folder of another tool, which form of its graphs, such as ``q4``; None: the best one here.
         draft: a smaller model with the same vocabulary, which guesses what comes in single answers: a name, a folder,
             or one that is loaded already, which then stays open when this one is closed.
+        kv_cache: what keys and values are kept as: ``"f32"``, or ``"int8"``, a quarter of its size, which rounds; the
+            same of a draft that is opened here. None: ``"f32"``, or ``"int8"`` where memory is short.
+        context_limit: tokens that the context window has at most where ``context_length`` is no number.
+        memory_check: refuse what the machine has no memory for.
 
     Raises:
         ModelNotFoundError: it is not installed; says how to get it.
         ModelError: the bundle is refused.
-        UnsupportedModelError: ``draft`` has another vocabulary.
-        MemoryLimitError: it does not fit into ``max_memory``.
+        UnsupportedModelError: ``draft`` has another vocabulary, or a model cannot keep its cache as ``kv_cache``.
+        MemoryLimitError: it does not fit into ``max_memory``, or into what the machine has left.
         ConfigError: a setting is out of range.
     """
     runtime = RuntimeConfig.given(
@@ -81,6 +92,9 @@ def load(
         prepack=prepack,
         preload_text=preload_text,
         prefix_caches=prefix_caches,
+        kv_cache=kv_cache,
+        context_limit=context_limit,
+        memory_check=memory_check,
     )
     if draft is None or isinstance(draft, LanguageModel):
         return LanguageModel(find_bundle(model, variant), runtime, draft=draft)
@@ -124,7 +138,7 @@ class LanguageModel(ExplainedModel, CachedModel):
         draft: LanguageModel | None = None,
         closes_draft: bool = False,
     ) -> None:
-        super().__init__(bundle, runtime)
+        super().__init__(bundle)
         manifest = bundle.manifest
         if manifest.family not in ("decoder", "encoder-decoder"):
             raise UnsupportedModelError(
@@ -132,11 +146,11 @@ class LanguageModel(ExplainedModel, CachedModel):
             )
         self._draft = None if draft is None else draft._as_draft_of(self)
         self._opened = draft if closes_draft else None
-        self.memory_budget(min(LEAST_TOKENS, self.context_length)).check(self.runtime.max_memory)
+        self._fit_memory(runtime, nothing_beside if self._draft is None else self._draft.bytes_beside)
         defaults = bundle.generation_defaults()
         self.generation_config = defaults.updated(eos_token_id=defaults.eos_token_id or manifest.eos_token_id)
         with self._reading_text():
-            self._generator = Generator(bundle, self.runtime, self.context_length, self._draft)
+            self._generator = Generator(bundle, self.runtime, self.context_length, self._memory, self._draft)
 
     def memory_budget(self, tokens: int, *, sequences: int = 1) -> Budget:
         """Bytes that holding ``tokens`` of prompt and answer takes, in all of several ``sequences``, itemised."""
@@ -146,11 +160,9 @@ class LanguageModel(ExplainedModel, CachedModel):
             prefill_chunk=self.runtime.prefill_chunk,
             sequences=sequences,
             kv_cache=self.runtime.kv_cache,
+            arena=self.runtime.memory_arena,
         )
-        if self._draft is None:
-            return own
-        needs = Needs(tokens=tokens, sequences=sequences, rows=sequences, longest=tokens)
-        return replace(own, draft=self._draft.bytes_for(needs))
+        return own if self._draft is None else replace(own, draft=self._draft.bytes_beside(tokens, sequences))
 
     def generate(
         self, prompt: Prompt, generation_config: GenerationConfig | None = None, **settings: Any

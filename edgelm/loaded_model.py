@@ -7,6 +7,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -17,14 +18,15 @@ from edgelm.bundle.home import stamps_folder
 from edgelm.bundle.store import Store
 from edgelm.config import RuntimeConfig
 from edgelm.errors import ConfigError, EdgeLMError
+from edgelm.runtime.fitting import LEAST_TOKENS, Beside, Fitting, Limit, fit_window, need_of, nothing_beside
 from edgelm.runtime.int8_cache import check_kv_cache
+from edgelm.runtime.memory import Budget
+from edgelm.runtime.process_memory import ProcessMemory
 
 if TYPE_CHECKING:
     from edgelm.text.tokenizer import Tokenizer
 
 SPECIAL_TOKENS_NAME = "special_tokens.json"
-# A model must at least be able to hold a short text, or a short prompt and answer.
-LEAST_TOKENS = 256
 
 
 def find_bundle(model: str | os.PathLike[str], variant: str | None) -> Bundle:
@@ -46,29 +48,25 @@ class LoadedModel(ABC):
 
     Args:
         bundle: an open bundle.
-        runtime: how to run it; None: the defaults.
 
     Attributes:
-        bundle, runtime: those.
+        bundle: that.
         name: the model's.
         tasks: what it is for.
-        context_length: tokens that it takes: the model's own limit, or ``runtime.context_length``.
+        fitting: how it is run, and what was changed to fit into memory.
+        runtime: its settings.
+        context_length: tokens that it takes: the model's own limit, what was asked for, or what memory holds.
 
     Raises:
         ConfigError: ``runtime.context_length`` is above the model's.
+        MemoryLimitError: it does not fit into ``runtime.max_memory``, or into what the machine has left.
         UnsupportedModelError: the model cannot keep its KV cache as ``runtime.kv_cache``.
     """
 
-    def __init__(self, bundle: Bundle, runtime: RuntimeConfig | None) -> None:
+    def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
-        self.runtime = runtime or RuntimeConfig()
         self.name = bundle.manifest.name
         self.tasks = bundle.manifest.tasks
-        most = bundle.manifest.context_length
-        check_kv_cache(bundle.manifest, self.runtime.kv_cache)
-        self.context_length = self.runtime.context_length or most
-        if self.context_length > most:
-            raise ConfigError(f"context_length must be at most {most} for {self.name}, not {self.context_length}")
 
     def __repr__(self) -> str:
         manifest = self.bundle.manifest
@@ -84,6 +82,37 @@ class LoadedModel(ABC):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
+    def check_memory(self, need: Budget) -> None:
+        """Refuses what does not fit into ``max_memory``, or into what the machine has left.
+
+        Raises:
+            MemoryLimitError: it does not.
+        """
+        self._memory.check(need)
+
+    def _fit_memory(self, runtime: RuntimeConfig | None, beside: Beside = nothing_beside) -> None:
+        """Settles how the model is run, before anything of it is loaded; see ``RuntimeConfig`` for None.
+
+        Raises:
+            ConfigError, MemoryLimitError, UnsupportedModelError: as the class says.
+        """
+        asked = runtime or RuntimeConfig()
+        check_kv_cache(self.bundle.manifest, asked.kv_cache)
+        self._memory = ProcessMemory(asked, beside=beside(0))
+        self.fitting = self._fitting_of(asked, beside)
+        self.runtime = self.fitting.runtime
+        self.context_length = self.fitting.context_length
+
+    def _fitting_of(self, asked: RuntimeConfig, beside: Beside) -> Fitting:
+        """Where nobody set a limit, nothing is changed for the machine's sake: answers shall not depend on it."""
+        manifest = self.bundle.manifest
+        if self._memory.limited or asked.context_length == "auto":
+            return fit_window(manifest, asked, limit=self._memory.limit(), beside=beside)
+        fitting = fit_window(manifest, asked, limit=Limit())
+        least = need_of(manifest, fitting.runtime, min(LEAST_TOKENS, fitting.context_length))
+        self.check_memory(replace(least, draft=beside(LEAST_TOKENS)))
+        return fitting
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Text to ids and back; read when first needed.
@@ -91,9 +120,12 @@ class LoadedModel(ABC):
         Raises:
             ModelError: it is broken, or has tokens that the model does not know.
         """
+        from edgelm.runtime.session import give_back_freed_memory
         from edgelm.text_side import read_tokenizer
 
-        return read_tokenizer(self.bundle)
+        tokenizer = read_tokenizer(self.bundle)
+        give_back_freed_memory()
+        return tokenizer
 
     @cached_property
     def special_tokens(self) -> dict[str, str]:
@@ -122,9 +154,12 @@ class LoadedModel(ABC):
     def _reading_text(self) -> Iterator[None]:
         """Reads the text side, if it is to be, while a graph is loaded, which needs no Python and leaves a core free.
 
-        What fails there fails again, and is told.
+        What fails there fails again, and is told. Under a limit it is read before: what reading takes for a moment
+        would come on top of what loading takes.
         """
-        if not self.runtime.preload_text:
+        if self.runtime.preload_text and self._memory.limited:
+            self._read_text()
+        if not self.runtime.preload_text or self._memory.limited:
             yield
             return
         thread = threading.Thread(target=self._try_read_text, name="edgelm-text", daemon=True)

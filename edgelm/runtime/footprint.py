@@ -16,8 +16,9 @@ MB = 1_000_000
 FLOAT_BYTES = 4
 # Ours, and those of other tools: ``model.onnx.data``, ``model.onnx_data``, ``model.onnx_data_1``.
 _WEIGHTS_FILE = re.compile(r"[._]data(_\d+)?$")
-# While a tokenizer is read: for each of its tokens. (BPE then gives a quarter back.)
-_TOKENIZER_BYTES = {"BPE": 830, "Unigram": 1400, "WordPiece": 400, "WordLevel": 400}
+# Of a tokenizer, for each of its tokens: once it is read, and what is there besides while it is.
+_TOKENIZER_BYTES = {"BPE": 350, "Unigram": 1400, "WordPiece": 400, "WordLevel": 400}
+_TOKENIZER_READING_BYTES = {"BPE": 480}
 # A loaded graph's nodes and names, for each byte of its file; what is beyond a megabyte is not nodes but weights.
 _GRAPH_BYTES_PER_BYTE = 50
 # Threads and buffers of each graph after the first.
@@ -72,9 +73,13 @@ def footprint_of(manifest: Manifest) -> Footprint:
 
 
 def tokenizer_bytes(manifest: Manifest, sizes: Footprint) -> int:
-    """Of the tokenizer while it is read."""
-    usual = "BPE" if manifest.family == "decoder" else "Unigram"
-    return _TOKENIZER_BYTES[sizes.tokenizer or usual] * manifest.vocab_size
+    """Of the tokenizer once it is read."""
+    return _TOKENIZER_BYTES[_tokenizer_kind(manifest, sizes)] * manifest.vocab_size
+
+
+def reading_bytes(manifest: Manifest) -> int:
+    """What is there for a moment besides, while the tokenizer is read."""
+    return _TOKENIZER_READING_BYTES.get(_tokenizer_kind(manifest, footprint_of(manifest)), 0) * manifest.vocab_size
 
 
 def graph_bytes(manifest: Manifest) -> int:
@@ -172,6 +177,10 @@ def takes_whole_prompts(manifest: Manifest) -> bool:
     if manifest.layout == NATIVE_LAYOUT or manifest.family != "decoder":
         return False
     return "decoder_with_past" in manifest.graphs or "merged" in manifest.graphs["decoder"]
+
+
+def _tokenizer_kind(manifest: Manifest, sizes: Footprint) -> str:
+    return sizes.tokenizer or ("BPE" if manifest.family == "decoder" else "Unigram")
 
 
 def _gives_logits(manifest: Manifest) -> bool:

@@ -33,6 +33,8 @@ INTERPRETER_AND_LIBRARIES = 72 * MB
 _LOGIT_COPIES = 4
 # Of guesses' logits: as they are computed, and as they are read.
 _VERIFIED_LOGIT_COPIES = 2
+# Of a run's values, what is there at a time without the runtime's arena.
+_WITHOUT_ARENA = 0.9
 _STATUS = Path("/proc/self/status")
 
 
@@ -42,7 +44,7 @@ class Budget:
 
     Attributes:
         interpreter: Python and all libraries.
-        text: the tokenizer.
+        text: the tokenizer, once it is read.
         graph: the loaded graph, without weights.
         weights: all of them; what a file of embeddings holds is read row by row and takes none.
         kv_cache: keys and values of all tokens.
@@ -50,6 +52,7 @@ class Budget:
         cross: what the decoder of an encoder-decoder knows of its sources.
         loading: what loading takes for a moment, as far as it is more than runs take later.
         draft: a second model, which guesses.
+        other: what the process held before, beyond interpreter and libraries.
     """
 
     interpreter: int
@@ -61,28 +64,30 @@ class Budget:
     cross: int = 0
     loading: int = 0
     draft: int = 0
+    other: int = 0
 
     @property
     def total(self) -> int:
         """Bytes in all."""
         once = self.interpreter + self.text + self.graph + self.weights
-        return once + self.kv_cache + self.cross + self.activations + self.loading + self.draft
+        return once + self.kv_cache + self.cross + self.activations + self.loading + self.draft + self.other
 
-    def check(self, limit: int | None) -> None:
-        """Refuses a limit that the budget exceeds.
+    def check(self, limit: int | None, source: str = "the limit") -> None:
+        """Refuses a limit that the budget exceeds; ``source``: what sets it.
 
         Raises:
             MemoryLimitError: it does; the message itemises the need.
         """
         if limit is not None and self.total > limit:
             raise MemoryLimitError(
-                f"needs {megabytes(self.total)}, the limit is {megabytes(limit)}: "
+                f"needs {megabytes(self.total, up=True)}, {source} is {megabytes(limit)}: "
                 f"weights {megabytes(self.weights)}, KV cache {megabytes(self.kv_cache)}, "
                 + (f"sources {megabytes(self.cross)}, " if self.cross else "")
                 + f"activations {megabytes(self.activations)}, graph {megabytes(self.graph)}, "
                 f"tokenizer {megabytes(self.text)}, Python and libraries {megabytes(self.interpreter)}"
                 + (f", loading {megabytes(self.loading)}" if self.loading else "")
                 + (f", draft model {megabytes(self.draft)}" if self.draft else "")
+                + (f", what the process held before {megabytes(self.other)}" if self.other else "")
             )
 
 
@@ -124,33 +129,43 @@ class Needs:
 
 
 def budget(
-    manifest: Manifest, *, tokens: int, prefill_chunk: int, sequences: int = 1, kv_cache: KVCacheType = "f32"
+    manifest: Manifest,
+    *,
+    tokens: int,
+    prefill_chunk: int,
+    sequences: int = 1,
+    kv_cache: KVCacheType = "f32",
+    arena: bool = True,
 ) -> Budget:
     """What it takes to generate with ``tokens`` in all, prefilled in chunks of ``prefill_chunk``.
 
     A decoder's tokens are those of prompt and answer; an encoder-decoder is taken to read a source of as many as it
-    writes. ``sequences``: how many run at a time; ``tokens`` is then the sum of theirs. ``kv_cache``: as in
+    writes. ``sequences``: how many run at a time; ``tokens`` is then the sum of theirs. ``kv_cache``, ``arena``: as in
     ``RuntimeConfig``.
     """
     needs = Needs(tokens=tokens, sequences=sequences, rows=sequences, longest=tokens)
     if manifest.family == "encoder-decoder":
         source = min(tokens, sequences * (manifest.source_length or tokens))
         needs = replace(needs, cross_tokens=source, source_tokens=source, longest_source=source)
-    return budget_of(manifest, needs, prefill_chunk=prefill_chunk, kv_cache=kv_cache)
+    return budget_of(manifest, needs, prefill_chunk=prefill_chunk, kv_cache=kv_cache, arena=arena)
 
 
-def budget_of(manifest: Manifest, needs: Needs, *, prefill_chunk: int, kv_cache: KVCacheType = "f32") -> Budget:
+def budget_of(
+    manifest: Manifest, needs: Needs, *, prefill_chunk: int, kv_cache: KVCacheType = "f32", arena: bool = True
+) -> Budget:
     """The same, of any generations."""
     per_token = cache_bytes(manifest, kv_cache)
     return _budget(
         manifest,
         kv_cache=needs.tokens * per_token if manifest.state is None else 2 * needs.rows * per_token,
-        activations=FLOAT_BYTES * _values(manifest, needs, prefill_chunk),
+        activations=_activation_bytes(_values(manifest, needs, prefill_chunk), arena),
         cross=needs.cross_tokens * cross_bytes(manifest),
     )
 
 
-def encoder_budget(manifest: Manifest, *, batch_tokens: int, longest: int, waiting: int = 0) -> Budget:
+def encoder_budget(
+    manifest: Manifest, *, batch_tokens: int, longest: int, waiting: int = 0, arena: bool = True
+) -> Budget:
     """What an encoder needs for batches of ``batch_tokens`` in rows of up to ``longest``, padding included.
 
     ``waiting``: bytes of earlier batches' outputs that wait for those of the last.
@@ -160,7 +175,11 @@ def encoder_budget(manifest: Manifest, *, batch_tokens: int, longest: int, waiti
     scores = source_scores(manifest, sizes, tokens=tokens, longest=longest)
     values = run_values(manifest, sizes, tokens=tokens, scores=scores)
     outputs = tokens * output_bytes(manifest, sizes)
-    return _budget(manifest, activations=FLOAT_BYTES * values + outputs + waiting)
+    return _budget(manifest, activations=_activation_bytes(values, arena) + outputs + waiting)
+
+
+def _activation_bytes(values: int, arena: bool) -> int:
+    return int(FLOAT_BYTES * values * (1 if arena else _WITHOUT_ARENA))
 
 
 def _budget(manifest: Manifest, *, kv_cache: int = 0, activations: int = 0, cross: int = 0) -> Budget:
@@ -216,6 +235,8 @@ def _peak_from_resource() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def megabytes(count: int) -> str:
-    """``count`` bytes for people: ``143 MB``."""
-    return f"{count / MB:.0f} MB" if count >= MB else f"{count / MB:.1f} MB"
+def megabytes(count: int, *, up: bool = False) -> str:
+    """``count`` bytes for people: ``143 MB``; ``up``: not less than they are."""
+    if count < MB:
+        return f"{count / MB:.1f} MB"
+    return f"{-(-count // MB) if up else round(count / MB)} MB"

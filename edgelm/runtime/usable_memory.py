@@ -57,6 +57,11 @@ def memory_bounds() -> list[MemoryBound]:
     return [MemoryBound(source, resident + max(0, free)) for source, free in bounds]
 
 
+def resident_memory() -> int:
+    """Bytes of memory that this process has right now; 0 where the system does not tell."""
+    return status_bytes(_read(_PROC / "self/status"), "VmRSS") or 0
+
+
 def available_bytes(meminfo: str) -> int | None:
     """Bytes that new processes may take without swapping, by ``/proc/meminfo``."""
     return status_bytes(meminfo, "MemAvailable")
@@ -123,7 +128,7 @@ def _bounds_of_groups() -> Iterator[tuple[str, int]]:
         texts = [_read(group.folder / name) for name in limits]
         free = group_free_bytes(texts, _read(group.folder / current), _read(group.folder / "memory.stat"), inactive)
         if free is not None:
-            yield f"the control group {group.folder}", free
+            yield f"the room in the control group {group.folder}", free
 
 
 def _bounds_of_limits(status: str) -> Iterator[tuple[str, int]]:
@@ -136,7 +141,7 @@ def _bounds_of_limits(status: str) -> Iterator[tuple[str, int]]:
         limit, _ = resource.getrlimit(getattr(resource, name))
         used = status_bytes(status, counted)
         if used is not None and limit != resource.RLIM_INFINITY:
-            yield f"the resource limit {name}", limit - used
+            yield f"the room under the resource limit {name}", limit - used
 
 
 def _mounts(mountinfo: str, version: str) -> Iterator[tuple[str, Path]]:

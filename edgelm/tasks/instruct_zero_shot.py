@@ -64,7 +64,7 @@ class InstructScorer:
                 f"text and label take {prompt_tokens + longest} tokens; {self._lm.bundle.manifest.name} takes "
                 f"{self._lm.context_length}: shorten them, or have them cut with truncation=True (--truncate)"
             )
-        self._lm.memory_budget(prompt_tokens + min(longest, room)).check(self._lm.runtime.max_memory)
+        self._lm.check_memory(self._lm.memory_budget(prompt_tokens + min(longest, room)))
         return [answer[:room] for answer in answers]
 
 

@@ -9,6 +9,7 @@ from support.bundles import TinyDecoder, write_decoder_bundle
 import edgelm
 from edgelm.config import GenerationConfig, RuntimeConfig
 from edgelm.errors import CacheFileError, ConfigError, ContextLengthError, MemoryLimitError, UnsupportedModelError
+from edgelm.runtime.process_memory import ProcessMemory
 
 CONTEXT = 64
 ENDLESS = {"eos_token_id": []}
@@ -104,7 +105,7 @@ def test_the_error_is_the_public_one_and_names_what_is_in_the_way(opened, folder
     assert type(it.value) is MemoryLimitError
     for stream in streams:
         stream.close()
-    lm._generator._runtime = RuntimeConfig(max_memory=little)
+    lm._generator._memory = ProcessMemory(RuntimeConfig(max_memory=little))
     with pytest.raises(MemoryLimitError, match=r"\d MB; ask for fewer tokens \(max_new_tokens\) or raise the limit"):
         lm.generate("abc", max_new_tokens=60)
 

@@ -111,7 +111,7 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_tightest_bound_holds_and_says_what_it_is(system):
-    outer = MemoryBound(f"the control group {system}/groups/outer", 5 << 20)
+    outer = MemoryBound(f"the room in the control group {system}/groups/outer", 5 << 20)
     assert usable_memory() == outer, "4 MiB are left, and 1 MiB is there already"
     assert memory_bounds()[:2] == [MemoryBound("the memory available on this machine", 11 << 20), outer]
 
@@ -146,5 +146,5 @@ print(bound.nbytes, bound.source)
 def test_a_resource_limit_is_a_bound(name):
     done = subprocess.run([sys.executable, "-c", LIMITED.format(name=name)], capture_output=True, text=True, check=True)
     nbytes, source = done.stdout.strip().split(" ", 1)
-    assert source == f"the resource limit {name}"
+    assert source == f"the room under the resource limit {name}"
     assert 100_000_000 < int(nbytes) < 620_000_000

@@ -80,7 +80,7 @@ class ExplainedModel(ChatModel):
         decoder = self.new_decoder()
         ids = check_prompt(self._encode(text), self.bundle.manifest.vocab_size)
         check_scorable(ids, self.context_length)
-        self.memory_budget(ids.size).check(self.runtime.max_memory)
+        self.check_memory(self.memory_budget(ids.size))
         return recorder.score(self.name, decoder, ids)
 
     @abstractmethod
