@@ -24,6 +24,8 @@ EdgeLMError                          exit code 1
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class EdgeLMError(Exception):
     """Base of all of them; ``exit_code`` is what the command line ends with."""
@@ -101,7 +103,14 @@ class BundleExistsError(EdgeLMError, FileExistsError):
 
 
 class LockedError(EdgeLMError, BlockingIOError):
-    """Another process is writing the same target."""
+    """Another process is writing the same target.
+
+    ``target``: what it is writing; None where nobody said.
+    """
+
+    def __init__(self, *message: object, target: Path | None = None) -> None:
+        super().__init__(*message)
+        self.target = target
 
 
 class MemoryLimitError(EdgeLMError, MemoryError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +17,7 @@ from typing import Any
 
 from edgelm.bundle.fetched import Fetched
 from edgelm.bundle.files import is_storage_error, storage_error, tree_size
+from edgelm.bundle.hub_content import ListedFile, check_content
 from edgelm.bundle.progress import Progress, transfer, watching
 from edgelm.bundle.sources import HubSource
 from edgelm.errors import (
@@ -55,18 +56,21 @@ def fetch_hub(source: HubSource, *, offline: bool, progress: Progress) -> Fetche
     if offline or hub.constants.HF_HUB_OFFLINE:
         return _cached(hub, source, "downloading is switched off (offline)")
     try:
-        total = _download_size(hub, source)
+        commit, files = _listed(hub, source)
     except _UnreachableError as error:
         return _cached(hub, source, str(error))
     blobs = Path(hub.constants.HF_HUB_CACHE) / f"models--{source.repo.replace('/', '--')}" / "blobs"
     with (
         _hub_errors(hub, source),
         _quiet_bars(hub),
-        transfer(progress, f"downloading {source.repo}", total),
+        transfer(progress, f"downloading {source.repo}", _total(files)),
         watching(lambda: tree_size(blobs), progress),
     ):
         snapshot = _snapshot(hub, source, local_files_only=False)
-    return _pinned(source, snapshot)
+    fetched = _pinned(source, snapshot)
+    if fetched.revision == commit:  # a branch may have moved on since it was asked what it has
+        check_content(snapshot, files, source.uri, progress)
+    return fetched
 
 
 def download_size(source: HubSource) -> int | None:
@@ -78,7 +82,7 @@ def download_size(source: HubSource) -> int | None:
         ModelNotFoundError: no such repository or revision.
         UnsupportedModelError: no safetensors weights.
     """
-    return _download_size(_import_hub(), source)
+    return _total(_listed(_import_hub(), source)[1])
 
 
 class _UnreachableError(DownloadError):
@@ -99,19 +103,27 @@ def _import_hub() -> ModuleType:
     return module
 
 
-def _download_size(hub: ModuleType, source: HubSource) -> int | None:
+def _listed(hub: ModuleType, source: HubSource) -> tuple[str, dict[str, ListedFile]]:
+    """The commit, and of the files that will be downloaded what the hub says of them."""
     with _hub_errors(hub, source):
         info = hub.HfApi().model_info(source.repo, revision=source.revision, files_metadata=True)
     if not _COMMIT.fullmatch(info.sha or ""):
         raise DownloadError(
             f"{source.uri}: what answered names no commit, so it is not a hub: {hub.constants.ENDPOINT}"
         )
-    sizes: dict[str, int | None] = {file.rfilename: file.size for file in info.siblings or ()}
-    wanted = [name for name in sizes if _matches(name, _ALLOW) and not _matches(name, _IGNORE)]
+    files = {
+        file.rfilename: ListedFile(file.size, None if file.lfs is None else file.lfs.sha256, file.blob_id)
+        for file in info.siblings or ()
+    }
+    wanted = {name: files[name] for name in files if _matches(name, _ALLOW) and not _matches(name, _IGNORE)}
     if not any(_matches(name, (_WEIGHTS,)) for name in wanted):
-        raise UnsupportedModelError(_no_weights(source, sizes))
-    known = [size for name in wanted if (size := sizes[name]) is not None]
-    return sum(known) if len(known) == len(wanted) else None
+        raise UnsupportedModelError(_no_weights(source, files))
+    return info.sha, wanted
+
+
+def _total(files: Mapping[str, ListedFile]) -> int | None:
+    known = [file.size for file in files.values() if file.size is not None]
+    return sum(known) if len(known) == len(files) else None
 
 
 def _no_weights(source: HubSource, names: Iterable[str]) -> str:

@@ -68,7 +68,8 @@ class FileLock:
             if self._descriptor is not None:
                 return self
             if time.monotonic() >= deadline:
-                raise LockedError(f"another process is writing {self._target}; wait until it has ended")
+                message = f"another process is writing {self._target}; wait until it has ended"
+                raise LockedError(message, target=self._target)
             time.sleep(_POLL_SECONDS)
 
     def __exit__(
@@ -88,6 +89,34 @@ class FileLock:
             _unlock(descriptor)
         finally:
             os.close(descriptor)
+
+
+def hold(descriptor: int, path: Path) -> bool:
+    """Marks a file that was just made as a living writer's; False: it was taken for a dead one's and removed.
+
+    The mark is a lock, which goes with the descriptor. Windows needs none: it removes no open file.
+    """
+    if sys.platform == "win32":
+        return True
+    try:
+        _lock(descriptor)
+    except OSError as error:
+        return error.errno not in _BUSY  # where there are no locks, nobody finds out who is dead
+    return _is_at(descriptor, path)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Removes a file unless a living writer holds it, or the system does not let it go."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+        try:
+            if sys.platform != "win32":
+                _lock(descriptor)
+                path.unlink()
+        finally:
+            os.close(descriptor)
+        if sys.platform == "win32":
+            path.unlink()
 
 
 def _acquire(path: Path) -> int | None:

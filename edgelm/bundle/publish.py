@@ -11,8 +11,10 @@ old bundle is renamed aside, the new one renamed in, the old one deleted. Beside
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +29,7 @@ from edgelm.bundle.files import (
     sync_folder,
     sync_tree,
 )
-from edgelm.bundle.lock import FileLock
+from edgelm.bundle.lock import FileLock, hold, remove_abandoned
 from edgelm.bundle.manifest import MANIFEST_NAME
 from edgelm.errors import BundleExistsError, LockedError, StorageError
 
@@ -87,6 +89,16 @@ def heal(target: Path, *, wait: bool = False) -> None:
             raise
 
 
+def await_writer(target: Path) -> None:
+    """Waits until no other process writes a target.
+
+    Raises:
+        StorageError: that cannot be found out.
+    """
+    with _storage_errors(target), _lock_of(target, timeout=math.inf):
+        pass
+
+
 def interrupted_targets(folder: Path) -> list[Path]:
     """The targets in a folder beside which a writer, living or dead, has left something."""
     names = {match["target"] for path in folder.iterdir() if (match := _BESIDE.fullmatch(path.name))}
@@ -120,16 +132,24 @@ def write_file_atomic(path: Path, data: bytes) -> None:
 def writing_atomic(path: Path) -> Iterator[BinaryIO]:
     """A file to write; it becomes ``path`` when the block ends well, and vanishes when it does not.
 
+    Several processes may write one path at a time: the last one stays. What dead ones have left is removed.
+
     Raises:
         StorageError: the disk is full, read-only or failing.
     """
     fresh = _beside(path, f"new-{_token()}")
     try:
         make_folder(path.parent)
-        with fresh.open("wb") as file:
+        for left in _left_beside(path):
+            if _LEFTOVER.fullmatch(left.name) and left.is_file():
+                remove_abandoned(left)
+        with _new_file(fresh) as file:
             yield file
-        sync_file(fresh)
-        fresh.replace(path)
+            file.flush()
+            if sys.platform == "win32":
+                file.close()  # it replaces nothing by an open file
+            sync_file(fresh)
+            fresh.replace(path)
         sync_folder(path.parent)
     except OSError as error:
         remove_tree(fresh)
@@ -137,6 +157,16 @@ def writing_atomic(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         remove_tree(fresh)
         raise
+
+
+def _new_file(path: Path) -> BinaryIO:
+    """A file that other processes can tell from a dead writer's."""
+    while True:
+        file = path.open("xb")
+        if hold(file.fileno(), path):
+            return file
+        file.close()
+        remove_tree(path)
 
 
 def _swap_in(folder: Path, target: Path) -> None:

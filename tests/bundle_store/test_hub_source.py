@@ -229,6 +229,18 @@ def test_a_partial_cache_is_not_taken_for_the_model(client: Client) -> None:
     assert "in the hub's cache" in outcome["message"]
 
 
+@pytest.mark.parametrize(("name", "kind"), [("model.safetensors", "SHA-256"), ("config.json", "git hash")])
+def test_content_that_is_not_what_the_hub_lists_is_refused_and_not_kept(client: Client, name: str, kind: str) -> None:
+    client.hub.repos["org/name"] = Repo(MODEL)
+    client.hub.changed[name] = MODEL[name][:-1] + b"!"
+    outcome = client.one("hf:org/name")
+    assert "IntegrityError" in outcome["error"]
+    assert f"{name} of hf:org/name came with the {kind} " in outcome["message"]
+    client.hub.changed.clear()
+    outcome = client.one("hf:org/name")
+    assert (Path(outcome["path"]) / name).read_bytes() == MODEL[name]
+
+
 def test_a_hash_pins_no_repository(client: Client) -> None:
     (outcome,) = client.all({"source": "hf:org/name", "sha256": "a" * 64})
     assert outcome["error"][0] == "ConfigError"

@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,7 +14,15 @@ import pytest
 
 from edgelm.bundle.files import sync_tree
 from edgelm.bundle.lock import FileLock
-from edgelm.bundle.publish import discard, heal, interrupted_targets, publishing, write_file_atomic
+from edgelm.bundle.publish import (
+    await_writer,
+    discard,
+    heal,
+    interrupted_targets,
+    publishing,
+    write_file_atomic,
+    writing_atomic,
+)
 from edgelm.errors import BundleExistsError, DownloadError, LockedError, StorageError
 
 PARTS = 20
@@ -336,3 +345,36 @@ def test_a_dead_writers_lock_file_is_no_obstacle(tmp_path: Path) -> None:
     assert names(tmp_path) == ["tiny"]
     with FileLock(tmp_path / ".tiny.edgelm-lock"):
         heal(tmp_path / "tiny", wait=False)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="another system keeps open files from being removed")
+def test_files_of_dead_writers_are_removed_and_those_of_living_ones_are_not(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys; from pathlib import Path; from edgelm.bundle.publish import writing_atomic\n"
+        "with writing_atomic(Path(sys.argv[1])) as file:\n"
+        "    file.write(b'half'); file.flush(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    path = tmp_path / "file"
+    assert subprocess.run([sys.executable, "-c", script, str(path)], check=False).returncode == -signal.SIGKILL
+    assert len(names(tmp_path)) == 1
+    with writing_atomic(path) as first:
+        first.write(b"first")
+        assert len(names(tmp_path)) == 1
+        write_file_atomic(path, b"second")
+        write_file_atomic(tmp_path / "other", b"x")
+        assert len(names(tmp_path)) == 3
+    assert path.read_bytes() == b"first"
+    assert names(tmp_path) == ["file", "other"]
+
+
+def test_waiting_for_a_writer_ends_with_it(tmp_path: Path) -> None:
+    target = tmp_path / "tiny"
+    ended = threading.Event()
+    waiter = threading.Thread(target=lambda: [await_writer(target), ended.set()])
+    with publishing(target) as folder:
+        (folder / "edgelm.json").write_text("x")
+        waiter.start()
+        assert not ended.wait(0.15)
+    assert ended.wait(10)
+    waiter.join()
+    assert names(tmp_path) == ["tiny"]

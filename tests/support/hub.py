@@ -50,13 +50,15 @@ class Request:
 @dataclass
 class Hub:
     """``url``: for HF_ENDPOINT; ``cut``: file name → bytes after which its next GET is cut off; ``broken``: answer
-    500 to everything; ``foreign``: answers that are not the hub's, one for each next request, as a hotel's network has;
+    500 to everything; ``changed``: file name → what is served in the place of the content that is listed; ``foreign``:
+    answers that are not the hub's, one for each next request, as a hotel's network has;
     ``anonymous_401``: a missing repository is answered as the hub answers those without a token.
     """
 
     repos: dict[str, Repo] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
     broken: bool = False
+    changed: dict[str, bytes] = field(default_factory=dict)
     foreign: list[bytes] = field(default_factory=list)
     anonymous_401: bool = False
     requests: list[Request] = field(default_factory=list)
@@ -123,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._file(repo, match["name"])
 
     def _file(self, repo: Repo, name: str) -> None:
-        data = repo.files.get(name)
+        data = self.served.changed.get(name, repo.files.get(name))
         if data is None:
             return self._error(404, "EntryNotFound", "Entry not found")
         first = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")[0])
@@ -161,8 +163,17 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _info(name: str, repo: Repo) -> dict[str, object]:
-    files = [{"rfilename": file, "size": len(data)} for file, data in repo.files.items()]
+    files = [_sibling(file, data) for file, data in repo.files.items()]
     return {"id": name, "modelId": name, "sha": repo.commit, "siblings": files, "private": False, "tags": []}
+
+
+def _sibling(name: str, data: bytes) -> dict[str, object]:
+    """As the hub lists a file: weights lie in its store of large files."""
+    facts: dict[str, object] = {"rfilename": name, "size": len(data)}
+    facts["blobId"] = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    if name.endswith(".safetensors"):
+        facts["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+    return facts
 
 
 def _tree(repo: Repo) -> list[dict[str, object]]:

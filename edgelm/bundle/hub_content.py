@@ -1,0 +1,69 @@
+"""Whether downloaded files are those that the hub lists, by its hashes: its client library compares sizes only."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgelm.bundle.files import CHUNK_BYTES, remove_tree, sha256_of, storage_error
+from edgelm.bundle.progress import Progress, transfer
+from edgelm.errors import IntegrityError
+
+
+@dataclass(frozen=True, slots=True)
+class ListedFile:
+    """What the hub says of a file.
+
+    Attributes:
+        size: bytes; None: it does not say.
+        sha256: of a large file's content.
+        git_hash: of a small file, as git computes it: SHA-1 of a header and the content.
+    """
+
+    size: int | None = None
+    sha256: str | None = None
+    git_hash: str | None = None
+
+
+def check_content(snapshot: Path, files: Mapping[str, ListedFile], uri: str, progress: Progress) -> None:
+    """Hashes all files of a snapshot that are listed with a hash; one that is another is removed from the hub's cache.
+
+    Raises:
+        IntegrityError: one is; names it and both hashes.
+        StorageError: one cannot be read.
+    """
+    present = {snapshot / name: listed for name, listed in files.items() if (snapshot / name).is_file()}
+    with transfer(progress, "checking what came", sum(listed.size or 0 for listed in present.values())):
+        for path, listed in present.items():
+            try:
+                _check_file(path, listed, f"{path.relative_to(snapshot)} of {uri}")
+            except OSError as error:
+                raise storage_error(error, path) from error
+            progress.advance(listed.size or 0)
+
+
+def _check_file(path: Path, listed: ListedFile, what: str) -> None:
+    if listed.sha256 is not None:
+        kind, wanted, found = "SHA-256", listed.sha256.lower(), sha256_of(path)
+    elif listed.git_hash is not None:
+        kind, wanted, found = "git hash", listed.git_hash.lower(), git_hash_of(path)
+    else:
+        return
+    if found != wanted:
+        remove_tree(path.resolve())
+        remove_tree(path)
+        raise IntegrityError(
+            f"{what} came with the {kind} {found}, not the {wanted} that the hub lists; "
+            "it was removed from the hub's cache: fetch it again"
+        )
+
+
+def git_hash_of(path: Path) -> str:
+    """The name that git gives a file's content."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
