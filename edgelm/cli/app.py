@@ -6,6 +6,7 @@ Commands are imported when they are called, so that ``edgelm --help`` loads none
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -144,6 +145,9 @@ def _report(error: Exception) -> int:
     if isinstance(error, OSError) and is_storage_error(error):
         console.error(f"{error.filename or 'cannot write'}: {error.strerror}")
         return StorageError.exit_code
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        console.error("too many files are open at a time; raise the limit (ulimit -n)")
+        return EXIT_UNEXPECTED
     if isinstance(error, MemoryError):
         console.error("out of memory")
         return MemoryLimitError.exit_code

@@ -100,6 +100,7 @@ def test_an_unknown_command_names_near_ones(typed: str, meant: str) -> None:
         (DownloadError("no answer"), 1, "no answer"),
         (KeyError("x"), 1, "unexpected: KeyError: 'x' (EDGELM_DEBUG=1 shows where)"),
         (OSError(28, "No space left on device", "out.txt"), 4, "out.txt: No space left on device"),
+        (OSError(24, "Too many open files"), 1, "too many files are open at a time; raise the limit (ulimit -n)"),
         (click.UsageError("So not."), 2, "so not (see: edgelm it --help)"),
         (ValueError("a\nb\x1b[31m"), 1, "unexpected: ValueError: a b\ufffd[31m (EDGELM_DEBUG=1 shows where)"),
     ],

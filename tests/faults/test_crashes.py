@@ -1,0 +1,173 @@
+"""kill -9 at random moments, and no room on the disk: what was there stays whole, and the next run cleans up."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.command_forks import CommandForks
+from support.fault_home import SmallDisk, add_to_catalog, ends_with_one_line, leftovers, write_checkpoint
+
+from edgelm.bundle.bundle import open_bundle
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks")
+
+# Each command was killed at 50 moments before it was released.
+MOMENTS = int(os.environ.get("EDGELM_CRASHES", "5"))
+COMMANDS = {
+    "pull": ("pull", "mine", "--force", "--no-report"),
+    "export": ("export", "NEW", "--name", "mine", "--force", "--no-report"),
+    "quantize": ("quantize", "mine", "--scheme", "int4", "--name", "mine", "--force"),
+}
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandForks]:
+    with CommandForks(tmp_path_factory.mktemp("streams")) as forks:
+        yield forks
+
+
+class Machine:
+    """A home, two checkpoints and a folder for temporary files; commands run there."""
+
+    def __init__(self, root: Path, forks: CommandForks, home: Path | None = None) -> None:
+        self.home = home or root / "home with spaces and 🦙"
+        self.forks = forks
+        self.old, self.new = (write_checkpoint(root, seed) for seed in (0, 1))
+        self.temporary = root / "temporary"
+        self.temporary.mkdir()
+        self.target = self.home / "models" / "mine"
+        self.environment = {"EDGELM_HOME": str(self.home), "TMPDIR": str(self.temporary)}
+        add_to_catalog(self.home, "mine", str(self.new))
+
+    def arguments(self, *arguments: str) -> list[str]:
+        return [str(self.new) if argument == "NEW" else argument for argument in arguments]
+
+    def run(self, *arguments: str, **limits: int) -> tuple[int, str]:
+        ended = self.forks.run(*self.arguments(*arguments), limits=limits, **self.environment)
+        return ended.code, ended.err
+
+    def installed(self) -> str | None:
+        """The hash of the weights of the installed model, all of whose files are what its manifest says."""
+        if not self.target.exists():
+            return None
+        bundle = open_bundle(self.target, stamps=None)
+        return bundle.manifest.files["decoder.onnx.data"].sha256
+
+    def unfinished(self) -> list[str]:
+        return [*leftovers(self.home), *(path.name for path in self.temporary.iterdir())]
+
+
+@pytest.fixture
+def machine(tmp_path: Path, forks: CommandForks) -> Machine:
+    return Machine(tmp_path, forks)
+
+
+# "kill -9 at random moments → old bundle intact or none"
+@pytest.mark.parametrize("command", COMMANDS)
+def test_kill_9_at_random_moments_leaves_the_old_bundle_intact_or_none(machine: Machine, command: str) -> None:
+    arguments = machine.arguments(*COMMANDS[command])
+    assert machine.run("export", str(machine.old), "--name", "mine", "--no-report")[0] == 0
+    kept = shutil.copytree(machine.target, machine.home.parent / "kept")
+    old = machine.installed()
+    began = time.monotonic()
+    assert machine.run(*arguments)[0] == 0
+    seconds = time.monotonic() - began
+    new = machine.installed()
+    assert old != new
+    chance = random.Random(command)
+    for moment in range(MOMENTS):
+        before = None
+        shutil.rmtree(machine.target, ignore_errors=True)
+        if moment % 2:
+            shutil.copytree(kept, machine.target)
+            before = old
+        machine.forks.start(*arguments, **machine.environment)
+        time.sleep(chance.uniform(0, seconds))
+        machine.forks.signal(signal.SIGKILL)
+        machine.forks.wait()
+        if not machine.target.exists():  # between the two renames, the old one is whole under another name
+            machine.run("show", "mine")
+        assert machine.installed() in (before, new)
+    assert machine.run(*arguments)[0] == 0
+    assert machine.run("run", "mine", "a", "-n", "1") == (0, "")
+    assert machine.installed() == new
+    assert machine.unfinished() == []
+
+
+def test_kill_9_while_the_prepacked_copy_is_written_leaves_a_whole_one_or_none(machine: Machine) -> None:
+    question = ("run", "mine", "abc", "-n", "3")
+    assert machine.run("export", str(machine.old), "--name", "mine", "--no-report")[0] == 0
+    began = time.monotonic()
+    right = machine.forks.run(*question, **machine.environment)
+    seconds = time.monotonic() - began
+    chance = random.Random(9)
+    for _ in range(MOMENTS):
+        shutil.rmtree(machine.home / "prepacked", ignore_errors=True)
+        machine.forks.start(*question, **machine.environment)
+        time.sleep(chance.uniform(0, seconds))
+        machine.forks.signal(signal.SIGKILL)
+        machine.forks.wait()
+        assert machine.forks.run(*question, **machine.environment) == right
+    deadline = time.monotonic() + 10
+    while machine.unfinished() and time.monotonic() < deadline:  # the last one's child ends by itself
+        assert machine.forks.run(*question, **machine.environment) == right
+    assert machine.unfinished() == []
+    assert len(list((machine.home / "prepacked").iterdir())) == 1
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallDisk]:
+    try:
+        disk = SmallDisk(tmp_path_factory.mktemp("disk") / "small")
+    except OSError as error:
+        pytest.skip(f"no small disk can be made here: {error}")
+    with disk:
+        yield disk
+
+
+# "disk full → 4, temporary files gone"
+def test_disk_full_at_each_write_ends_with_4_temporary_files_gone(
+    tmp_path: Path, forks: CommandForks, disk: SmallDisk
+) -> None:
+    machine = Machine(tmp_path, forks, disk.path / "home 🦙")
+    command = ("export", "NEW", "--name", "mine", "--force", "--no-report")
+    assert machine.run("export", str(machine.old), "--name", "mine", "--no-report")[0] == 0
+    old, used = machine.installed(), disk.used_pages()
+    for more in (0, 1, 2, 8, 20, 30, 32):
+        disk.resize(used + more)
+        code, said = machine.run(*command)
+        assert code == 4, (more, said)
+        assert ends_with_one_line(said, "No space left on device"), said
+        assert machine.installed() == old
+        assert machine.unfinished() == []
+        assert disk.used_pages() == used
+    disk.resize(used)
+    assert machine.run("run", "mine", "a", "-n", "1") == (0, ""), "without a prepacked copy"
+    assert machine.unfinished() == []
+    for keeping in (("--record", str(disk.path / "x.json")), ("--prompt-cache", str(disk.path / "x.kv"))):
+        code, said = machine.run("run", "mine", "abc", "-n", "2", *keeping)
+        assert code == 4
+        assert ends_with_one_line(said, keeping[1], "No space left on device"), said
+        assert leftovers(disk.path) == []
+    disk.resize(4096)
+    assert machine.run(*command)[0] == 0
+    assert machine.installed() != old
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_disk_that_takes_no_more_of_a_file_ends_with_4(machine: Machine, command: str) -> None:
+    assert machine.run("export", str(machine.old), "--name", "mine", "--no-report")[0] == 0
+    old = machine.installed()
+    for most in (2_000, 60_000):
+        code, said = machine.run(*COMMANDS[command], RLIMIT_FSIZE=most)
+        assert code == 4, said
+        assert ends_with_one_line(said, "File too large"), said
+        assert machine.installed() == old
+        assert machine.unfinished() == []
