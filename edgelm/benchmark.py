@@ -9,10 +9,12 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from edgelm.checks import check_int
+from edgelm.config import KVCacheType
 from edgelm.errors import ConfigError, NumericError, PromptError
 from edgelm.generation.history import check_prompt
 from edgelm.language_model import LanguageModel, available_cores, load
@@ -38,12 +40,14 @@ class Benchmark:
         prompt_tokens, new_tokens: how many.
         tokens: the answer.
         threads: of the graph's operators.
+        kv_cache: the type of the KV cache.
         model, scheme: what was measured.
     """
 
     model: str
     scheme: str
     threads: int
+    kv_cache: str
     prompt_tokens: int
     new_tokens: int
     prefill_tps: float
@@ -60,10 +64,13 @@ def benchmark(
     prompt: int | Sequence[int] = 255,
     new_tokens: int = 128,
     threads: int | None = None,
-    context_length: int | None = None,
+    context_length: int | Literal["auto"] | None = None,
+    context_limit: int | None = None,
     max_memory: int | None = None,
+    memory_check: bool = True,
     prepack: bool = True,
     variant: str | None = None,
+    kv_cache: KVCacheType | None = None,
 ) -> Benchmark:
     """Loads a model anew and measures one greedy answer, which no end-of-sequence token ends early.
 
@@ -73,9 +80,12 @@ def benchmark(
         new_tokens: length of the answer.
         threads: see ``load``, as the following.
         context_length: tokens of prompt and answer together.
+        context_limit: most of them where that is no number.
         max_memory: bytes.
+        memory_check: refuse what the machine has no memory for.
         prepack: keep a copy of the weights in this machine's layout.
         variant: of a folder of another tool.
+        kv_cache: ``f32`` or ``int8``.
 
     Raises:
         ConfigError: ``new_tokens`` is below one, or prompt and answer do not fit into the context window.
@@ -90,9 +100,12 @@ def benchmark(
         model,
         threads=threads,
         context_length=context_length,
+        context_limit=context_limit,
         max_memory=max_memory,
+        memory_check=memory_check,
         prepack=prepack,
         variant=variant,
+        kv_cache=kv_cache,
         preload_text=False,
     )
     load_s = time.perf_counter() - started
@@ -105,6 +118,7 @@ def benchmark(
             model=manifest.name,
             scheme=str(manifest.quantization["scheme"]),
             threads=lm.runtime.threads or available_cores(),
+            kv_cache=lm.runtime.kv_cache,
             prompt_tokens=len(ids),
             new_tokens=new_tokens,
             prefill_tps=round(len(ids) / ttft_s, 2),
@@ -127,7 +141,7 @@ def _prompt(prompt: int | Sequence[int], vocab_size: int) -> Sequence[int]:
 def _check_fit(lm: LanguageModel, tokens: int) -> None:
     if tokens > lm.context_length:
         raise ConfigError(f"prompt and answer have {tokens} tokens, the context window {lm.context_length}")
-    lm.memory_budget(tokens).check(lm.runtime.max_memory)
+    lm.check_memory(lm.memory_budget(tokens))
 
 
 def _timed_answer(decoder: SequenceDecoder, ids: Sequence[int], new_tokens: int) -> tuple[list[int], float, float]:

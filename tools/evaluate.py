@@ -13,6 +13,7 @@ from edgelm.bundle.progress import NoProgress, Progress
 from edgelm.language_model import available_cores
 from edgelm.runtime.decoder import Decoder
 from edgelm.runtime.embedding import EmbeddingTable
+from edgelm.runtime.int8_cache import Scales, load_int8_cache_graph
 from edgelm.runtime.session import Session
 from edgelm.text.tokenizer import Tokenizer
 from edgelm_tools.architectures.base import ModelFacts
@@ -46,19 +47,34 @@ def measure_decoder(folder: Path, reference: Path, facts: ModelFacts, progress: 
 
     ``folder`` holds the tokenizer, too.
     """
-    ids = Tokenizer.from_file(folder / "tokenizer.json").encode(evaluation_text())[:EVALUATION_TOKENS]
-    length = min(_WINDOW, facts.context_length)
-    windows = [ids[start : start + length] for start in range(0, len(ids), length)]
+    windows = _windows(folder, facts)
+    length = len(windows[0])
     graphs = folder / "decoder.onnx", reference / "decoder.onnx"
     with open_decoder(graphs[0], length) as candidate, open_decoder(graphs[1], length) as yardstick:
         return compare(candidate, yardstick, windows, progress)
 
 
+def measure_int8_cache(folder: Path, facts: ModelFacts, scales: Scales, progress: Progress | None = None) -> Quality:
+    """What an int8 KV cache costs the decoder of a folder: over the same text, beside the decoder itself."""
+    windows = _windows(folder, facts)
+    graph, length = folder / "decoder.onnx", len(windows[0])
+    with open_decoder(graph, length, scales) as candidate, open_decoder(graph, length) as yardstick:
+        return compare(candidate, yardstick, windows, progress, label="Measuring the int8 KV cache")
+
+
+def _windows(folder: Path, facts: ModelFacts) -> list[list[int]]:
+    """The evaluation text in pieces that fit into the context, the first one no shorter than any other."""
+    ids = Tokenizer.from_file(folder / "tokenizer.json").encode(evaluation_text())[:EVALUATION_TOKENS]
+    length = min(_WINDOW, facts.context_length)
+    return [ids[start : start + length] for start in range(0, len(ids), length)]
+
+
 @contextmanager
-def open_decoder(graph: Path, context_length: int) -> Iterator[Decoder]:
-    """A decoder over a graph file that needs no manifest."""
+def open_decoder(graph: Path, context_length: int, scales: Scales | None = None) -> Iterator[Decoder]:
+    """A decoder over a graph file that needs no manifest; with ``scales``, its KV cache is one of int8."""
     with ExitStack() as opened:
-        session = opened.enter_context(closing(Session(graph, threads=available_cores())))
+        changed = None if scales is None else load_int8_cache_graph(graph, scales)
+        session = opened.enter_context(closing(Session(graph, threads=available_cores(), graph=changed)))
         embedding = None
         if "inputs_embeds" in session.inputs:
             columns = int(session.inputs["inputs_embeds"].shape[2])
@@ -69,14 +85,19 @@ def open_decoder(graph: Path, context_length: int) -> Iterator[Decoder]:
 
 
 def compare(
-    candidate: Decoder, reference: Decoder, windows: Sequence[Sequence[int]], progress: Progress | None = None
+    candidate: Decoder,
+    reference: Decoder,
+    windows: Sequence[Sequence[int]],
+    progress: Progress | None = None,
+    *,
+    label: str = "Measuring quality",
 ) -> Quality:
     """Teacher-forced comparison over texts of token ids, (T,) each, at least one of them with T ≥ 2.
 
     Each window is a text of its own, for which both decoders are rewound.
     """
     shown = progress or NoProgress()
-    shown.start("Measuring quality", sum(map(len, windows)))
+    shown.start(label, sum(map(len, windows)))
     tally = Tally()
     for ids in windows:
         candidate.rewind(0)

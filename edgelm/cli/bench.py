@@ -120,5 +120,6 @@ def _summary(measured: Benchmark) -> str:
         ("load", f"{measured.load_s:.3f} s"),
         ("peak memory", f"{measured.peak_rss_mb:.0f} MB"),
     ]
-    title = (f"{measured.model}", f"{measured.scheme}, {measured.threads} threads")
+    cache = "" if measured.kv_cache == "f32" else f", KV cache {measured.kv_cache}"
+    title = (f"{measured.model}", f"{measured.scheme}, {measured.threads} threads{cache}")
     return table(title, rows)

@@ -6,6 +6,8 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from edgelm.bundle.bundle import manifest_of
 from edgelm.bundle.catalog import CatalogEntry, load_catalog, own_catalog
 from edgelm.bundle.store import Store
@@ -34,7 +36,12 @@ def load_encoder_folder(folder: Path, machine: MachineOptions) -> EncoderModel:
     """The loaded encoder, for the caller to close; for the errors see ``load_encoder``."""
     from edgelm.encoder_model import load_encoder
 
-    encoder = load_encoder(folder, **load_settings(folder, machine))
+    settings = load_settings(folder, machine)
+    if settings.pop("kv_cache") is not None:
+        raise click.UsageError(
+            f"--kv-cache is for models that write text; {folder.name} is an encoder, without a cache"
+        )
+    encoder = load_encoder(folder, **settings)
     _tell_variant(encoder.bundle, machine)
     return encoder
 
@@ -46,14 +53,13 @@ def load_for_labels(folder: Path, machine: MachineOptions) -> EncoderModel | Lan
 
 
 def load_settings(folder: Path, machine: MachineOptions) -> dict[str, Any]:
-    """What both kinds of models take; a context window that the catalog has for the model limits it."""
-    context_length = machine.context_length
-    if context_length is None:
-        context_length = _catalog_limit(folder, machine)
+    """The settings of ``load``; a context window that the catalog has for the model limits it."""
     return {
         "max_memory": machine.max_memory,
         "threads": machine.threads,
-        "context_length": context_length,
+        "context_length": machine.context_length,
+        "context_limit": _catalog_limit(folder, machine),
+        "kv_cache": machine.kv_cache,
         "prepack": machine.prepack,
         "variant": machine.variant,
     }
@@ -82,6 +88,22 @@ def system_prompt(folder: Path, given: str | None) -> str | None:
     """What a conversation starts with: as given, else as the catalog has it for this model."""
     if given is not None:
         return given or None  # --system "" asks for none
+def tell_steps(model: LoadedModel) -> None:
+    """Says what was changed so that the model fits into memory."""
+    if model.fitting.steps:
+        console.say(f"{model.name}: to fit into memory: {', '.join(map(str, model.fitting.steps))}")
+
+
+def memory_fields(model: LoadedModel) -> dict[str, Any]:
+    """For ``--json``: the limit, what the model was said to take within it, and the settings that were changed."""
+    fitting = model.fitting
+    return {
+        "limit_bytes": model.runtime.max_memory,
+        "estimated_bytes": fitting.need.total,
+        "changed": fitting.changed,
+    }
+
+
     entry = installed_entry(folder)
     return None if entry is None else entry.system_prompt
 

@@ -14,7 +14,7 @@ import click
 
 from edgelm.bundle.manifest import QUANTIZATION_SCHEMES
 from edgelm.cli.help_page import GENERAL, OWN, SectionOption
-from edgelm.config import RuntimeConfig, parse_memory_limit
+from edgelm.config import KV_CACHE_TYPES, KVCacheType, RuntimeConfig, parse_memory_limit
 from edgelm.errors import ConfigError
 
 P = ParamSpec("P")
@@ -30,6 +30,8 @@ class MachineOptions:
     context_length: int | None
     threads: int | None
     max_memory: int | None
+    memory_check: bool
+    kv_cache: KVCacheType | None
     prepack: bool
     variant: str | None
     offline: bool
@@ -101,6 +103,20 @@ def _checked_machine(context: click.Context, parameter: click.Parameter, value: 
     return value
 
 
+class _ContextSize(click.ParamType):
+    """A whole number, or ``auto``."""
+
+    name = "integer"
+
+    def convert(
+        self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | Literal["auto"]:
+        if value == "auto":
+            return "auto"
+        number: int = click.INT.convert(value, param, ctx)
+        return number
+
+
 def refuse_out_of_range(config: Callable[..., object], settings: dict[str, Any]) -> None:
     """A usage error in the words of ``config``, which refuses the settings."""
     try:
@@ -137,7 +153,25 @@ _MACHINE_OPTIONS = (
         callback=_checked_machine,
         help="Threads; default: one a core.",
     ),
-    option(_MACHINE, "--max-memory", metavar="SIZE", callback=_size, help="Refuse to use more, such as 400MB."),
+    option(
+        _MACHINE,
+        "--max-memory",
+        metavar="SIZE",
+        callback=_size,
+        help="Use no more, such as 400MB: settings that are not given are changed to fit, or the model is refused.",
+    ),
+    option(
+        _MACHINE,
+        "--memory-check/--no-memory-check",
+        default=True,
+        help="Refuse what the machine has no memory for.",
+    ),
+    option(
+        _MACHINE,
+        "--kv-cache",
+        type=click.Choice(KV_CACHE_TYPES),
+        help="What a decoder keeps keys and values as: int8 takes a quarter of the memory, and rounds.  [f32]",
+    ),
     option(_MACHINE, "--prepack/--no-prepack", default=True, help="Keep the weights in this processor's layout."),
     option(
         _MACHINE,

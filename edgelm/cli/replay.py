@@ -93,6 +93,7 @@ def _as_recorded(machine: MachineOptions, replay: Replay) -> MachineOptions:
         machine,
         threads=machine.threads or replay.runtime["threads"],
         context_length=machine.context_length or replay.runtime["context_length"],
+        kv_cache=machine.kv_cache or replay.kv_cache,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 from edgelm.bundle.fields import Fields
 from edgelm.bundle.publish import write_file_atomic
 from edgelm.bundle.strict_json import load_json
-from edgelm.config import GenerationConfig
+from edgelm.config import KV_CACHE_TYPES, GenerationConfig, KVCacheType
 from edgelm.errors import ConfigError, ManifestError, PromptError
 from edgelm.text.answer_form import KINDS
 
@@ -26,6 +26,7 @@ _BIASES = ("logit_bias", "sequence_bias")
 _NEVER = "-inf"
 # Integers of RuntimeConfig that change what is computed, if only by rounding.
 RUNTIME = ("threads", "context_length", "prefill_chunk")
+_KV_CACHE = "kv_cache"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,7 @@ class Replay:
         config: all settings, with the seed that was used.
         form: the answer's form, as the argument of a call that asked for it and its text; None: free.
         runtime: integers of ``RuntimeConfig``.
+        kv_cache: its type of KV cache.
         machine: versions, processor and instruction sets, to be compared where answers part.
         output_ids: the answer's tokens.
         text: the answer.
@@ -54,6 +56,7 @@ class Replay:
     output_ids: tuple[int, ...]
     text: str
     finish_reason: str
+    kv_cache: KVCacheType = "f32"
 
     def to_json(self) -> bytes:
         """The file."""
@@ -63,7 +66,7 @@ class Replay:
             "prompt": {"ids": self.prompt_ids},
             "config": _plain_config(self.config),
             "form": None if self.form is None else {"kind": self.form[0], "text": self.form[1]},
-            "runtime": dict(self.runtime),
+            "runtime": {**self.runtime, _KV_CACHE: self.kv_cache},
             "machine": dict(self.machine),
             "output": {"ids": self.output_ids, "text": self.text, "finish_reason": self.finish_reason},
         }
@@ -101,7 +104,7 @@ class Replay:
         _only(fields, _FIELDS)
         if fields.integer("format", 0, _MAX_ID) != FORMAT:
             raise fields.fault("format", f"must be {FORMAT}, which this version of EdgeLM reads")
-        model, output = fields.object("model"), fields.object("output")
+        model, output, runtime = fields.object("model"), fields.object("output"), fields.object("runtime")
         _only(model, ("name", "manifest_sha256"))
         _only(output, ("ids", "text", "finish_reason"))
         text = output.value("text")
@@ -113,11 +116,12 @@ class Replay:
             prompt_ids=_ids(fields.object("prompt")),
             config=_config(fields.value("config"), what),
             form=_form(fields),
-            runtime=_runtime(fields.object("runtime")),
+            runtime=_runtime(runtime),
             machine=_machine(fields.object("machine")),
             output_ids=_ids(output),
             text=text,
             finish_reason=output.choice("finish_reason", ("stop", "length")),
+            kv_cache=_kv_cache(runtime),
         )
 
 
@@ -149,8 +153,13 @@ def _form(fields: Fields) -> tuple[str, str] | None:
 
 
 def _runtime(fields: Fields) -> dict[str, int]:
-    _only(fields, RUNTIME)
+    _only(fields, (*RUNTIME, _KV_CACHE))
     return {name: fields.integer(name, 1, _MAX_ID) for name in RUNTIME}
+
+
+def _kv_cache(fields: Fields) -> KVCacheType:
+    """Replays of before there was a choice had one of f32."""
+    return "int8" if fields.has(_KV_CACHE) and fields.choice(_KV_CACHE, KV_CACHE_TYPES) == "int8" else "f32"
 
 
 def _machine(fields: Fields) -> dict[str, str]:

@@ -79,6 +79,7 @@ class Recorder:
             output_ids=result.token_ids,
             text=result.text,
             finish_reason=result.finish_reason,
+            kv_cache=self._lm.runtime.kv_cache,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -89,14 +89,18 @@ def rerun(lm: LanguageModel, replay: Replay, *, on_text: Callable[[str], None] |
         for chunk in stream:
             if on_text is not None:
                 on_text(chunk.text)
-    now = {**describe_machine(), **{name: str(value) for name, value in runtime_of(lm).items()}}
-    then = {**replay.machine, **{name: str(value) for name, value in replay.runtime.items()}}
+    now = _described(describe_machine(), runtime_of(lm), lm.runtime.kv_cache)
+    then = _described(replay.machine, replay.runtime, replay.kv_cache)
     differences = {
         name: (then.get(name, "none"), now.get(name, "none"))
         for name in {**then, **now}
         if then.get(name) != now.get(name)
     }
     return Comparison(len(replay.output_ids), _parting(lm, replay, stream.result.token_ids), differences)
+
+
+def _described(machine: Mapping[str, str], runtime: Mapping[str, int], kv_cache: str) -> dict[str, str]:
+    return {**machine, **{name: str(value) for name, value in runtime.items()}, "kv_cache": kv_cache}
 
 
 def _parting(lm: LanguageModel, replay: Replay, got: tuple[int, ...]) -> Parting | None:

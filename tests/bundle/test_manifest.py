@@ -339,6 +339,26 @@ def test_equal_manifests_are_written_alike() -> None:
     assert one.to_json().endswith(b"}\n")
 
 
+def with_scales(size: int, name: Any = "scales.f32") -> dict[str, Any]:
+    document = valid()
+    document["files"]["scales.f32"] = {"size": size, "sha256": HASH}
+    document["kv"]["scales"] = name
+    return document
+
+
+def test_scales_of_the_cache_are_a_file_of_just_their_size() -> None:
+    kv = decoder_manifest().kv
+    assert kv is not None
+    size = 4 * 2 * kv.layers * kv.kv_heads * kv.head_size
+    read = parse_manifest(json.dumps(with_scales(size)).encode())
+    assert read.kv == replace(kv, scales="scales.f32")
+    assert parse_manifest(read.to_json()) == read
+    for wrong in (0, size - 1, size + 4):
+        assert f"kv.scales has {wrong} bytes, but this geometry needs {size}" in refusal(with_scales(wrong))
+    assert 'kv.scales names "other", which is not in files' in refusal(with_scales(size, "other"))
+    assert "kv.scales" in refusal(with_scales(size, 7))
+
+
 def test_bytes_of_a_token_in_the_cache() -> None:
     assert KVGeometry(30, 3, 64).bytes_per_token() == 2 * 30 * 3 * 64 * 4
     assert KVGeometry(30, 3, 64, "int8").bytes_per_token() == 2 * 30 * 3 * 64

@@ -31,7 +31,7 @@ def test_json(invoke: Invoke, ids: str) -> None:
     assert result.stdout.count("\n") == 1
     values = json.loads(result.stdout)
     assert list(values) == [
-        *("model", "scheme", "threads", "prompt_tokens", "new_tokens"),
+        *("model", "scheme", "threads", "kv_cache", "prompt_tokens", "new_tokens"),
         *("prefill_tps", "decode_tps", "ttft_s", "load_s", "peak_rss_mb", "tokens"),
     ]
     assert (values["model"], values["scheme"], values["threads"]) == ("tiny", "fp32", 1)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support.bundles import TinyDecoder, write_decoder_bundle
+from support.int8_cache import add_cache_scales
 
 import edgelm
 from edgelm.config import GenerationConfig
@@ -132,6 +133,22 @@ def test_an_answer_that_ends_earlier_parts_there(load: Load) -> None:
     shorter = rerun(lm, _with(replay, output_ids=replay.output_ids[:4])).parting
     assert shorter is not None
     assert (shorter.at, shorter.expected) == (4, None)
+
+
+def test_the_type_of_the_kv_cache_is_recorded(load: Load, root: Path, tmp_path: Path) -> None:
+    add_cache_scales(write_decoder_bundle(root / "eight", TinyDecoder(seed=1), name="eight"))
+    lm = load("eight", kv_cache="int8")
+    replay = record(lm, max_new_tokens=12)
+    replay.save(tmp_path / "a.json")
+    assert Replay.load(tmp_path / "a.json").kv_cache == "int8"
+    assert rerun(lm, replay).identical
+    assert rerun(load("eight"), replay).differences["kv_cache"] == ("int8", "f32")
+    older = json.loads(replay.to_json())
+    del older["runtime"]["kv_cache"]
+    assert Replay.parse(json.dumps(older).encode(), "older").kv_cache == "f32"
+    older["runtime"]["kv_cache"] = "int4"
+    with pytest.raises(ManifestError, match="kv_cache"):
+        Replay.parse(json.dumps(older).encode(), "other")
 
 
 def test_what_differs_from_then_is_told(load: Load) -> None:
