@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edgelm.errors import ModelError
 from edgelm.language_model import available_cores
-from edgelm.runtime.session import Session, Tensor
+from edgelm.runtime.session import Session, Tensor, give_back_freed_memory
 from edgelm.text.chat_template import ChatTemplate
 from edgelm.text.prompt import encode_chat
 from edgelm.text.tokenizer import Tokenizer
@@ -159,7 +159,11 @@ class LayerwiseCalibration:
         self._update = np.zeros_like(self._stream)
         self._layer = -1
         self._recorded: dict[str, str] = {}
-        self._factors: dict[str, NDArray[np.float32]] = {}
+        # Of the layer: inputs by the graph's output that gave them, (tokens, K), for which linear layers each is still
+        # there, and the factor that was asked for last.
+        self._inputs: dict[str, NDArray[np.float32]] = {}
+        self._readers: dict[str, set[str]] = {}
+        self._factor: tuple[str, NDArray[np.float32]] | None = None
 
     def factor(self, name: str) -> NDArray[np.float32]:
         """``gptq.error_factor`` for the linear layer ``layer{i}.{kind}``: (K, K) float32."""
@@ -167,40 +171,51 @@ class LayerwiseCalibration:
         layer = layers - 1 if part == _HEAD else int(part.removeprefix("layer"))
         while self._layer < layer:
             self._advance()
+        seen = _HEAD if part == _HEAD else self._recorded[name]
+        if self._factor is None or self._factor[0] != seen:
+            self._factor = None
+            rows = self._head_inputs() if part == _HEAD else self._inputs[seen]
+            self._factor = seen, error_factor(rows.T @ rows)
         if part != _HEAD:
-            return self._factors[self._recorded[name]]
-        if _HEAD not in self._factors:
-            self._factors = {_HEAD: self._head_factor()}
-        return self._factors[_HEAD]
+            self._readers[seen].discard(name)
+            if not self._readers[seen]:
+                self._inputs.pop(seen, None)
+        return self._factor[1]
 
-    def _head_factor(self) -> NDArray[np.float32]:
+    def _head_inputs(self) -> NDArray[np.float32]:
         """Of the output head, which reads the normed sum of the two; the norm's weight is in the head already."""
+        self._inputs.clear()
         rows = (self._stream + self._update).reshape(-1, self._stream.shape[-1])
         spread = np.square(rows).mean(axis=1, keepdims=True) + np.float32(self._decoder.norm_epsilon)
-        normed = rows / np.sqrt(spread)
-        return error_factor(normed.T @ normed)
+        normed: NDArray[np.float32] = rows / np.sqrt(spread)
+        return normed
 
     def _advance(self) -> None:
         self._layer += 1
-        self._factors.clear()
+        self._factor = None
+        self._inputs.clear()
         recorder = Recorder(hadamard_size=self._hadamard_size)
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
             path = Path(folder) / "layer.onnx"
             with GraphBuilder(path, name="layer") as graph:
                 self._decoder.build_layer(graph, recorder, self._layer)
                 graph.save()
-            # Threads that spin while they wait would slow down the products below.
-            inputs: dict[str, list[NDArray[np.float32]]] = {}
+            # Threads that spin while they wait would slow down the products that follow.
             with closing(Session(path, threads=available_cores(), spinning=False)) as session:
                 for sequence in range(len(self._stream)):
-                    for name, x in self._run(session, sequence).items():
-                        inputs.setdefault(name, []).append(x)
+                    self._keep_inputs(sequence, self._run(session, sequence))
+        give_back_freed_memory()
         self._recorded = recorder.recorded
-        while inputs:
-            name, parts = inputs.popitem()
-            rows = np.concatenate(parts)
-            del parts
-            self._factors[name] = error_factor(rows.T @ rows)
+        self._readers = {seen: set() for seen in self._inputs}
+        for name, seen in self._recorded.items():
+            self._readers[seen].add(name)
+
+    def _keep_inputs(self, sequence: int, inputs: dict[str, NDArray[np.float32]]) -> None:
+        count, length = self._stream.shape[:2]
+        for name, x in inputs.items():
+            if name not in self._inputs:
+                self._inputs[name] = np.empty((count * length, x.shape[1]), np.float32)
+            self._inputs[name][sequence * length : (sequence + 1) * length] = x
 
     def _run(self, session: Session, sequence: int) -> dict[str, NDArray[np.float32]]:
         """Moves one sequence through the layer; returns the recorded inputs, (tokens, K) each."""

@@ -15,10 +15,12 @@ from edgelm.runtime.decoder import Decoder
 from edgelm.runtime.embedding import EmbeddingTable
 from edgelm.runtime.int8_cache import Scales, load_int8_cache_graph
 from edgelm.runtime.session import Session
+from edgelm.runtime.token_rows import Logits
 from edgelm.text.tokenizer import Tokenizer
 from edgelm_tools.architectures.base import ModelFacts
 from edgelm_tools.evaluate_encoder import measure_encoder
 from edgelm_tools.evaluate_seq2seq import measure_seq2seq
+from edgelm_tools.layered_reference import DecoderPieces, layered_reference
 from edgelm_tools.quality import Quality, Tally, evaluation_text
 from edgelm_tools.quantize.schemes import EMBEDDING_NAME
 
@@ -42,15 +44,31 @@ class Measured(Protocol):
         ...
 
 
-def measure_decoder(folder: Path, reference: Path, facts: ModelFacts, progress: Progress | None = None) -> Quality:
-    """Runs the decoders of both folders over the evaluation text, in windows that fit into the context.
+class Yardstick(Protocol):
+    """What a decoder is compared with."""
 
-    ``folder`` holds the tokenizer, too.
+    def rewind(self, length: int) -> None:
+        """As in ``Decoder``."""
+        ...
+
+    def all_logits(self, ids: Sequence[int]) -> Iterator[Logits]:
+        """As in ``Decoder``, in the same chunks."""
+        ...
+
+
+def measure_decoder(
+    folder: Path, pieces: DecoderPieces, facts: ModelFacts, progress: Progress | None = None
+) -> Quality:
+    """Runs the decoder of a folder, and the model in fp32, over the evaluation text in windows that fit the context.
+
+    ``folder`` holds the tokenizer, too; the model is computed layer by layer, before the decoder is loaded.
     """
     windows = _windows(folder, facts)
-    length = len(windows[0])
-    graphs = folder / "decoder.onnx", reference / "decoder.onnx"
-    with open_decoder(graphs[0], length) as candidate, open_decoder(graphs[1], length) as yardstick:
+    graph = folder / "decoder.onnx"
+    with (
+        layered_reference(pieces, windows, folder=folder, chunk=_CHUNK, progress=progress) as yardstick,
+        open_decoder(graph, len(windows[0])) as candidate,
+    ):
         return compare(candidate, yardstick, windows, progress)
 
 
@@ -86,7 +104,7 @@ def open_decoder(graph: Path, context_length: int, scales: Scales | None = None)
 
 def compare(
     candidate: Decoder,
-    reference: Decoder,
+    reference: Yardstick,
     windows: Sequence[Sequence[int]],
     progress: Progress | None = None,
     *,
@@ -116,8 +134,7 @@ Measure = Callable[[Path, Path, ModelFacts, Progress | None], Measured]
 """Compares the graphs of a folder with those of a reference folder."""
 
 MEASURES: dict[str, Measure] = {
-    "decoder": measure_decoder,
     "encoder": measure_encoder,
     "encoder-decoder": measure_seq2seq,
 }
-"""Family → how its quality is measured."""
+"""Family → how its quality is measured; for decoders see ``measure_decoder``."""

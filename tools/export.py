@@ -20,11 +20,12 @@ from edgelm.bundle.tokenizer_kind import tokenizer_kind
 from edgelm.runtime.int8_cache import Scales
 from edgelm.text_side import fitting_tokenizer
 from edgelm_tools.architectures.base import Architecture, Done, ModelFacts
+from edgelm_tools.architectures.decoder_model import DecoderModel
 from edgelm_tools.architectures.registry import understand
 from edgelm_tools.cache_scales import KV_SCALES_NAME, write_cache_scales
 from edgelm_tools.checkpoint import TextAssets, open_checkpoint
 from edgelm_tools.checkpoint.adapter import AdaptedCheckpoint
-from edgelm_tools.evaluate import MEASURES, measure_int8_cache
+from edgelm_tools.evaluate import MEASURES, Measured, measure_decoder, measure_int8_cache
 from edgelm_tools.generation_settings import check_tokens, generation_settings
 from edgelm_tools.graph import GraphBuilder, SharedWeights
 from edgelm_tools.quantize.schemes import EMBEDDING_NAME, SCHEMES, Float32, Scheme, scheme_named
@@ -56,7 +57,7 @@ def export(
         origin: where the checkpoint came from.
         scheme: one of ``SCHEMES``.
         adapter: a folder with a LoRA adapter (PEFT's layout) to merge into the weights.
-        report: measure what quantization cost, against fp32 (for models whose fp32 weights take up to 3 GiB).
+        report: measure what quantization cost, against fp32 (decoders of any size; others up to 3 GiB of fp32 weights).
         force: replace an existing bundle.
         progress: told of each stage.
 
@@ -146,19 +147,13 @@ def write_text_assets(folder: Path, config: Mapping[str, Any], assets: TextAsset
 def _report(
     folder: Path, model: Architecture, scheme: Scheme, scales: Scales | None, progress: Progress
 ) -> dict[str, float]:
-    """Measures the bundle against an fp32 one, which is made for it and deleted again; and its int8 KV cache."""
-    measure = MEASURES.get(model.facts.family)
-    if measure is None or 4 * model.parameters() > MOST_BYTES_FOR_REPORT:
+    """Measures the bundle against the model in fp32, and its int8 KV cache."""
+    if isinstance(model, DecoderModel):
+        quality: Measured = measure_decoder(folder, model.pieces(), model.facts, progress)
+    elif 4 * model.parameters() > MOST_BYTES_FOR_REPORT:
         return {}
-    reference = folder / "reference"
-    reference.mkdir()
-    try:
-        write_graphs(reference, model, Float32())
-        quality = measure(folder, reference, model.facts, progress)
-    finally:
-        for path in reference.iterdir():
-            path.unlink()
-        reference.rmdir()
+    else:
+        quality = _measured_beside_fp32(folder, model, progress)
     figures = quality.as_dict()
     if scales is not None:
         cache = measure_int8_cache(folder, model.facts, scales, progress).as_dict()
@@ -166,6 +161,19 @@ def _report(
     details = {"scheme": scheme.name, "text": "evaluation.txt", "tokens": quality.tokens, **figures}
     _write_json(folder / "report.json", details)
     return figures
+
+
+def _measured_beside_fp32(folder: Path, model: Architecture, progress: Progress) -> Measured:
+    """Measures the bundle against an fp32 one, which is made for it and deleted again."""
+    reference = folder / "reference"
+    reference.mkdir()
+    try:
+        write_graphs(reference, model, Float32())
+        return MEASURES[model.facts.family](folder, reference, model.facts, progress)
+    finally:
+        for path in reference.iterdir():
+            path.unlink()
+        reference.rmdir()
 
 
 def _manifest(

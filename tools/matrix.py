@@ -14,6 +14,8 @@ from edgelm.errors import ModelError
 from edgelm_tools.checkpoint.base import BlockQuantized, Checkpoint
 
 Part = NDArray[np.float32] | BlockQuantized
+# Values of a matrix that are read at a time: what is done to them takes a multiple of their memory.
+MOST_VALUES = 1 << 22
 Transform = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
@@ -43,7 +45,10 @@ class Matrix:
         def read() -> Iterator[Part]:
             if transform is None:
                 quantized = checkpoint.quantized(name)
-                yield _checked(quantized, name) if quantized is not None else read_tensor(checkpoint, name)
+                if quantized is not None:
+                    yield _checked(quantized, name)
+                else:
+                    yield from _read_parts(checkpoint, name)
             else:
                 yield transform(read_tensor(checkpoint, name))
 
@@ -88,7 +93,7 @@ class Matrix:
             if len(wanted):
                 yield wanted
 
-    def float_parts(self, most_values: int = 1 << 24) -> Iterator[NDArray[np.float32]]:
+    def float_parts(self, most_values: int = MOST_VALUES) -> Iterator[NDArray[np.float32]]:
         """The rows as float32, at most ``most_values`` values at a time."""
         step = max(1, most_values // self.columns)
         for part in self.parts():
@@ -106,6 +111,12 @@ def read_tensor(checkpoint: Checkpoint, name: str) -> NDArray[np.float32]:
     values = checkpoint.tensor(name)
     _check_finite(values, name)
     return values
+
+
+def _read_parts(checkpoint: Checkpoint, name: str) -> Iterator[NDArray[np.float32]]:
+    for part in checkpoint.row_parts(name, MOST_VALUES):
+        _check_finite(part, name)
+        yield part
 
 
 def _checked(part: BlockQuantized, name: str) -> BlockQuantized:

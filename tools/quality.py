@@ -9,6 +9,9 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import NDArray
 
+# Logits that are looked at in one go: a multiple of their memory is needed for a moment.
+_MOST_VALUES = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Quality:
@@ -44,6 +47,12 @@ class Tally:
 
     def add(self, ours: NDArray[np.float32], theirs: NDArray[np.float32], following: NDArray[np.int64]) -> None:
         """Logits (R, V) of both, and the tokens that really follow: R of them, or fewer where the text ends."""
+        rows = max(1, _MOST_VALUES // ours.shape[1])
+        for start in range(0, len(ours), rows):
+            part = slice(start, start + rows)
+            self._add(ours[part], theirs[part], following[part])
+
+    def _add(self, ours: NDArray[np.float32], theirs: NDArray[np.float32], following: NDArray[np.int64]) -> None:
         log_q, log_p = log_softmax(ours), log_softmax(theirs)
         self._kl.append((np.exp(log_p) * (log_p - log_q)).sum(axis=1, dtype=np.float64))
         self._agreed.append(ours.argmax(axis=1) == theirs.argmax(axis=1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,12 @@ class MemoryCheckpoint:
             return tensor.astype(np.float32)
         scales = np.repeat(tensor.scales, tensor.block_size, axis=1)
         return (tensor.values * scales).astype(np.float32)
+
+    def row_parts(self, name: str, most_values: int) -> Iterator[NDArray[np.float32]]:
+        tensor = self.tensor(name)
+        step = max(1, most_values * len(tensor) // tensor.size)
+        for start in range(0, len(tensor), step):
+            yield tensor[start : start + step]
 
     def quantized(self, name: str) -> BlockQuantized | None:
         tensor = self._find(name)

@@ -59,6 +59,21 @@ class DecoderGraph(ABC):
         for name, result in zip(("next_stream", "next_update"), results, strict=True):
             g.node("Identity", [result], name=name, outputs=[g.output(name, np.float32, shape)])
 
+    def build_entry(self) -> None:
+        """Adds what stands before the first layer: tokens → stream, and update where there is one yet."""
+        g, shape = self.g, ("batch", "sequence", self.spec.hidden_size)
+        stream, update, _ = self._embedded()
+        for name, result in (("stream", stream), ("update", update)):
+            if result:
+                g.node("Identity", [result], name=name, outputs=[g.output(name, np.float32, shape)])
+
+    def build_exit(self) -> None:
+        """Adds what stands behind the last layer: stream, update (1, sequence, hidden) → logits of all tokens."""
+        g, shape = self.g, (1, "sequence", self.spec.hidden_size)
+        stream, update = g.input("stream", np.float32, shape), g.input("update", np.float32, shape)
+        _, x = self._norm.of_sum(stream, update, self.weights.final_norm(), "norm", "final")
+        self._logits(x, "")
+
     @property
     @abstractmethod
     def _norm(self) -> Norm:

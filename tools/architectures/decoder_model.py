@@ -17,7 +17,8 @@ from edgelm_tools.architectures.decoder_weights import DecoderWeights
 from edgelm_tools.calibration import LayeredDecoder, Sequences, calibrated
 from edgelm_tools.checkpoint.base import TextAssets
 from edgelm_tools.graph import GraphBuilder
-from edgelm_tools.quantize.schemes import INT8_BLOCK, Rowwise, Scheme
+from edgelm_tools.layered_reference import DecoderPieces
+from edgelm_tools.quantize.schemes import INT8_BLOCK, Float32, Rowwise, Scheme
 
 WeightsT = TypeVar("WeightsT", bound=DecoderWeights)
 
@@ -82,6 +83,20 @@ class DecoderModel(ABC, Generic[WeightsT]):
 
     def build(self, role: str, g: GraphBuilder, scheme: Scheme, done: Done) -> None:
         self._graph(g, self._weights_for(scheme), scheme).build(done)
+
+    def pieces(self) -> DecoderPieces:
+        """The model in fp32, to be computed layer by layer."""
+
+        def graph(g: GraphBuilder) -> DecoderGraph:
+            return self._graph(g, self._weights, Float32())
+
+        return DecoderPieces(
+            layers=self.spec.layers,
+            hidden_size=self.spec.hidden_size,
+            build_entry=lambda g: graph(g).build_entry(),
+            build_layer=lambda g, i: graph(g).build_layer(i),
+            build_exit=lambda g: graph(g).build_exit(),
+        )
 
     def _weights_for(self, scheme: Scheme) -> WeightsT:
         return self._read(True) if scheme.wants_rotation else self._weights

@@ -104,6 +104,9 @@ class _TextPart:
     def tensor(self, name: str) -> NDArray[np.float32]:
         return self._whole.tensor(self._stored.get(name, name))
 
+    def row_parts(self, name: str, most_values: int) -> Iterator[NDArray[np.float32]]:
+        return self._whole.row_parts(self._stored.get(name, name), most_values)
+
     def quantized(self, name: str) -> BlockQuantized | None:
         return self._whole.quantized(self._stored.get(name, name))
 

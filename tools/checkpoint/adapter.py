@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,13 @@ class AdaptedCheckpoint:
         weight = self._base.tensor(name) if stored is None else self._file.tensor(stored)
         update = self._updates.get(name)
         return weight if update is None else self._changed(weight, name, update)
+
+    def row_parts(self, name: str, most_values: int) -> Iterator[Floats]:
+        """The rows of ``tensor``, some at a time where the adapter leaves them as they are."""
+        if name in self._updates or name in self._replaced:
+            yield self.tensor(name)
+        else:
+            yield from self._base.row_parts(name, most_values)
 
     def quantized(self, name: str) -> BlockQuantized | None:
         """The checkpoint's own integers, where the adapter leaves them as they are."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -67,6 +67,13 @@ class Checkpoint(Protocol):
 
         Raises:
             ModelError: there is no such tensor; names it.
+        """
+        ...
+
+    def row_parts(self, name: str, most_values: int) -> Iterator[NDArray[np.float32]]:
+        """The rows of ``tensor`` in their order, some at a time, so that a large one is never there whole.
+
+        A part has up to ``most_values`` values, or one row; all in one where the rows do not lie apart in the file.
         """
         ...
 

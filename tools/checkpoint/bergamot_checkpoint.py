@@ -6,7 +6,7 @@ Matrices are given as linear layers have them elsewhere, (outputs, inputs), and 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,14 @@ class BergamotCheckpoint:
         stored = self._file.array("<f4", tensor.start, tensor.count).reshape(tensor.shape)
         transposed = stored if name == EMBEDDING_NAME or stored.ndim != 2 else stored.T
         return np.array(transposed, np.float32, order="C").reshape(self.shape(name))
+
+    def row_parts(self, name: str, most_values: int) -> Iterator[NDArray[np.float32]]:
+        """The tensor in one part: such models are small.
+
+        Raises:
+            ModelError: see ``tensor``.
+        """
+        yield self.tensor(name)
 
     def quantized(self, name: str) -> BlockQuantized | None:
         """A matrix's own integers, with one scale for all of it; None where it is float32.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,26 @@ class GGUFCheckpoint:
         self._gguf.file.forget()
         return values
 
+    def row_parts(self, name: str, most_values: int) -> Iterator[NDArray[np.float32]]:
+        """The rows of ``tensor``, some at a time where the file has them in their order.
+
+        Raises:
+            ModelError: there is no such tensor.
+            UnsupportedModelError: its type cannot be dequantized.
+        """
+        stored_name, stored = self._find(name)
+        if len(stored.shape) != 2 or self._heads_of(stored_name) is not None:
+            yield self.tensor(name)
+            return
+        rows, columns = stored.shape
+        row_bytes, step = stored.size // rows, max(1, most_values // columns)
+        for first in range(0, rows, step):
+            count = min(step, rows - first)
+            place = {"start": stored.start + first * row_bytes, "size": count * row_bytes}
+            values = self._read(replace(stored, shape=(count, columns), **place))
+            self._gguf.file.forget()
+            yield values
+
     def quantized(self, name: str) -> BlockQuantized | None:
         """The integers of a Q8_0 or Q4_0 matrix, in Hugging Face's row order; None for all other tensors.
 
@@ -152,13 +173,17 @@ class GGUFCheckpoint:
         return dequantize(rows, stored.type_name).reshape(stored.shape)
 
     def _in_order(self, stored_name: str, rows: NDArray[Any]) -> NDArray[Any]:
-        heads, kv_heads = self.config["num_attention_heads"], self.config["num_key_value_heads"]
-        permuted = permuted_heads(stored_name, self._architecture, heads, kv_heads)
+        permuted = self._heads_of(stored_name)
         if permuted is None:
             return rows
         if len(rows) % (2 * permuted):
             raise ModelError(f"{self.path}: tensor {stored_name!r} has {len(rows)} rows for {permuted} heads")
         return undo_permutation(rows, permuted)
+
+    def _heads_of(self, stored_name: str) -> int | None:
+        """Into how many heads its rows were permuted; None if they were not."""
+        heads, kv_heads = self.config["num_attention_heads"], self.config["num_key_value_heads"]
+        return permuted_heads(stored_name, self._architecture, heads, kv_heads)
 
 
 def _numbers(values: NDArray[np.float32]) -> list[float]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,19 @@ class SafetensorsFile:
         self._file.forget()
         return values
 
+    def row_parts(self, name: str, most_values: int) -> Iterator[NDArray[np.float32]]:
+        """The rows of a tensor that is there, some at a time."""
+        entry = self._entries[name]
+        rows = entry.shape[0] if entry.shape else 1
+        row_bytes = (entry.end - entry.start) // max(1, rows)
+        step = max(1, most_values * rows // max(1, int(np.prod(entry.shape))))
+        for first in range(0, rows, step):
+            end = min(first + step, rows)
+            place = {"start": entry.start + first * row_bytes, "end": entry.start + end * row_bytes}
+            values = _read(self._file, replace(entry, shape=(end - first, *entry.shape[1:]), **place), name)
+            self._file.forget()
+            yield values
+
     def close(self) -> None:
         """Unmaps the file."""
         self._file.close()
@@ -99,6 +113,15 @@ class SafetensorsCheckpoint:
             UnsupportedModelError: it is of another dtype.
         """
         return self._find(name).tensor(name)
+
+    def row_parts(self, name: str, most_values: int) -> Iterator[NDArray[np.float32]]:
+        """The rows of ``tensor``, some at a time.
+
+        Raises:
+            ModelError: there is no such tensor.
+            UnsupportedModelError: it is of another dtype.
+        """
+        return self._find(name).row_parts(name, most_values)
 
     def quantized(self, name: str) -> BlockQuantized | None:
         """None: this format's weights are floating point.
