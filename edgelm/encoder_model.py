@@ -20,6 +20,7 @@ from edgelm.bundle.encoder_contract import encoder_outputs
 from edgelm.bundle.manifest_parts import POOLING_MODES
 from edgelm.config import ENCODER_BATCH_TOKENS, RuntimeConfig
 from edgelm.errors import ConfigError, ContextLengthError, PromptError, UnsupportedModelError
+from edgelm.first_open import try_first
 from edgelm.loaded_model import LoadedModel, find_bundle
 from edgelm.runtime.encoder import Outputs
 from edgelm.runtime.memory import Budget, encoder_budget
@@ -103,6 +104,7 @@ class EncoderModel(LoadedModel):
             )
         self.labels: tuple[str, ...] = manifest.head.labels if manifest.head is not None else ()
         self._fit_memory(runtime)
+        try_first(bundle, self.runtime)
         with self._reading_text():
             self._encoder = BatchedEncoder(bundle, self.runtime, self._memory)
 

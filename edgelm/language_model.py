@@ -19,6 +19,7 @@ from edgelm.cached_model import CachedModel
 from edgelm.call_settings import CallSettings
 from edgelm.config import GenerationConfig, KVCacheType, RuntimeConfig
 from edgelm.errors import ConfigError, PromptError, UnsupportedModelError
+from edgelm.first_open import try_first
 from edgelm.generator import Generator
 from edgelm.inspection.explain.model import ExplainedModel
 from edgelm.loaded_model import find_bundle
@@ -149,6 +150,7 @@ class LanguageModel(ExplainedModel, CachedModel):
         self._fit_memory(runtime, nothing_beside if self._draft is None else self._draft.bytes_beside)
         defaults = bundle.generation_defaults()
         self.generation_config = defaults.updated(eos_token_id=defaults.eos_token_id or manifest.eos_token_id)
+        try_first(bundle, self.runtime)
         with self._reading_text():
             self._generator = Generator(bundle, self.runtime, self.context_length, self._memory, self._draft)
 

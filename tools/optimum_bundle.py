@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from edgelm import __version__
 from edgelm.bundle.bundle import Bundle, open_bundle
 from edgelm.bundle.files import sha256_of
-from edgelm.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest, Source
+from edgelm.bundle.home import stamps_folder
+from edgelm.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest, Source, parse_manifest
+from edgelm.bundle.opened import remember
 from edgelm.bundle.progress import NoProgress, Progress, transfer
 from edgelm.bundle.publish import publishing
 from edgelm.config import RuntimeConfig
@@ -100,7 +102,10 @@ def export_with_optimum(
         if not error < TOLERANCE:
             raise ModelError(f"the exported graphs are wrong: they differ by {error:.2g} from the checkpoint's outputs")
         manifest = _manifest(bundle, name, origin, assets, error)
-        (folder / MANIFEST_NAME).write_bytes(manifest.to_json())
+        document = manifest.to_json()
+        checked = parse_manifest(document)
+        (folder / MANIFEST_NAME).write_bytes(document)
+    remember(target, checked, stamps=stamps_folder())
     return manifest
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import binascii
 import json
 import platform
-import sys
 from pathlib import Path
 
 from edgelm.bundle.bundle import Bundle
@@ -22,16 +21,12 @@ from edgelm.bundle.publish import publishing
 from edgelm.bundle.regular_file import read_file
 from edgelm.bundle.strict_json import load_json
 from edgelm.errors import BundleExistsError, EdgeLMError, ModelError, StorageError, UnsupportedModelError
+from edgelm.runtime.child import NoChildError, limit_own_memory, run_child
 from edgelm.runtime.session import RUNTIME_VERSION, Session
 
 GRAPH_NAME = "graph.onnx"
 RECORD_NAME = "copy.json"
 _MAX_RECORD_BYTES = 1 << 16
-# Run with -P, and edgelm's own place last on the path: nothing in the user's current folder is ever imported.
-_CHILD = (
-    "import sys; sys.path.append(sys.argv.pop()); "
-    "from edgelm.runtime.prepack import write_copy; write_copy(*sys.argv[1:])"
-)
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
@@ -90,23 +85,18 @@ def graph_to_load(bundle: Bundle, role: str, *, prepack: bool) -> tuple[Path, bo
 
 def write_copy(source: str, target: str) -> None:
     """Writes the copy of the graph ``source``: what the child process does."""
+    limit_own_memory()
     Session(Path(source), threads=1, optimized_to=Path(target)).close()
 
 
 def _make(source: Path, target: Path) -> None:
-    import subprocess  # only the first start on a machine needs it
-
     what = f"the prepacked copy of {source.name} could not be made"
-    if not sys.executable or getattr(sys, "frozen", False):  # a frozen application would start itself once more
-        raise EdgeLMError(f"{what}: there is no Python interpreter to make it with")
-    command = [sys.executable, "-P", "-c", _CHILD, str(source), str(target), str(Path(__file__).parents[2])]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    except OSError as error:
+        ended = run_child("edgelm.runtime.prepack", "write_copy", str(source), str(target))
+    except NoChildError as error:
         raise EdgeLMError(f"{what}: {error}") from error
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise EdgeLMError(f"{what}: {last[:200]}")
+    if ended.code:
+        raise EdgeLMError(f"{what}: {(ended.last_line or f'its process {ended}')[:200]}")
 
 
 def _record(folder: Path) -> dict[str, list[int]]:

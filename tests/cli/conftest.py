@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from support.bundles import TinyDecoder, write_decoder_bundle
+from support.bundles import TinyDecoder, made_here, write_decoder_bundle
 
 from edgelm.cli.app import app
 
@@ -19,14 +19,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EDGELM_HOME", str(folder))
     for name in ("EDGELM_DEBUG", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
-    write_decoder_bundle(folder / "models" / "tiny")
+    made_here(write_decoder_bundle(folder / "models" / "tiny"))
     return folder
 
 
 @pytest.fixture
 def endless(home: Path) -> str:
     """A model that goes on for as long as it is let."""
-    write_decoder_bundle(home / "models" / "endless", TinyDecoder(context_length=60_000), name="endless")
+    made_here(write_decoder_bundle(home / "models" / "endless", TinyDecoder(context_length=60_000), name="endless"))
     return "endless"
 
 

@@ -21,6 +21,7 @@ import edgelm
 from edgelm.bundle.bundle import open_bundle
 from edgelm.bundle.lock import FileLock
 from edgelm.errors import EdgeLMError, LockedError, StorageError
+from edgelm.runtime import child as child_module
 from edgelm.runtime import prepack as prepack_module
 from edgelm.runtime.decoder import Decoder
 from edgelm.runtime.prepack import GRAPH_NAME, RECORD_NAME, prepack, prepacked_path, try_prepack
@@ -199,7 +200,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(bundle, home):
 
 
 def failing_child(monkeypatch, code):
-    monkeypatch.setattr(prepack_module, "_CHILD", code)
+    monkeypatch.setattr(child_module, "_CODE", code)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +208,7 @@ def failing_child(monkeypatch, code):
     [
         ("import sys; sys.exit('No space left on device')", "No space left on device"),
         ("raise MemoryError('too much')", "MemoryError: too much"),
-        ("import os; os._exit(7)", "exit code 7"),
+        ("import os; os._exit(7)", "its process ended with exit code 7"),
     ],
 )
 def test_a_child_that_fails_leaves_nothing_and_is_done_without(bundle, monkeypatch, code, message):

@@ -17,7 +17,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from edgelm.bundle.home import stamps_folder
 from edgelm.bundle.manifest import MANIFEST_NAME, FileEntry, KVGeometry, Manifest, Source, parse_manifest
+from edgelm.bundle.opened import remember
 
 GRAPH_NAME = "decoder.onnx"
 WEIGHTS_NAME = "decoder.onnx.data"
@@ -116,6 +118,13 @@ def write_manifest(folder: Path, manifest: Manifest, **changes: Any) -> Path:
     entries = {path.name: file_entry(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST_NAME}
     manifest = replace(manifest, **{"files": entries, **changes})
     (folder / MANIFEST_NAME).write_bytes(manifest.to_json())
+    remember(folder, manifest, stamps=None)  # made here: to open it is no first time
+    return folder
+
+
+def made_here(folder: Path) -> Path:
+    """Has ``EDGELM_HOME`` say that the bundle was converted there, as ``edgelm export`` does; returns ``folder``."""
+    remember(folder, parse_manifest((folder / MANIFEST_NAME).read_bytes()), stamps=stamps_folder())
     return folder
 
 

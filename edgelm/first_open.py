@@ -1,0 +1,81 @@
+"""The first time that a bundle is opened here, if it was not made here, a process of its own opens it before.
+
+All that can be told without running a graph is checked by then, but libraries of native code have faults of their own:
+where one crashes, hangs or takes all memory, that process ends, and the caller has an error in place of its own end.
+"""
+
+from __future__ import annotations
+
+import json
+
+from edgelm import errors
+from edgelm.bundle.bundle import Bundle
+from edgelm.bundle.home import stamps_folder
+from edgelm.bundle.manifest import FAMILY_ROLES, NATIVE_LAYOUT
+from edgelm.bundle.opened import is_known, remember
+from edgelm.config import RuntimeConfig
+from edgelm.errors import MemoryLimitError, ModelError
+from edgelm.runtime.child import ChildEnd, NoChildError, run_child
+from edgelm.runtime.prepack import try_prepack
+
+# What the process writes once it is ready to begin.
+READY = "ready"
+_KILLED = -9
+_SECONDS = 120.0
+# How slow a disk may be from which weights are read, and laid out anew.
+_BYTES_PER_SECOND = 10_000_000
+
+
+def try_first(bundle: Bundle, runtime: RuntimeConfig) -> None:
+    """Tries a bundle in a process of its own: graphs, tokenizer and a step, within ``runtime.max_memory``.
+
+    Does nothing for what was made here, or opened before: see ``bundle.opened``. Where no process can be started, as in
+    a frozen application, there is no trial, and none is remembered.
+
+    Raises:
+        ModelError: the process crashed, hung, or refused the bundle; names the signal.
+        MemoryLimitError: it ran out of memory.
+    """
+    stamps = stamps_folder()
+    manifest = bundle.manifest
+    if is_known(bundle.folder, manifest, stamps=stamps):
+        return
+    if runtime.prepack and manifest.layout == NATIVE_LAYOUT:
+        for role in FAMILY_ROLES[manifest.family]:
+            try_prepack(bundle, role)  # a process of its own, too, whose memory is not that of the trial
+    request = {
+        "folder": str(bundle.folder.absolute()),
+        "variant": bundle.variant,
+        "prepack": runtime.prepack,
+        "max_memory": runtime.max_memory,
+    }
+    weights = sum(entry.size for entry in manifest.files.values())
+    try:
+        ended = run_child(
+            "edgelm.first_open_child",
+            "answer",
+            json.dumps(request),
+            seconds=_SECONDS + weights / _BYTES_PER_SECOND,
+        )
+    except NoChildError:
+        return
+    ready, _, answer = ended.output.partition("\n")
+    if ready != READY:  # not EdgeLM's doing: no process of this interpreter gets so far
+        return
+    if _went_well(bundle, ended, answer):
+        remember(bundle.folder, manifest, stamps=stamps)
+
+
+def _went_well(bundle: Bundle, ended: ChildEnd, answer: str) -> bool:
+    """Raises what speaks against the bundle; False for other errors, which the caller will meet itself."""
+    what = f"{bundle.manifest.name} in {bundle.folder} was opened in a process of its own first, which {ended}"
+    if ended.code == _KILLED:
+        raise MemoryLimitError(f"{what}, as the system does where memory runs out")
+    if ended.code != 0:
+        told = f" ({ended.last_line[:200]})" if ended.last_line and ended.code is not None and ended.code > 0 else ""
+        raise ModelError(f"{what}{told}: the bundle is refused")
+    fault = json.loads(answer)
+    kind = getattr(errors, fault.get("error", ""), None)
+    if kind is not None and issubclass(kind, (ModelError, MemoryLimitError)):
+        raise kind(fault["message"])
+    return not fault

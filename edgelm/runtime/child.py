@@ -1,0 +1,135 @@
+"""Runs a function of EdgeLM's in a process of its own, whose end, whatever it is, is not this one's.
+
+For work on which the process may die, or whose memory shall be given back. Nothing in the user's current folder is ever
+imported there. What such a process may take is for itself to limit, by ``limit_own_memory``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgelm.runtime.usable_memory import status_bytes, usable_memory
+
+if TYPE_CHECKING:
+    import subprocess
+
+# Run with -P, and edgelm's own place last on the path.
+_CODE = "import sys; sys.path.append(sys.argv.pop()); from {module} import {function}; {function}(*sys.argv[1:])"
+_PACKAGES = Path(__file__).parents[2]
+_STATUS = Path("/proc/self/status")
+_FIRST_TO_GO = Path("/proc/self/oom_score_adj")
+
+
+@dataclass(frozen=True, slots=True)
+class ChildEnd:
+    """How such a process ended.
+
+    Attributes:
+        code: its exit code, negative for a signal's number; None: it took too long and was ended.
+        output: what it wrote to stdout.
+        last_line: the last line that it wrote to stderr.
+    """
+
+    code: int | None
+    output: str
+    last_line: str
+
+    def __str__(self) -> str:
+        if self.code is None:
+            return "took too long"
+        if self.code < 0:
+            return f"was ended by {_signal_name(-self.code)}"
+        return f"ended with exit code {self.code if self.code < 1 << 31 else hex(self.code)}"  # hex: Windows' crashes
+
+
+class NoChildError(Exception):
+    """There is no interpreter to start one with, or the system lets no process be started; the message says which."""
+
+
+def run_child(module: str, function: str, *arguments: str, seconds: float | None = None) -> ChildEnd:
+    """Calls ``module.function(*arguments)`` in a process of its own, and waits for its end.
+
+    Args:
+        module: one of EdgeLM's.
+        function: in it.
+        arguments: its arguments.
+        seconds: after which it is ended; None: never.
+
+    Raises:
+        NoChildError: there can be no such process.
+    """
+    import subprocess  # most starts need none
+
+    if not sys.executable or getattr(sys, "frozen", False):  # a frozen application would start itself once more
+        raise NoChildError("there is no Python interpreter to start it with")
+    code = _CODE.format(module=module, function=function)
+    command = [sys.executable, "-P", "-c", code, *arguments, str(_PACKAGES)]
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    # A group of its own, so that what it starts can be ended with it.
+    group = {} if sys.platform == "win32" else {"process_group": 0}
+    try:
+        process = subprocess.Popen(command, text=True, encoding="utf-8", errors="replace", **streams, **group)  # type: ignore[call-overload]
+    except (OSError, ValueError) as error:  # ValueError: a NUL in a path
+        raise NoChildError(str(error)) from error
+    try:
+        output, errors = process.communicate(timeout=seconds)
+        ended = process.returncode
+    except subprocess.TimeoutExpired:
+        _end(process)
+        output, errors = process.communicate()
+        ended = None
+    except BaseException:  # Ctrl-C, which the group does not get
+        _end(process)
+        process.communicate()
+        raise
+    lines = errors.strip().splitlines()
+    return ChildEnd(ended, output, lines[-1] if lines else "")
+
+
+def limit_own_memory(most: int | None = None) -> None:
+    """In a child: bounds what it may allocate from now on, by ``most`` bytes and by what the machine has left.
+
+    Where the system runs out of memory all the same, it ends this process before others; none leaves a core behind.
+    Systems that have no such limits are left as they are.
+    """
+    if sys.platform == "win32":
+        return
+    import resource
+
+    with contextlib.suppress(OSError):
+        _FIRST_TO_GO.write_text("1000")
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    usable = usable_memory()
+    bounds = [bound for bound in (most, None if usable is None else usable.nbytes) if bound is not None]
+    try:
+        used = status_bytes(_STATUS.read_text(), "VmData")
+    except OSError:
+        return
+    if bounds and used is not None:
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        limit = used + min(bounds)
+        if hard == resource.RLIM_INFINITY or limit < hard:
+            with contextlib.suppress(OSError, ValueError):
+                resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if sys.platform == "win32":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
