@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgelm.bundle.catalog import CatalogEntry, load_catalog
+from edgelm.bundle.catalog import NAME, CatalogEntry, load_catalog
 from edgelm.bundle.manifest import Manifest
 from edgelm.bundle.model_shape import expected_manifest
-from edgelm.cli.memory_report import need_of
 from edgelm.cli.toolbox import foreteller
+from edgelm.config import RuntimeConfig
 from edgelm.errors import MemoryLimitError
-from edgelm.loaded_model import LEAST_TOKENS
+from edgelm.runtime.fitting import LEAST_TOKENS, Limit, fit
 
 # Of an entry that does not say how long a context may be.
 _USUAL_CONTEXT = 2048
@@ -45,14 +45,15 @@ def refuse_what_cannot_fit(model: str, max_memory: int | None) -> None:
     """Before it is fetched, a model of the catalog that would not even hold a short text within the limit is refused.
 
     Raises:
-        MemoryLimitError: it would not; itemises the need.
+        MemoryLimitError: it would not, whatever step is taken; itemises the need.
     """
+    if max_memory is None or not NAME.fullmatch(model):
+        return
     entry = load_catalog().get(model)
     manifest = None if entry is None else expected_of_entry(entry)
-    if manifest is None or max_memory is None:
+    if manifest is None:
         return
     try:
-        least = need_of(manifest, min(LEAST_TOKENS, manifest.context_length))
-        least.parts.check(max_memory)
+        fit(manifest, RuntimeConfig(), min(LEAST_TOKENS, manifest.context_length), limit=Limit(max_memory))
     except MemoryLimitError as error:
-        raise MemoryLimitError(f"{model} is not fetched: it {error}") from None
+        raise MemoryLimitError(f"{model} is not fetched, because it does not fit: {error}") from None

@@ -29,6 +29,7 @@ SUB_COMMANDS: dict[str, dict[str, str]] = {
         "replay": "Run a recorded answer again, and compare.",
     },
     "Manage models": {
+        "doctor": "Show what this machine has, and which models fit.",
         "pull": "Fetch a model and convert it.",
         "list": "List the models that are installed (alias: ls).",
         "show": "Show what a model is and what it needs.",

@@ -1,0 +1,96 @@
+"""What the system tells of the processor, and how fast memory is read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgelm.runtime.machine import (
+    instruction_sets,
+    memory_bandwidth,
+    physical_cores,
+    processor,
+    quota_of,
+)
+
+X86 = """processor\t: 0
+model name\t: A Processor
+physical id\t: 0
+core id\t\t: 0
+flags\t\t: fpu sse2 avx avx2 avx512f avx512_vnni avx_vnni amx_int8
+
+processor\t: 1
+physical id\t: 0
+core id\t\t: 0
+flags\t\t: fpu
+
+processor\t: 2
+physical id\t: 1
+core id\t\t: 0
+flags\t\t: fpu
+"""
+ARM = "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\n"
+
+
+def test_instruction_sets_have_the_manuals_names() -> None:
+    assert instruction_sets(X86) == ("AVX2", "AVX-512", "AVX-VNNI", "AVX-512 VNNI", "AMX")
+    assert instruction_sets(ARM) == ("NEON", "dotprod", "i8mm")
+    assert instruction_sets("flags\t: avx2x noavx2\n") == ()
+
+
+def test_cores_that_share_a_package_and_a_core_are_one() -> None:
+    assert physical_cores(X86) == 2
+    assert physical_cores(ARM) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "quota"),
+    [
+        ("max 100000\n", None),
+        ("150000 100000\n", 1.5),
+        ("200000 100000", 2.0),
+        ("", None),
+        ("-1 100000", None),
+        ("100000 0", None),
+        ("100000", None),
+    ],
+)
+def test_quotas_of_control_groups(text: str, quota: float | None) -> None:
+    assert quota_of(text) == quota
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (("AVX2", "AVX-512 VNNI"), "int8 products take one instruction"),
+        (("NEON", "dotprod"), "int8 products take one instruction"),
+        (("AVX2",), "no int8 dot products"),
+        (("NEON",), "no int8 dot products"),
+        ((), "not known"),
+    ],
+)
+def test_what_follows_from_the_instruction_sets(sets: tuple[str, ...], words: str) -> None:
+    assert words in replace(processor(), instruction_sets=sets).consequence
+
+
+def test_this_processor_can_be_used() -> None:
+    found = processor()
+    assert found.usable_cores >= 1
+    assert found.logical_cores is None or found.logical_cores >= found.usable_cores
+    assert found.name.isprintable()
+
+
+def test_bandwidth_is_that_of_a_machine() -> None:
+    """Slower than a disk or faster than registers would be a mistake in the measure."""
+    measured = memory_bandwidth(0.05, threads=1, buffer_bytes=1 << 20)
+    assert 1e8 < measured < 1e13
+
+
+@given(st.text())
+def test_no_text_of_the_system_leads_astray(text: str) -> None:
+    instruction_sets(text)
+    physical_cores(text)
+    quota_of(text)
