@@ -98,7 +98,7 @@ def command(
     alone. The weights themselves are in --json, --html and --png.
     """
     given = read_prompt(text, None, file, what="text")
-    folder = ensure_installed(model, offline=machine.offline)
+    folder = ensure_installed(model, offline=machine.offline, max_memory=machine.max_memory)
     with prompt_exit(), load_for_labels(folder, machine) as loaded:
         second = None if pair is None else checked_text(pair, "--pair")
         found = _looked_at(loaded, given, second, chat, {"layers": layer, "heads": head}, generation)

@@ -76,7 +76,7 @@ def command(
     if prompt_ids is not None and context.get_parameter_source("prompt_tokens") is not ParameterSource.DEFAULT:
         raise click.UsageError("give either --prompt-ids or --prompt-tokens")
     ids = None if prompt_ids is None else _read_ids(prompt_ids)
-    folder = ensure_installed(model, offline=machine.offline)
+    folder = ensure_installed(model, offline=machine.offline, max_memory=machine.max_memory)
     from edgelm.benchmark import benchmark
 
     with prompt_exit():

@@ -60,7 +60,7 @@ def command(
     is a message.
     """
     runner = _tool_runner(tools, ask=not yes_tools)
-    folder = ensure_installed(model, offline=machine.offline)
+    folder = ensure_installed(model, offline=machine.offline, max_memory=machine.max_memory)
     with prompt_exit():
         from edgelm.cli.chat_session import ChatSession
         from edgelm.cli.conversation import Conversation

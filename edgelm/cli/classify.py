@@ -62,7 +62,7 @@ def command(
         raise click.UsageError("--multi-label and --template are for labels of your own; give them with --labels")
     given = read_texts(texts, file)
     own = None if labels is None else _own_settings(labels, template, multi_label=multi_label, truncation=truncate)
-    folder = ensure_installed(model, offline=machine.offline)
+    folder = ensure_installed(model, offline=machine.offline, max_memory=machine.max_memory)
     with prompt_exit(), places_as_given(texts), load_for_labels(folder, machine) as loaded:
         if own is None:
             found = _trained_labels(loaded, given, top_k, truncate)

@@ -143,7 +143,7 @@ def _opener(name: str, machine: MachineOptions) -> Opener:
     """The model, which is there by then: none is missed only after hours on another."""
     from edgelm.comparison.compare import Opener
 
-    folder = ensure_installed(name, offline=machine.offline)
+    folder = ensure_installed(name, offline=machine.offline, max_memory=machine.max_memory)
     return Opener(name, lambda: load_folder(folder, machine), system_prompt(folder, None))
 
 

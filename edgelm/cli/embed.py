@@ -60,7 +60,7 @@ def command(
     form = form or "json"
     check_output(form, output)
     given = read_texts(texts, file)
-    folder = ensure_installed(model, offline=machine.offline)
+    folder = ensure_installed(model, offline=machine.offline, max_memory=machine.max_memory)
     with prompt_exit(), places_as_given(texts), load_encoder_folder(folder, machine) as encoder:
         vectors = encoder.embed(given, pooling=pooling, normalize=normalize, prompt=prefix, truncation=truncate)
     write_vectors(given, vectors, form, output)

@@ -102,7 +102,7 @@ def command(
     text = read_prompt_in_context(prompt, option, file)
     if not (raw or given or text.strip()):
         raise click.UsageError("the prompt is empty; write one, or have the model begin a text with --raw")
-    folder = ensure_installed(model, offline=machine.offline)
+    folder = ensure_installed(model, offline=machine.offline, max_memory=machine.max_memory)
     blocks = Blocks(width=shutil.get_terminal_size(_FALLBACK_SIZE).columns, colour=console.has_colour(sys.stdout))
     settings: dict[str, Any] = {"top": top}
     if not as_json:

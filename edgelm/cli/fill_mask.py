@@ -48,7 +48,7 @@ def command(
     """
     given = read_prompt(text, None, file, what="text")
     wanted = None if targets is None else checked_text(targets, "--targets").split(",")
-    folder = ensure_installed(model, offline=machine.offline)
+    folder = ensure_installed(model, offline=machine.offline, max_memory=machine.max_memory)
     with prompt_exit(), load_encoder_folder(folder, machine) as encoder:
         from edgelm.tasks.fill_mask import MaskFiller
 

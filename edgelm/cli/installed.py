@@ -14,10 +14,11 @@ from edgelm.errors import ModelError, ModelNotFoundError
 _CHECKPOINT_FILES = ("config.json", "*.safetensors", "*.gguf")
 
 
-def ensure_installed(model: str, *, offline: bool) -> Path:
+def ensure_installed(model: str, *, offline: bool, max_memory: int | None = None) -> Path:
     """The folder of a model's bundle; what is not there yet is fetched and converted first.
 
     Raises:
+        MemoryLimitError: it is not there yet, and known not to run within ``max_memory`` bytes.
         ModelNotFoundError: there is no such model, or it would have to be fetched while offline.
         ModelError: it is a checkpoint, not a bundle; says how to convert it.
         click.exceptions.Exit: pulling it failed, and has said why.
@@ -35,8 +36,10 @@ def ensure_installed(model: str, *, offline: bool) -> Path:
     if offline:
         raise ModelNotFoundError(f"{model!r} is not installed, and nothing is fetched with --offline")
     # Not imported before it is needed: a start that finds its model does without processes.
+    from edgelm.cli.expected import refuse_what_cannot_fit
     from edgelm.cli.pull_process import pull_in_child
 
+    refuse_what_cannot_fit(model, max_memory)
     pull_in_child(model)
     return folder
 

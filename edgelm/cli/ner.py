@@ -48,7 +48,7 @@ def command(
     line of the answer has the label, its probability, the place in characters, and the text there.
     """
     given = read_prompt(text, None, file, what="text")
-    folder = ensure_installed(model, offline=machine.offline)
+    folder = ensure_installed(model, offline=machine.offline, max_memory=machine.max_memory)
     with prompt_exit(), load_encoder_folder(folder, machine) as encoder:
         from edgelm.tasks.token_classification import TokenClassifier
 

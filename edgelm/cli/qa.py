@@ -52,7 +52,7 @@ def command(
     """
     asked = checked_text(question, "the question")
     document = read_prompt(None, context, file, what="document", ways=_WAYS)
-    folder = ensure_installed(model, offline=machine.offline)
+    folder = ensure_installed(model, offline=machine.offline, max_memory=machine.max_memory)
     with prompt_exit(), load_encoder_folder(folder, machine) as encoder:
         from edgelm.tasks.question_answering import AnswerConfig, Question, QuestionAnswerer
 

@@ -46,7 +46,7 @@ def command(
     """
     asked = checked_text(query, "the query")
     given = read_texts(passages, file, what="passage")
-    folder = ensure_installed(model, offline=machine.offline)
+    folder = ensure_installed(model, offline=machine.offline, max_memory=machine.max_memory)
     with prompt_exit(), load_encoder_folder(folder, machine) as encoder:
         from edgelm.tasks.ranking import Ranker
 

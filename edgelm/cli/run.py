@@ -104,7 +104,7 @@ def command(
     else:
         text = filled_prompt(templating, template, prompt, option, file)
     check_recordable(record, {"--tools": tools, "--draft": draft, "--prompt-cache": prompt_cache})
-    folder = ensure_installed(model, offline=machine.offline)
+    folder = ensure_installed(model, offline=machine.offline, max_memory=machine.max_memory)
     with prompt_exit(), load_folder(folder, machine, draft) as lm, kept_in(prompt_cache, lm, verbose=verbose):
         asker = answers_of(lm, record)
         parts: dict[str, Any] = {}

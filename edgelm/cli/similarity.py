@@ -42,7 +42,7 @@ def command(
     given = read_texts(texts, file)
     if len(given) < 2:
         raise click.UsageError("there is one text only; give two or more")
-    folder = ensure_installed(model, offline=machine.offline)
+    folder = ensure_installed(model, offline=machine.offline, max_memory=machine.max_memory)
     with prompt_exit(), places_as_given(texts), load_encoder_folder(folder, machine) as encoder:
         from edgelm.tasks.similarity import similarity_matrix
 

@@ -62,7 +62,7 @@ def command(
     summarized in parts, and the parts' summaries together: nothing is cut off.
     """
     given = read_prompt(text, None, file, what="text")
-    folder = ensure_installed(model, offline=machine.offline)
+    folder = ensure_installed(model, offline=machine.offline, max_memory=machine.max_memory)
     with prompt_exit(), load_folder(folder, machine) as lm, shown_progress() as progress:
         from edgelm.tasks.summarization import Summarizer
 

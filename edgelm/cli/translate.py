@@ -72,7 +72,7 @@ def command(
     end = "\r\n" if given.endswith("\r\n") else "\n"
     given = given.removesuffix(end)
     chosen = model if model is not None else translator(source, target).name
-    folder = ensure_installed(chosen, offline=machine.offline)
+    folder = ensure_installed(chosen, offline=machine.offline, max_memory=machine.max_memory)
     with prompt_exit(), load_folder(folder, machine) as lm, shown_progress() as progress:
         from edgelm.tasks.translation import Translator
 

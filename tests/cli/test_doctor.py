@@ -38,7 +38,7 @@ def warnings(found: Diagnosis) -> str:
 def test_it_shows_the_machine_and_the_models(invoke: Invoke, home: Path) -> None:
     result = invoke("doctor")
     assert result.exit_code == 0
-    for words in ("Processor\n", "Memory\n", "Software\n", "onnxruntime", "telemetry     off", str(home), "GB/s"):
+    for words in ("Processor\n", "Memory\n", "Software\n", "onnxruntime", "telemetry     off", str(home), "B/s"):
         assert words in result.stdout, words
     lines = {line.split()[0]: line for line in result.stdout.partition("Models")[2].splitlines()[2:]}
     assert set(lines) == {"tiny", *load_catalog().entries}

@@ -127,3 +127,19 @@ def test_the_longest_context_is_the_longest(limit: int) -> None:
     found = most_tokens(manifest, limit)
     assert found == 0 or need_of(manifest, found).parts.total <= limit
     assert found == manifest.context_length or need_of(manifest, found + 1).parts.total > limit
+
+
+@pytest.mark.parametrize("command", ["run", "chat", "bench"])
+def test_what_cannot_fit_is_refused_before_it_is_fetched(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    def fetched(model: str) -> None:
+        raise AssertionError(f"{model} is fetched")
+
+    monkeypatch.setattr("edgelm.cli.pull_process.pull_in_child", fetched)
+    prompt = ["hello"] if command == "run" else []
+    refused = invoke(command, "smollm2-1.7b", *prompt, "--max-memory", "1GB")
+    assert (refused.exit_code, refused.stdout) == (3, "")
+    assert "smollm2-1.7b is not fetched, because it does not fit: needs 1" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert "smollm2 is fetched" in invoke(command, "smollm2", *prompt, "--max-memory", "1GB").stderr
