@@ -89,12 +89,14 @@ def export_with_optimum(
     finally:
         checkpoint.close()
     shown = progress or NoProgress()
-    with publishing(target, force=force) as folder, _workshop(source, settings) as (plain, made):
-        with transfer(shown, "Exporting with optimum", None):
-            export_in_child(plain, made, task_of(settings))
-        reference = dict(np.load(made / REFERENCE_NAME))
-        _copy_graphs(made, folder)
-        write_text_assets(folder, config, _with_generation_settings(assets, made))
+    with publishing(target, force=force) as folder:
+        with _workshop(source, settings, folder) as (plain, made):
+            with transfer(shown, "Exporting with optimum", None):
+                export_in_child(plain, made, task_of(settings))
+            reference = dict(np.load(made / REFERENCE_NAME))
+            _copy_graphs(made, folder)
+            assets = _with_generation_settings(assets, made)
+        write_text_assets(folder, config, assets)
         with transfer(shown, "Comparing with the checkpoint", None):
             bundle = open_bundle(folder)
             fitting_tokenizer(assets.tokenizer, bundle.manifest.vocab_size, what="tokenizer.json", model=name)
@@ -110,9 +112,12 @@ def export_with_optimum(
 
 
 @contextmanager
-def _workshop(source: Path, settings: dict[str, Any]) -> Iterator[tuple[Path, Path]]:
-    """A folder with nothing of the checkpoint but weights and plain settings, and one to write to."""
-    with tempfile.TemporaryDirectory(prefix="edgelm-optimum-") as root:
+def _workshop(source: Path, settings: dict[str, Any], within: Path) -> Iterator[tuple[Path, Path]]:
+    """A folder with nothing of the checkpoint but weights and plain settings, and one to write to.
+
+    Both lie where the bundle is made: what a killed process leaves there, its next run removes.
+    """
+    with tempfile.TemporaryDirectory(prefix="workshop-", dir=within) as root:
         plain = Path(root) / "checkpoint"
         plain.mkdir()
         (plain / "config.json").write_text(json.dumps(settings), encoding="utf-8")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from edgelm.bundle.bundle import Bundle
 from edgelm.bundle.home import prepacked_folder
-from edgelm.bundle.publish import publishing
+from edgelm.bundle.publish import heal, publishing
 from edgelm.bundle.regular_file import read_file
 from edgelm.bundle.strict_json import load_json
 from edgelm.errors import BundleExistsError, EdgeLMError, ModelError, StorageError, UnsupportedModelError
@@ -56,6 +56,7 @@ def prepack(bundle: Bundle, role: str) -> Path:
     """
     path = prepacked_path(bundle, role)
     if _is_whole(path.parent):
+        heal(path.parent)  # of what a killed process has left beside it
         return path
     try:
         with publishing(path.parent, force=True, marker=GRAPH_NAME) as folder:
