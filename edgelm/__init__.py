@@ -65,10 +65,19 @@ _HOMES = {
 }
 
 
+# What needs no library of native code.
+_LIGHT = ("edgelm.cli.pulling", "edgelm.config", "edgelm.errors", "edgelm.results", "edgelm.text.prompt_template")
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'edgelm' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    if _HOMES[name] in _LIGHT:
+        return getattr(import_module(_HOMES[name]), name)
+    from edgelm.runtime.library_room import loading_libraries
+
+    with loading_libraries():
+        return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -110,24 +110,28 @@ def benchmark(
     )
     load_s = time.perf_counter() - started
     with lm:
-        manifest = lm.bundle.manifest
-        ids = _prompt(prompt, manifest.vocab_size)
-        _check_fit(lm, len(ids) + new_tokens)
-        tokens, ttft_s, decode_s = _timed_answer(lm.new_decoder(), ids, new_tokens)
-        return Benchmark(
-            model=manifest.name,
-            scheme=str(manifest.quantization["scheme"]),
-            threads=lm.runtime.threads or available_cores(),
-            kv_cache=lm.runtime.kv_cache,
-            prompt_tokens=len(ids),
-            new_tokens=new_tokens,
-            prefill_tps=round(len(ids) / ttft_s, 2),
-            decode_tps=round((new_tokens - 1) / decode_s, 2) if new_tokens > 1 else None,
-            ttft_s=round(ttft_s, 5),
-            load_s=round(load_s, 4),
-            peak_rss_mb=round(peak_memory() / MB, 1),
-            tokens=tuple(tokens),
-        )
+        return _measured(lm, prompt, new_tokens, load_s)
+
+
+def _measured(lm: LanguageModel, prompt: int | Sequence[int], new_tokens: int, load_s: float) -> Benchmark:
+    manifest = lm.bundle.manifest
+    ids = _prompt(prompt, manifest.vocab_size)
+    _check_fit(lm, len(ids) + new_tokens)
+    tokens, ttft_s, decode_s = _timed_answer(lm.new_decoder(), ids, new_tokens)
+    return Benchmark(
+        model=manifest.name,
+        scheme=str(manifest.quantization["scheme"]),
+        threads=lm.runtime.threads or available_cores(),
+        kv_cache=lm.runtime.kv_cache,
+        prompt_tokens=len(ids),
+        new_tokens=new_tokens,
+        prefill_tps=round(len(ids) / ttft_s, 2),
+        decode_tps=round((new_tokens - 1) / decode_s, 2) if new_tokens > 1 else None,
+        ttft_s=round(ttft_s, 5),
+        load_s=round(load_s, 4),
+        peak_rss_mb=round(peak_memory() / MB, 1),
+        tokens=tuple(tokens),
+    )
 
 
 def _prompt(prompt: int | Sequence[int], vocab_size: int) -> Sequence[int]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args
 
-from edgelm.checks import check_bool, check_float, check_int, is_finite
+from edgelm.checks import check_bool, check_float, check_int
 from edgelm.config_values import as_decay, as_logit_bias, as_sequence_bias, as_tuple, as_words, check_stops
 from edgelm.errors import ConfigError
+from edgelm.sizes import parse_memory_limit
 
 DEFAULT_NEW_TOKENS = 512
 # Guesses at a time, of a prompt lookup or a draft model; more hardly pay, even if most are right.
@@ -368,45 +368,3 @@ class RuntimeConfig:
         check_bool("memory_arena", self.memory_arena)
         if self.kv_cache not in KV_CACHE_TYPES:
             raise ConfigError(f"kv_cache must be one of {', '.join(KV_CACHE_TYPES)}, not {self.kv_cache!r:.80}")
-
-
-# Who writes a smaller limit without a unit has left it out.
-_LEAST_LIMIT = 1_000_000
-_UNITS = {"": 1, "B": 1}
-for _power, _letter in enumerate("KMGT", start=1):
-    _UNITS |= {_letter: 1000**_power, f"{_letter}B": 1000**_power, f"{_letter}IB": 1024**_power}
-
-
-def parse_size(text: str | int) -> int:
-    """Bytes of a size as people write it: ``400MB``, ``1.5GiB``, ``268435456``. MB is 10^6, MiB is 2^20.
-
-    Raises:
-        ConfigError: it is no size, or not above zero.
-    """
-    number: float
-    if isinstance(text, int) and not isinstance(text, bool):
-        number, unit = text, ""
-    else:
-        stripped = str(text).strip().upper()
-        digits = stripped.rstrip("KMGTIB ")
-        unit = stripped[len(digits) :].strip()
-        try:
-            number = int(digits) if digits.isdecimal() else float(digits)  # a whole number keeps all its digits
-        except ValueError:
-            number = math.nan
-    size = number * _UNITS.get(unit, 0)
-    if not is_finite(size) or size < 1:
-        raise ConfigError(f"{text!r:.80} is not a size; write for example 400MB, 1.5GiB or a number of bytes")
-    return int(size)
-
-
-def parse_memory_limit(text: str | int) -> int:
-    """Bytes of a size, as ``parse_size``; a number that is far below what any model takes is refused.
-
-    Raises:
-        ConfigError: it is no size, or so small that its unit was left out.
-    """
-    size = parse_size(text)
-    if size < _LEAST_LIMIT and str(text).strip()[-1:].isdigit():
-        raise ConfigError(f"{text!r:.80} is {size} bytes; did you mean {size}MB?")
-    return size

@@ -61,11 +61,10 @@ def load(
     Args:
         model: a name that ``edgelm list`` shows, or a folder.
         max_memory: limit on the process's resident memory, such as ``"400MB"``, or bytes. To keep it, settings that are
-            not given here are changed, which ``fitting`` of the model tells: prompts are read in shorter chunks, the
-            KV cache is kept in int8.
+            not given here are changed, as ``fitting`` of the model tells.
         threads: threads of the graph's operators; None: one a core.
         context_length: tokens of prompt and answer together, for which there must be memory; ``"auto"``: as many as
-            there is memory for; None: the model's own limit, though memory may be short for long answers.
+            there is memory for; None: the model's own limit.
         prefill_chunk: prompt tokens computed in one run; None: 128, or fewer where memory is short.
         prepack: keep a copy of the weights in this machine's layout in the cache.
         preload_text: read the tokenizer now; else when it is first needed.
@@ -73,8 +72,8 @@ def load(
         variant: of a folder of another tool, which form of its graphs, such as ``q4``; None: the best one here.
         draft: a smaller model with the same vocabulary, which guesses what comes in single answers: a name, a folder,
             or one that is loaded already, which then stays open when this one is closed.
-        kv_cache: what keys and values are kept as: ``"f32"``, or ``"int8"``, a quarter of its size, which rounds; the
-            same of a draft that is opened here. None: ``"f32"``, or ``"int8"`` where memory is short.
+        kv_cache: what keys and values are kept as, also a draft's: ``"f32"``, or ``"int8"``, a quarter of its size,
+            which rounds; None: ``"f32"``, or ``"int8"`` where memory is short.
         context_limit: tokens that the context window has at most where ``context_length`` is no number.
         memory_check: refuse what the machine has no memory for.
 
@@ -97,9 +96,14 @@ def load(
         context_limit=context_limit,
         memory_check=memory_check,
     )
+    bundle = find_bundle(model, variant)
     if draft is None or isinstance(draft, LanguageModel):
-        return LanguageModel(find_bundle(model, variant), runtime, draft=draft)
-    bundle, beside = find_bundle(model, variant), replace(runtime, context_length=None, preload_text=False)
+        return LanguageModel(bundle, runtime, draft=draft)
+    return _load_with_draft(bundle, runtime, draft)
+
+
+def _load_with_draft(bundle: Bundle, runtime: RuntimeConfig, draft: str | os.PathLike[str]) -> LanguageModel:
+    beside = replace(runtime, context_length=None, preload_text=False)
     opened = LanguageModel(find_bundle(draft, None), beside)
     try:
         return LanguageModel(bundle, runtime, draft=opened, closes_draft=True)

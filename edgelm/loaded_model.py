@@ -19,7 +19,7 @@ from edgelm.bundle.store import Store
 from edgelm.config import RuntimeConfig
 from edgelm.errors import ConfigError, EdgeLMError
 from edgelm.runtime.fitting import LEAST_TOKENS, Beside, Fitting, Limit, fit_window, need_of, nothing_beside
-from edgelm.runtime.int8_cache import check_kv_cache
+from edgelm.runtime.kv_cache_types import check_kv_cache
 from edgelm.runtime.memory import Budget
 from edgelm.runtime.process_memory import ProcessMemory
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgelm.config import RuntimeConfig, parse_size
+from edgelm.config import RuntimeConfig
 from edgelm.errors import ConfigError
+from edgelm.sizes import parse_size
 
 
 def refused(message, make, **settings):

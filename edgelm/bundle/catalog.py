@@ -15,8 +15,8 @@ from edgelm.bundle.home import user_catalog_file
 from edgelm.bundle.manifest import QUANTIZATION_SCHEMES
 from edgelm.bundle.model_shape import ModelShape, parse_shape
 from edgelm.bundle.sources import HubSource, LocalSource, Source, parse_source
-from edgelm.config import parse_size
 from edgelm.errors import ConfigError
+from edgelm.sizes import parse_size
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgelm.bundle.bundle import Bundle
     from edgelm.encoder_model import EncoderModel
     from edgelm.language_model import LanguageModel
+    from edgelm.loaded_model import LoadedModel
 
 
 def load_folder(folder: Path, machine: MachineOptions, draft: str | None = None) -> LanguageModel:
@@ -29,6 +30,7 @@ def load_folder(folder: Path, machine: MachineOptions, draft: str | None = None)
     drafting = None if draft is None else ensure_installed(draft, offline=machine.offline)
     lm = edgelm.load(folder, draft=drafting, **load_settings(folder, machine))
     _tell_variant(lm.bundle, machine)
+    tell_steps(lm)
     return lm
 
 
@@ -43,6 +45,7 @@ def load_encoder_folder(folder: Path, machine: MachineOptions) -> EncoderModel:
         )
     encoder = load_encoder(folder, **settings)
     _tell_variant(encoder.bundle, machine)
+    tell_steps(encoder)
     return encoder
 
 
@@ -56,6 +59,7 @@ def load_settings(folder: Path, machine: MachineOptions) -> dict[str, Any]:
     """The settings of ``load``; a context window that the catalog has for the model limits it."""
     return {
         "max_memory": machine.max_memory,
+        "memory_check": machine.memory_check,
         "threads": machine.threads,
         "context_length": machine.context_length,
         "context_limit": _catalog_limit(folder, machine),
@@ -84,10 +88,6 @@ def _tell_variant(bundle: Bundle, machine: MachineOptions) -> None:
         console.say(f"{bundle.manifest.name}: running the variant {bundle.variant}; --variant takes {others} too")
 
 
-def system_prompt(folder: Path, given: str | None) -> str | None:
-    """What a conversation starts with: as given, else as the catalog has it for this model."""
-    if given is not None:
-        return given or None  # --system "" asks for none
 def tell_steps(model: LoadedModel) -> None:
     """Says what was changed so that the model fits into memory."""
     if model.fitting.steps:
@@ -104,6 +104,10 @@ def memory_fields(model: LoadedModel) -> dict[str, Any]:
     }
 
 
+def system_prompt(folder: Path, given: str | None) -> str | None:
+    """What a conversation starts with: as given, else as the catalog has it for this model."""
+    if given is not None:
+        return given or None  # --system "" asks for none
     entry = installed_entry(folder)
     return None if entry is None else entry.system_prompt
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ParamSpec
+from typing import Any, Literal, ParamSpec
 
 import click
 
 from edgelm.bundle.manifest import QUANTIZATION_SCHEMES
 from edgelm.cli.help_page import GENERAL, OWN, SectionOption
-from edgelm.config import KV_CACHE_TYPES, KVCacheType, RuntimeConfig, parse_memory_limit
+from edgelm.config import KV_CACHE_TYPES, KVCacheType, RuntimeConfig
 from edgelm.errors import ConfigError
+from edgelm.runtime.library_room import loading_libraries
+from edgelm.sizes import parse_memory_limit
 
 P = ParamSpec("P")
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -27,7 +29,7 @@ _MACHINE = "Machine"
 class MachineOptions:
     """How a model shall be run here; see ``edgelm.load``. ``offline``: fetch nothing."""
 
-    context_length: int | None
+    context_length: int | Literal["auto"] | None
     threads: int | None
     max_memory: int | None
     memory_check: bool
@@ -43,7 +45,9 @@ def machine_options(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def collected(**values: Any) -> Any:
         names = MachineOptions.__dataclass_fields__
-        return function(machine=MachineOptions(**{name: values.pop(name) for name in names}), **values)
+        machine = MachineOptions(**{name: values.pop(name) for name in names})
+        with loading_libraries():
+            return function(machine=machine, **values)
 
     return with_options(collected, _MACHINE_OPTIONS)
 
@@ -138,11 +142,11 @@ _MACHINE_OPTIONS = (
         "-c",
         "--ctx-size",
         "context_length",
-        type=int,
-        metavar="N",
+        type=_ContextSize(),
+        metavar="N|auto",
         callback=_checked_machine,
-        help="Tokens of prompt and answer together; of an encoder's text; of an encoder-decoder's answer. "
-        "Default: the model's limit.",
+        help="Tokens of prompt and answer together; of an encoder's text; of an encoder-decoder's answer: so many, for "
+        "which there must be memory, or auto: as many as there is memory for. Default: the model's limit.",
     ),
     option(
         _MACHINE,

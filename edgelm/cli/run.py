@@ -15,7 +15,7 @@ from edgelm.cli.generation_options import generation_options
 from edgelm.cli.help_page import PagedCommand, SectionOption, examples
 from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
-from edgelm.cli.loading import load_folder, system_prompt
+from edgelm.cli.loading import load_folder, memory_fields, system_prompt
 from edgelm.cli.options import (
     MachineOptions,
     draft_option,
@@ -118,7 +118,7 @@ def command(
             if verbose:
                 console.say(f"{counted}; room for an answer of {counted.answer} tokens")
         with stream:
-            _print_answer(stream, {"model": lm.name}, parts, as_json=as_json)
+            _print_answer(stream, lm, parts, as_json=as_json)
         save_recording(asker, record)
         dropped = dropped_line(stream.result.usage)
         if dropped is not None:
@@ -127,10 +127,12 @@ def command(
             console.say(cost_line(stream.result))
 
 
-def _print_answer(stream: TextStream, before: dict[str, Any], behind: dict[str, Any], *, as_json: bool) -> None:
+def _print_answer(stream: TextStream, lm: LanguageModel, behind: dict[str, Any], *, as_json: bool) -> None:
     """Reads and writes the answer; as JSON with more fields before and behind its own."""
     if as_json:
-        console.answer_json({**before, **stream.drain().as_dict(), **behind})
+        values = stream.drain().as_dict()
+        values["memory"] |= memory_fields(lm)
+        console.answer_json({"model": lm.name, **values, **behind})
         return
     print_stream(stream)
     for call in stream.result.tool_calls:

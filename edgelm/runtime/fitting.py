@@ -14,7 +14,7 @@ from edgelm.bundle.manifest import NATIVE_LAYOUT, Manifest
 from edgelm.config import RuntimeConfig
 from edgelm.errors import ConfigError, MemoryLimitError
 from edgelm.runtime.footprint import reading_bytes, takes_whole_prompts
-from edgelm.runtime.int8_cache import int8_cache_fault
+from edgelm.runtime.kv_cache_types import int8_cache_fault
 from edgelm.runtime.memory import Budget, budget, encoder_budget, megabytes
 
 # A model must at least be able to hold a short text, or a short prompt and answer.

@@ -35,10 +35,10 @@ from edgelm.bundle.graph_edit import (
     tensor,
     varint,
 )
-from edgelm.bundle.manifest import NATIVE_LAYOUT, Manifest
 from edgelm.bundle.regular_file import read_file
-from edgelm.config import KVCacheType
-from edgelm.errors import ModelError, UnsupportedModelError
+from edgelm.errors import ModelError
+from edgelm.runtime.kv_cache_types import check_kv_cache as check_kv_cache  # others look for it here
+from edgelm.runtime.kv_cache_types import int8_cache_fault as int8_cache_fault
 
 Scales = NDArray[np.float32]
 """(layers, 2, kv_heads, head_size): of keys and of values, of each channel."""
@@ -52,31 +52,6 @@ _ATTRIBUTES: Mapping[str, int | str] = {
     "k_quant_type": "PER_CHANNEL",
     "v_quant_type": "PER_CHANNEL",
 }
-
-
-def check_kv_cache(manifest: Manifest, kv_cache: KVCacheType) -> None:
-    """Refuses a type that a model's cache cannot have.
-
-    Raises:
-        UnsupportedModelError: it cannot; says why, and what to do.
-    """
-    fault = int8_cache_fault(manifest) if kv_cache == "int8" else None
-    if fault is not None:
-        raise UnsupportedModelError(f"{manifest.name} cannot keep its KV cache in int8: {fault}")
-
-
-def int8_cache_fault(manifest: Manifest) -> str | None:
-    """Why a model can have no int8 KV cache; None: it can."""
-    if manifest.family != "decoder":
-        return f"that is for decoder-only models, and it is an {manifest.family}"
-    if manifest.layout != NATIVE_LAYOUT:
-        return "its graphs are another tool's; a bundle that edgelm export builds from the checkpoint can"
-    if manifest.kv is None or manifest.kv.scales is None:
-        return (
-            "its bundle holds no scales for that; make it anew from the checkpoint (edgelm pull, export or quantize "
-            "with --force)"
-        )
-    return None
 
 
 def cache_scales(bundle: Bundle) -> Scales:

@@ -53,13 +53,32 @@ def memory_bounds() -> list[MemoryBound]:
     """All that bounds this process right now, as far as the system tells."""
     status = _read(_PROC / "self/status")
     resident = status_bytes(status, "VmRSS") or 0
-    bounds = [*_bounds_of_machine(status), *_bounds_of_groups(), *_bounds_of_limits(status)]
+    bounds = [*_bounds_of_machine(status), *_bounds_of_groups(), *_bounds_of_limits()]
     return [MemoryBound(source, resident + max(0, free)) for source, free in bounds]
 
 
 def resident_memory() -> int:
     """Bytes of memory that this process has right now; 0 where the system does not tell."""
     return status_bytes(_read(_PROC / "self/status"), "VmRSS") or 0
+
+
+def address_room() -> dict[str, int]:
+    """Bytes of addresses that resource limits leave, by name; only those that are set.
+
+    They count more than memory: what is mapped, or reserved, and never used.
+    """
+    if sys.platform == "win32":
+        return {}
+    import resource
+
+    status = _read(_PROC / "self/status")
+    room = {}
+    for name, counted in (("RLIMIT_AS", "VmSize"), ("RLIMIT_DATA", "VmData")):
+        limit, _ = resource.getrlimit(getattr(resource, name))
+        used = status_bytes(status, counted)
+        if used is not None and limit != resource.RLIM_INFINITY:
+            room[name] = limit - used
+    return room
 
 
 def available_bytes(meminfo: str) -> int | None:
@@ -131,17 +150,9 @@ def _bounds_of_groups() -> Iterator[tuple[str, int]]:
             yield f"the room in the control group {group.folder}", free
 
 
-def _bounds_of_limits(status: str) -> Iterator[tuple[str, int]]:
-    """What resource limits leave: they count addresses, of which a process uses more than it has memory."""
-    if sys.platform == "win32":
-        return
-    import resource
-
-    for name, counted in (("RLIMIT_AS", "VmSize"), ("RLIMIT_DATA", "VmData")):
-        limit, _ = resource.getrlimit(getattr(resource, name))
-        used = status_bytes(status, counted)
-        if used is not None and limit != resource.RLIM_INFINITY:
-            yield f"the room under the resource limit {name}", limit - used
+def _bounds_of_limits() -> Iterator[tuple[str, int]]:
+    for name, free in address_room().items():
+        yield f"the room under the resource limit {name}", free
 
 
 def _mounts(mountinfo: str, version: str) -> Iterator[tuple[str, Path]]:

@@ -1,0 +1,36 @@
+"""Libraries are not loaded where a resource limit leaves no room, and what the loader refuses is a memory error."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgelm.errors import MemoryLimitError
+from edgelm.runtime import library_room as module
+from edgelm.runtime.library_room import loading_libraries
+
+
+@pytest.mark.parametrize(("name", "free"), [("RLIMIT_AS", 200_000_000), ("RLIMIT_DATA", 50_000_000)])
+def test_too_little_room_is_refused_before_anything_is_loaded(monkeypatch, name, free):
+    monkeypatch.setattr(module, "address_room", lambda: {name: free})
+    message = f"^the resource limit {name} leaves {free // 10**6} MB of addresses, and the libraries .* take "
+    with pytest.raises(MemoryLimitError, match=message), loading_libraries():
+        pytest.fail("the block began")
+
+
+def test_a_limit_keeps_numpy_to_one_thread(monkeypatch):
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    monkeypatch.setattr(module, "address_room", dict)
+    with loading_libraries():
+        assert "OPENBLAS_NUM_THREADS" not in module.os.environ
+    monkeypatch.setattr(module, "address_room", lambda: {"RLIMIT_AS": 10**12})
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    with loading_libraries():
+        assert module.os.environ["OPENBLAS_NUM_THREADS"] == "3", "whoever set it knows better"
+
+
+def test_what_the_loader_refuses_for_want_of_memory_is_a_memory_error():
+    message = r"^a library could not be loaded: not enough memory \(x.so: failed to map segment from shared object\)$"
+    with pytest.raises(MemoryLimitError, match=message), loading_libraries():
+        raise ImportError("x.so: failed to map segment from shared object")
+    with pytest.raises(ImportError, match="no such module"), loading_libraries():
+        raise ImportError("no such module")
