@@ -122,6 +122,20 @@ def test_kill_9_while_the_prepacked_copy_is_written_leaves_a_whole_one_or_none(m
     assert len(list((machine.home / "prepacked").iterdir())) == 1
 
 
+def test_ctrl_c_while_converting_ends_with_130_and_leaves_nothing(machine: Machine) -> None:
+    machine.forks.start(*machine.arguments(*COMMANDS["export"]), **machine.environment)
+    deadline = time.monotonic() + 30
+    while not list(machine.home.glob("models/.mine.edgelm-new-*/decoder.onnx.data")) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    machine.forks.signal(signal.SIGINT)
+    pressed = time.monotonic()
+    ended = machine.forks.wait()
+    assert time.monotonic() - pressed < 2
+    assert (ended.code, "error" in ended.err) == (130, False)
+    assert machine.installed() is None
+    assert machine.unfinished() == []
+
+
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallDisk]:
     try:
