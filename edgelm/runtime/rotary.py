@@ -81,6 +81,19 @@ class KeyTurn:
         keys[:] = quantized(values, scale[:, None])
 
 
+def rotated_pairs(graph: OnnxGraph) -> dict[str, int]:
+    """How many pairs of channels a decoder turns in the keys of each layer, by the input's name.
+
+    Channel i is turned together with channel i + that number. A layer that knows no positions is left out.
+    """
+    widths = {tensor.name: tensor.dims[-1] for tensor in graph.initializers if tensor.dims}
+    return {
+        node.inputs[_PAST_KEY]: widths[node.inputs[_COS]]
+        for node in graph.nodes
+        if node.op_type == "GroupQueryAttention" and len(node.inputs) > _COS and node.inputs[_COS] in widths
+    }
+
+
 def _turn(keys: NDArray[np.float32], angles: _Angles) -> None:
     half = len(angles.cos)
     first, second = keys[..., :half], keys[..., half : 2 * half]

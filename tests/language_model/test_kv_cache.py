@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from support.int8_cache import add_cache_scales
 import edgelm
 from edgelm.config import RuntimeConfig
 from edgelm.encoder_model import EncoderModel
-from edgelm.errors import CacheFileError, ConfigError, MemoryLimitError, UnsupportedModelError
+from edgelm.errors import CacheFileError, ConfigError, UnsupportedModelError
 from edgelm.inspection.attention import attention_maps
 from edgelm.loaded_model import find_bundle
 
@@ -102,14 +103,11 @@ def test_a_saved_cache_serves_its_own_type(lm, plain, tmp_path):
     assert lm.generate(PROMPT, max_new_tokens=5, min_new_tokens=5).token_ids == answer.token_ids
 
 
-def test_the_budget_has_a_quarter_of_the_cache(lm, plain, load, folder):
+def test_the_budget_has_a_quarter_of_the_cache(lm, plain):
     exact, ours = plain.memory_budget(600), lm.memory_budget(600)
     assert ours.kv_cache * 4 == exact.kv_cache == 600 * 2 * 2 * 2 * 16 * 4
-    limit = (ours.total + exact.total) // 2
-    prompt = [5] * 500
-    with pytest.raises(MemoryLimitError):
-        load(folder, max_memory=limit, preload_text=False).generate(prompt, max_new_tokens=100)
-    assert load(folder, max_memory=limit, kv_cache="int8").generate(prompt, max_new_tokens=100, min_new_tokens=100)
+    parts = [{**asdict(budget), "kv_cache": 0, "loading": 0} for budget in (exact, ours)]
+    assert parts[0] == parts[1], "nothing else changes"
 
 
 def test_what_is_not_a_type_is_refused(folder):

@@ -12,9 +12,11 @@ from onnx import numpy_helper
 from support.bundles import GRAPH_NAME, TinyDecoder, decoder_model, seal
 
 from edgelm.bundle.bundle import read_manifest
+from edgelm.bundle.onnx_reader import read_model
 from edgelm.bundle.progress import NoProgress
 from edgelm.runtime.decoder import Decoder
 from edgelm.runtime.int8_cache import Scales, quantized
+from edgelm.runtime.rotary import rotated_pairs
 from edgelm.runtime.session import Session
 from edgelm_tools.cache_scales import KV_SCALES_NAME, measured_scales
 
@@ -27,7 +29,8 @@ def add_cache_scales(folder: Path) -> Path:
     texts = np.random.default_rng(7).integers(3, manifest.vocab_size, (16, length))
     with closing(Session(folder / GRAPH_NAME, threads=1)) as session:
         decoder = Decoder(session, context_length=length, prefill_chunk=16)
-        scales = measured_scales(decoder, manifest.kv, texts, NoProgress())
+        pairs = rotated_pairs(read_model((folder / GRAPH_NAME).read_bytes(), what=GRAPH_NAME).graph)
+        scales = measured_scales(decoder, manifest.kv, pairs, texts, NoProgress())
     (folder / KV_SCALES_NAME).write_bytes(scales.astype("<f4").tobytes())
     return seal(folder, kv=replace(manifest.kv, scales=KV_SCALES_NAME))
 
