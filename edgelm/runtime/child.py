@@ -14,13 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgelm.bundle.lifeline import lifeline
 from edgelm.runtime.usable_memory import status_bytes, usable_memory
 
 if TYPE_CHECKING:
     import subprocess
 
 # Run with -P, and edgelm's own place last on the path.
-_CODE = "import sys; sys.path.append(sys.argv.pop()); from {module} import {function}; {function}(*sys.argv[1:])"
+_CODE = (
+    "import sys; sys.path.append(sys.argv.pop()); "
+    "from edgelm.bundle.lifeline import end_with_parent; end_with_parent(); "
+    "from {module} import {function}; {function}(*sys.argv[1:])"
+)
 _PACKAGES = Path(__file__).parents[2]
 _STATUS = Path("/proc/self/status")
 _FIRST_TO_GO = Path("/proc/self/oom_score_adj")
@@ -70,26 +75,40 @@ def run_child(module: str, function: str, *arguments: str, seconds: float | None
         raise NoChildError("there is no Python interpreter to start it with")
     code = _CODE.format(module=module, function=function)
     command = [sys.executable, "-P", "-c", code, *arguments, str(_PACKAGES)]
-    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     # A group of its own, so that what it starts can be ended with it.
-    group = {} if sys.platform == "win32" else {"process_group": 0}
+    group: dict[str, int] = {} if sys.platform == "win32" else {"process_group": 0}
     try:
-        process = subprocess.Popen(command, text=True, encoding="utf-8", errors="replace", **streams, **group)  # type: ignore[call-overload]
+        with lifeline() as stdin:
+            process = subprocess.Popen(
+                command,
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+                errors="replace",
+                **group,
+            )
+            return _ended(process, seconds)
     except (OSError, ValueError) as error:  # ValueError: a NUL in a path
         raise NoChildError(str(error)) from error
+
+
+def _ended(process: subprocess.Popen[str], seconds: float | None) -> ChildEnd:
+    import subprocess
+
     try:
         output, errors = process.communicate(timeout=seconds)
-        ended = process.returncode
+        code: int | None = process.returncode
     except subprocess.TimeoutExpired:
         _end(process)
         output, errors = process.communicate()
-        ended = None
+        code = None
     except BaseException:  # Ctrl-C, which the group does not get
         _end(process)
         process.communicate()
         raise
     lines = errors.strip().splitlines()
-    return ChildEnd(ended, output, lines[-1] if lines else "")
+    return ChildEnd(code, output, lines[-1] if lines else "")
 
 
 def limit_own_memory(most: int | None = None) -> None:
