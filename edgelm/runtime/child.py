@@ -75,8 +75,6 @@ def run_child(module: str, function: str, *arguments: str, seconds: float | None
         raise NoChildError("there is no Python interpreter to start it with")
     code = _CODE.format(module=module, function=function)
     command = [sys.executable, "-P", "-c", code, *arguments, str(_PACKAGES)]
-    # A group of its own, so that what it starts can be ended with it.
-    group: dict[str, int] = {} if sys.platform == "win32" else {"process_group": 0}
     try:
         with lifeline() as stdin:
             process = subprocess.Popen(
@@ -86,7 +84,8 @@ def run_child(module: str, function: str, *arguments: str, seconds: float | None
                 stderr=subprocess.PIPE,
                 encoding="utf-8",
                 errors="replace",
-                **group,
+                # A group of its own, so that what it starts can be ended with it.
+                process_group=None if sys.platform == "win32" else 0,
             )
             return _ended(process, seconds)
     except (OSError, ValueError) as error:  # ValueError: a NUL in a path
