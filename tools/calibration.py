@@ -71,6 +71,7 @@ def calibrated(
         ModelError: the tokenizer is broken, or another model's.
     """
     ids = calibration_texts(assets, facts, _SEQUENCE)
+    ids = ids[:: max(1, CALIBRATION_TOKENS // scheme.calibration_tokens)]
     calibration = LayerwiseCalibration(decoder, ids, hadamard_size=scheme.hadamard_size, folder=folder)
     return replace(scheme, calibration=calibration)
 

@@ -26,9 +26,9 @@ from edgelm_tools.quantize.schemes import EMBEDDING_NAME
 
 # With 2,048 tokens, chance alone moves perplexity by 0.2 %; that is half of what int8 costs.
 EVALUATION_TOKENS = 6144
-_WINDOW = 2048
+WINDOW = 2048
 # Tokens a run: keeps two sets of logits of a large vocabulary within a few hundred megabytes.
-_CHUNK = 128
+CHUNK = 128
 
 
 class Measured(Protocol):
@@ -66,7 +66,7 @@ def measure_decoder(
     windows = _windows(folder, facts)
     graph = folder / "decoder.onnx"
     with (
-        layered_reference(pieces, windows, folder=folder, chunk=_CHUNK, progress=progress) as yardstick,
+        layered_reference(pieces, windows, folder=folder, chunk=CHUNK, progress=progress) as yardstick,
         open_decoder(graph, len(windows[0])) as candidate,
     ):
         return compare(candidate, yardstick, windows, progress)
@@ -83,7 +83,7 @@ def measure_int8_cache(folder: Path, facts: ModelFacts, scales: Scales, progress
 def _windows(folder: Path, facts: ModelFacts) -> list[list[int]]:
     """The evaluation text in pieces that fit into the context, the first one no shorter than any other."""
     ids = Tokenizer.from_file(folder / "tokenizer.json").encode(evaluation_text())[:EVALUATION_TOKENS]
-    length = min(_WINDOW, facts.context_length)
+    length = min(WINDOW, facts.context_length)
     return [ids[start : start + length] for start in range(0, len(ids), length)]
 
 
@@ -99,7 +99,7 @@ def open_decoder(graph: Path, context_length: int, scales: Scales | None = None)
             rows = int(session.outputs["logits"].shape[1])
             table = EmbeddingTable(graph.with_name(EMBEDDING_NAME), rows=rows, columns=columns)
             embedding = opened.enter_context(closing(table))
-        yield Decoder(session, context_length=context_length, prefill_chunk=_CHUNK, embedding=embedding)
+        yield Decoder(session, context_length=context_length, prefill_chunk=CHUNK, embedding=embedding)
 
 
 def compare(

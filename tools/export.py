@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,7 @@ from edgelm.bundle.progress import NoProgress, Progress
 from edgelm.bundle.publish import publishing
 from edgelm.bundle.tokenizer_kind import tokenizer_kind
 from edgelm.runtime.int8_cache import Scales
+from edgelm.runtime.memory import megabytes
 from edgelm.text_side import fitting_tokenizer
 from edgelm_tools.architectures.base import Architecture, Done, ModelFacts
 from edgelm_tools.architectures.decoder_model import DecoderModel
@@ -25,15 +26,13 @@ from edgelm_tools.architectures.registry import understand
 from edgelm_tools.cache_scales import KV_SCALES_NAME, write_cache_scales
 from edgelm_tools.checkpoint import TextAssets, open_checkpoint
 from edgelm_tools.checkpoint.adapter import AdaptedCheckpoint
+from edgelm_tools.conversion_memory import ConversionPlan, plan_conversion
 from edgelm_tools.evaluate import MEASURES, Measured, measure_decoder, measure_int8_cache
 from edgelm_tools.generation_settings import check_tokens, generation_settings
 from edgelm_tools.graph import GraphBuilder, SharedWeights
-from edgelm_tools.quantize.schemes import EMBEDDING_NAME, SCHEMES, Float32, Scheme, scheme_named
+from edgelm_tools.quantize.schemes import EMBEDDING_NAME, SCHEMES, Float32, Rowwise, Scheme, scheme_named
 
 __all__ = ["SCHEMES", "export", "graph_name", "write_graph", "write_graphs", "write_text_assets"]
-
-# Above this the fp32 graph that the report compares with would not fit beside the model.
-MOST_BYTES_FOR_REPORT = 3 << 30
 
 
 def export(
@@ -47,6 +46,8 @@ def export(
     report: bool = True,
     force: bool = False,
     progress: Progress | None = None,
+    max_memory: int | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Manifest:
     """Converts a checkpoint into a bundle, tensor by tensor, and returns its manifest.
 
@@ -60,8 +61,11 @@ def export(
         report: measure what quantization cost, against fp32 (decoders of any size; others up to 3 GiB of fp32 weights).
         force: replace an existing bundle.
         progress: told of each stage.
+        max_memory: bytes of resident memory that the process may have; what does not fit beside quantizing is left out.
+        tell: told of what was left out, in words.
 
     Raises:
+        MemoryLimitError: not even quantizing fits into ``max_memory``.
         ConfigError: there is no such scheme.
         ModelError: the checkpoint is broken; UnsupportedModelError: of a kind that is not built natively.
         BundleExistsError: ``target`` exists. LockedError: another process is making it.
@@ -78,14 +82,19 @@ def export(
         # What would make a bundle that does not open is found before the work, not behind it.
         fitting_tokenizer(assets.tokenizer, model.facts.vocab_size, what="tokenizer.json", model=name)
         check_tokens(assets.generation_config, model.facts.vocab_size)
+        plan = plan_conversion(model, chosen.name, source, report=report, limit=max_memory)
+        for words in plan.left_out:
+            tell(f"to stay within {megabytes(max_memory or 0)}: {words}")
+        if isinstance(chosen, Rowwise):
+            chosen = replace(chosen, calibration_tokens=plan.calibration_tokens)
         with publishing(target, force=force) as folder:
             used = model.prepared(chosen, assets, folder)
             write_graphs(folder, model, used, shown)
             write_text_assets(folder, checkpoint.config, assets)
             scales = None
-            if model.facts.family == "decoder":
+            if plan.cache_scales:
                 scales = write_cache_scales(folder, model.facts, assets, shown)
-            quality = _report(folder, model, used, scales, shown) if report else {}
+            quality = _report(folder, model, used, plan, scales, shown) if plan.report else {}
             manifest = replace(_manifest(folder, name, origin, model.facts, used, assets), quality=quality)
             document = manifest.to_json()
             checked = parse_manifest(document)
@@ -145,17 +154,20 @@ def write_text_assets(folder: Path, config: Mapping[str, Any], assets: TextAsset
 
 
 def _report(
-    folder: Path, model: Architecture, scheme: Scheme, scales: Scales | None, progress: Progress
+    folder: Path,
+    model: Architecture,
+    scheme: Scheme,
+    plan: ConversionPlan,
+    scales: Scales | None,
+    progress: Progress,
 ) -> dict[str, float]:
     """Measures the bundle against the model in fp32, and its int8 KV cache."""
     if isinstance(model, DecoderModel):
         quality: Measured = measure_decoder(folder, model.pieces(), model.facts, progress)
-    elif 4 * model.parameters() > MOST_BYTES_FOR_REPORT:
-        return {}
     else:
         quality = _measured_beside_fp32(folder, model, progress)
     figures = quality.as_dict()
-    if scales is not None:
+    if scales is not None and plan.cache_figures:
         cache = measure_int8_cache(folder, model.facts, scales, progress).as_dict()
         figures |= {f"int8_cache_{name}": cache[name] for name in ("kl", "perplexity", "top1")}
     details = {"scheme": scheme.name, "text": "evaluation.txt", "tokens": quality.tokens, **figures}

@@ -9,7 +9,7 @@ import click
 
 from edgelm.cli import console
 from edgelm.cli.help_page import PagedCommand, examples
-from edgelm.cli.options import scheme_option
+from edgelm.cli.options import max_memory_option, scheme_option
 from edgelm.cli.origin import destination, find_origin
 from edgelm.cli.progress_bar import shown_progress
 from edgelm.cli.pulling import convert
@@ -40,6 +40,7 @@ edgelm export ./SmolLM2-135M-Instruct --adapter ./my-lora --name tuned
 )
 @click.option("--force", is_flag=True, help="Replace what is there.")
 @click.option("--no-report", is_flag=True, help="Do not measure what quantization cost.")
+@max_memory_option("Convert within so much memory, such as 800MB; leaves out what does not fit, and says so.")
 def command(
     source: str,
     output: Path | None,
@@ -50,6 +51,7 @@ def command(
     exporter: str,
     force: bool,
     no_report: bool,
+    max_memory: int | None,
 ) -> None:
     """Convert a checkpoint into a bundle.
 
@@ -57,7 +59,11 @@ def command(
     name of the catalog.
     """
     if exporter == "optimum":
-        for flag, given in (("--adapter", adapter is not None), ("--no-report", no_report)):
+        for flag, given in (
+            ("--adapter", adapter is not None),
+            ("--no-report", no_report),
+            ("--max-memory", max_memory is not None),
+        ):
             if given:
                 raise click.UsageError(f"{flag} is for models that EdgeLM builds itself, not for --exporter optimum")
     origin = find_origin(source)
@@ -75,6 +81,7 @@ def command(
             force=force,
             progress=progress,
             through_optimum=exporter == "optimum",
+            max_memory=max_memory,
         )
     console.say(installed_line(manifest))
     console.answer(f"{target}\n")

@@ -17,10 +17,13 @@ from edgelm.bundle.publish import await_writer
 from edgelm.bundle.sources import HubSource
 from edgelm.bundle.store import Store
 from edgelm.cli import console
+from edgelm.cli.expected import refuse_what_cannot_fit
 from edgelm.cli.origin import UNKNOWN_LICENSE, Origin, find_origin
 from edgelm.cli.toolbox import exporter, optimum_exporter
 from edgelm.cli.units import size_text
+from edgelm.config import parse_memory_limit
 from edgelm.errors import BundleExistsError, DownloadError, LockedError
+from edgelm.runtime.usable_memory import usable_memory
 
 
 def pull(
@@ -29,6 +32,7 @@ def pull(
     scheme: str | None = None,
     force: bool = False,
     report: bool = True,
+    max_memory: str | int | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Fetches a model and converts it into the store, as ``edgelm pull`` does; one that is there already stays.
@@ -40,18 +44,23 @@ def pull(
         scheme: quantize otherwise than the catalog says; the name is then ``MODEL-SCHEME``.
         force: make it anew if it is installed.
         report: measure what quantization costs.
+        max_memory: convert within so much memory, such as ``"800MB"``, or bytes; leaves out what does not fit.
         progress: told of each stage: ``start(label, total_bytes)``, ``advance(n)``, ``finish()``.
 
     Returns:
         The bundle's folder, which ``load`` takes.
 
     Raises:
-        See ``convert``; ModelNotFoundError: there is no such model.
+        See ``convert``; ModelNotFoundError: there is no such model; ConfigError: ``max_memory`` is no size.
     """
     origin = find_origin(model)
     folder = Store().root / origin.stored_name(scheme)
+    limit = None if max_memory is None else parse_memory_limit(max_memory)
     if force or not folder.is_dir():
-        install_in_turn(origin, scheme=scheme, report=report, force=force, progress=progress or NoProgress())
+        refuse_what_cannot_fit(model, limit)
+        install_in_turn(
+            origin, scheme=scheme, report=report, force=force, max_memory=limit, progress=progress or NoProgress()
+        )
     return folder
 
 
@@ -74,6 +83,7 @@ def install_in_turn(
     scheme: str | None = None,
     report: bool = True,
     force: bool = False,
+    max_memory: int | None = None,
     waiting: Callable[[], None] = lambda: None,
 ) -> Manifest:
     """As ``install``, but where another process is at the same model it waits, and takes what that has made.
@@ -87,7 +97,7 @@ def install_in_turn(
     waited = False
     while True:
         try:
-            return install(origin, scheme=scheme, report=report, force=force, progress=progress)
+            return install(origin, scheme=scheme, report=report, force=force, progress=progress, max_memory=max_memory)
         except BundleExistsError:
             if force or not target.is_dir():
                 raise
@@ -109,6 +119,7 @@ def install(
     scheme: str | None = None,
     report: bool = True,
     force: bool = False,
+    max_memory: int | None = None,
 ) -> Manifest:
     """Converts a checkpoint into the store, and prepares the bundle for this processor.
 
@@ -117,7 +128,16 @@ def install(
     """
     name = origin.stored_name(scheme)
     target = Store().root / name
-    manifest = convert(origin, target, name=name, scheme=scheme, report=report, force=force, progress=progress)
+    manifest = convert(
+        origin,
+        target,
+        name=name,
+        scheme=scheme,
+        report=report,
+        force=force,
+        progress=progress,
+        max_memory=max_memory,
+    )
     _prepack(target, progress)
     return manifest
 
@@ -134,10 +154,15 @@ def convert(
     force: bool = False,
     offline: bool = False,
     through_optimum: bool = False,
+    max_memory: int | None = None,
 ) -> Manifest:
     """Fetches a checkpoint and makes a bundle of it at ``target``; ``through_optimum``: with the graphs it makes.
 
+    ``max_memory``: bytes of resident memory that converting may take; None: as many as the machine leaves to this
+    process. What was left out for it is said on stderr.
+
     Raises:
+        MemoryLimitError: it cannot be done within ``max_memory``.
         BundleExistsError: ``target`` exists, and ``force`` was not given.
         MissingDependencyError: the tools are not installed.
         ModelError: the checkpoint is refused.
@@ -154,6 +179,7 @@ def convert(
             fetched.path, target, name=name, origin=provenance, scheme=scheme, force=force, progress=progress
         )
         return cast(Manifest, made)
+    bound = usable_memory() if max_memory is None else None
     manifest = tools.export(
         fetched.path,
         target,
@@ -164,6 +190,8 @@ def convert(
         report=report,
         force=force,
         progress=progress,
+        max_memory=max_memory if bound is None else bound.nbytes,
+        tell=console.say,
     )
     return cast(Manifest, manifest)
 

@@ -12,7 +12,7 @@ from edgelm.bundle.manifest import Manifest
 from edgelm.bundle.store import Store
 from edgelm.cli import console
 from edgelm.cli.help_page import PagedCommand, examples
-from edgelm.cli.options import scheme_option
+from edgelm.cli.options import max_memory_option, scheme_option
 from edgelm.cli.origin import Origin, destination, find_origin, origin_of_installed
 from edgelm.cli.progress_bar import shown_progress
 from edgelm.cli.pulling import convert
@@ -32,8 +32,17 @@ edgelm quantize ./checkpoint --scheme dynamic-int8 -o ./my-bundle
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the bundle; default: in the store.")
 @click.option("--name", help="Name in the store; default: MODEL-SCHEME.")
 @click.option("--force", is_flag=True, help="Replace what is there.")
+@max_memory_option("Convert within so much memory, such as 800MB; leaves out what does not fit, and says so.")
 @click.option("--offline", is_flag=True, help="Use only what was downloaded before.")
-def command(model: str, scheme: str, output: Path | None, name: str | None, force: bool, offline: bool) -> None:
+def command(
+    model: str,
+    scheme: str,
+    output: Path | None,
+    name: str | None,
+    force: bool,
+    max_memory: int | None,
+    offline: bool,
+) -> None:
     """Make another quantization of a model.
 
     It is made of the model's checkpoint, never of a bundle, which has lost precision already. MODEL is a name, a
@@ -44,7 +53,16 @@ def command(model: str, scheme: str, output: Path | None, name: str | None, forc
     present = present or _present(origin.name)
     stored, target = destination(output, name, f"{origin.name}-{scheme}")
     with shown_progress() as progress:
-        made = convert(origin, target, name=stored, scheme=scheme, force=force, offline=offline, progress=progress)
+        made = convert(
+            origin,
+            target,
+            name=stored,
+            scheme=scheme,
+            force=force,
+            offline=offline,
+            progress=progress,
+            max_memory=max_memory,
+        )
     console.say(installed_line(made))
     console.answer(_comparison(*([] if present is None else [present]), made) + "\n")
 

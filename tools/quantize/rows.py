@@ -39,6 +39,7 @@ class Rowwise(Int8Tables):
     wants_rotation: bool = True
     hadamard_size: int = HADAMARD_SIZE
     calibration: Calibration | None = None
+    calibration_tokens: int = 4096
 
     def settings(self) -> dict[str, Any]:
         return {"bits": 8, "granularity": "row", "rotation": "hadamard"}
