@@ -21,9 +21,9 @@ from edgelm.cli.expected import refuse_what_cannot_fit
 from edgelm.cli.origin import UNKNOWN_LICENSE, Origin, find_origin
 from edgelm.cli.toolbox import exporter, optimum_exporter
 from edgelm.cli.units import size_text
-from edgelm.config import parse_memory_limit
 from edgelm.errors import BundleExistsError, DownloadError, LockedError
 from edgelm.runtime.usable_memory import usable_memory
+from edgelm.sizes import parse_memory_limit
 
 
 def pull(

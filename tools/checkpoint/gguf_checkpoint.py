@@ -96,8 +96,8 @@ class GGUFCheckpoint:
         row_bytes, step = stored.size // rows, max(1, most_values // columns)
         for first in range(0, rows, step):
             count = min(step, rows - first)
-            place = {"start": stored.start + first * row_bytes, "size": count * row_bytes}
-            values = self._read(replace(stored, shape=(count, columns), **place))
+            start = stored.start + first * row_bytes
+            values = self._read(replace(stored, shape=(count, columns), start=start, size=count * row_bytes))
             self._gguf.file.forget()
             yield values
 

@@ -61,8 +61,9 @@ class SafetensorsFile:
         step = max(1, most_values * rows // max(1, int(np.prod(entry.shape))))
         for first in range(0, rows, step):
             end = min(first + step, rows)
-            place = {"start": entry.start + first * row_bytes, "end": entry.start + end * row_bytes}
-            values = _read(self._file, replace(entry, shape=(end - first, *entry.shape[1:]), **place), name)
+            shape, start = (end - first, *entry.shape[1:]), entry.start
+            part = replace(entry, shape=shape, start=start + first * row_bytes, end=start + end * row_bytes)
+            values = _read(self._file, part, name)
             self._file.forget()
             yield values
 
