@@ -46,7 +46,6 @@ class BatchedEncoder:
         manifest = bundle.manifest
         graph, optimize = graph_to_load(bundle, "encoder", prepack=runtime.prepack)
         self._manifest = manifest
-        self._arena = runtime.memory_arena
         self._memory = memory
         self._session = Session(
             graph,
@@ -54,7 +53,6 @@ class BatchedEncoder:
             optimize=optimize,
             renamed=manifest.renamed,
             planning=False,
-            arena=runtime.memory_arena,
         )
         outputs = encoder_outputs(manifest)
         self._encoder = Encoder(self._session, outputs, pad_token_id=manifest.pad_token_id or 0)
@@ -159,6 +157,4 @@ class BatchedEncoder:
         return batch_tokens
 
     def _need(self, batch_tokens: int, longest: int, waiting: int) -> Budget:
-        return encoder_budget(
-            self._manifest, batch_tokens=batch_tokens, longest=longest, waiting=waiting, arena=self._arena
-        )
+        return encoder_budget(self._manifest, batch_tokens=batch_tokens, longest=longest, waiting=waiting)

@@ -315,7 +315,6 @@ class RuntimeConfig:
         max_memory: bytes of resident memory that the process may reach; None: no limit. To keep it, settings that are
             not ``fixed`` are changed; see ``runtime.fitting``.
         memory_check: refuse what the machine has no memory for, by what is free and by limits of the system.
-        memory_arena: let the runtime keep freed memory of activations for the runs to come.
         preload_text: read the tokenizer while the graph is loaded; else when it is first needed.
         prefix_caches: KV caches of finished answers that are kept for prompts with the same beginning, as far as
             memory allows.
@@ -330,7 +329,6 @@ class RuntimeConfig:
     prefill_chunk: int = 128
     max_memory: int | None = None
     memory_check: bool = True
-    memory_arena: bool = True
     prepack: bool = True
     preload_text: bool = True
     prefix_caches: int = 2
@@ -365,6 +363,5 @@ class RuntimeConfig:
         check_bool("prepack", self.prepack)
         check_bool("preload_text", self.preload_text)
         check_bool("memory_check", self.memory_check)
-        check_bool("memory_arena", self.memory_arena)
         if self.kv_cache not in KV_CACHE_TYPES:
             raise ConfigError(f"kv_cache must be one of {', '.join(KV_CACHE_TYPES)}, not {self.kv_cache!r:.80}")

@@ -233,13 +233,7 @@ class Generator:
         """Refuses what does not fit into memory, the newest request being part of it."""
         try:
             runtime = self._runtime
-            needed = budget_of(
-                self._manifest,
-                needs,
-                prefill_chunk=runtime.prefill_chunk,
-                kv_cache=runtime.kv_cache,
-                arena=runtime.memory_arena,
-            )
+            needed = budget_of(self._manifest, needs, prefill_chunk=runtime.prefill_chunk, kv_cache=runtime.kv_cache)
             draft = 0 if self._draft is None else self._draft.bytes_for(needs)
             self._memory.check(replace(needed, draft=draft))
         except MemoryLimitError as error:

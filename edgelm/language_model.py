@@ -166,7 +166,6 @@ class LanguageModel(ExplainedModel, CachedModel):
             prefill_chunk=self.runtime.prefill_chunk,
             sequences=sequences,
             kv_cache=self.runtime.kv_cache,
-            arena=self.runtime.memory_arena,
         )
         return own if self._draft is None else replace(own, draft=self._draft.bytes_beside(tokens, sequences))
 

@@ -104,13 +104,7 @@ class DraftModel:
     def bytes_for(self, needs: Needs) -> int:
         """What the draft model takes, beside the interpreter, where the model's generations need that much."""
         runtime = self._runtime
-        whole = budget_of(
-            self._manifest,
-            needs,
-            prefill_chunk=runtime.prefill_chunk,
-            kv_cache=runtime.kv_cache,
-            arena=runtime.memory_arena,
-        )
+        whole = budget_of(self._manifest, needs, prefill_chunk=runtime.prefill_chunk, kv_cache=runtime.kv_cache)
         return whole.total - INTERPRETER_AND_LIBRARIES
 
     def bytes_beside(self, tokens: int, sequences: int = 1) -> int:

@@ -27,10 +27,9 @@ from edgelm.runtime.fitting import Limit, fit_window
 from edgelm.runtime.footprint import MB
 from edgelm.sizes import parse_memory_limit
 
-_NEW_TOKENS = 16
 _NO_LIMIT, _LOWEST, _ANY = "none", "lowest", "any"
 # What a process does: told the model and its settings as JSON, it says what came of it as JSON.
-_CHILD = "from edgelm_tools.benchmark_memory import fill_window; import sys; fill_window(sys.argv[1])"
+_CHILD = "from edgelm_tools.fill_window import fill_window; import sys; fill_window(sys.argv[1])"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,28 +65,6 @@ class Row:
     def holds(self) -> bool:
         """Whether the process stayed within its limit."""
         return self.limit is None or self.peak is None or self.peak <= self.limit
-
-
-def fill_window(request: str) -> None:
-    """What a process does: loads a model, fills its window, and prints what that took as JSON."""
-    from edgelm.language_model import load
-    from edgelm.runtime.memory import peak_memory
-
-    asked = json.loads(request)
-    model, context = asked.pop("model"), asked["context_length"]
-    try:
-        lm = load(model, **asked)
-    except MemoryLimitError as error:
-        print(json.dumps({"refusal": str(error), "at": time.time()}))
-        return
-    with lm:
-        at = time.time()
-        _ = lm.tokenizer
-        vocabulary = lm.bundle.manifest.vocab_size
-        prompt = [5 + 7 * place % (vocabulary - 5) for place in range(context - _NEW_TOKENS)]
-        lm.generate(prompt, max_new_tokens=_NEW_TOKENS, min_new_tokens=_NEW_TOKENS, eos_token_id=[])
-        told = {"estimate": lm.fitting.need.total, "peak": peak_memory(), "changed": lm.fitting.changed, "at": at}
-        print(json.dumps(told))
 
 
 def measure(

@@ -90,7 +90,6 @@ class NativeEngine:
                 optimize=optimize,
                 spinning=not self._recurrent,
                 planning=role == "decoder",
-                arena=runtime.memory_arena,
                 graph=None if scales is None else load_int8_cache_graph(graph, scales),
             )
         self._decoder = sessions["decoder"]

@@ -1,8 +1,11 @@
 """Chooses how a model is run so that it fits into a memory limit: from its manifest alone, before anything is loaded.
 
-Steps to fit, from the one that costs least: the runtime's arena off, shorter chunks of the prompt, an int8 KV cache,
-and a shorter context window if the caller left it open. None is taken that is not needed, and none that changes what
-the caller fixed; what does not fit then is refused, with what would help.
+Steps to fit, from the one that costs least: shorter chunks of the prompt, an int8 KV cache, and a shorter context
+window if the caller left it open. None is taken that is not needed, and none that changes what the caller fixed; what
+does not fit then is refused, with what would help.
+
+ONNX Runtime without its arena is no such step. The arena is made to shrink after runs that leave much in it, and
+measured peaks are higher without it: 276 MB and not 272 for a batch of 16 answers, 294 and not 223 for 40 texts.
 """
 
 from __future__ import annotations
@@ -67,14 +70,12 @@ class Step:
     """A setting that was changed to fit."""
 
     setting: str
-    usual: int | str | bool
-    chosen: int | str | bool
+    usual: int | str
+    chosen: int | str
 
     def __str__(self) -> str:
         """The step in words."""
         match self.setting:
-            case "memory_arena":
-                return "memory arena off"
             case "prefill_chunk":
                 return f"prompts read {self.chosen} tokens at a time, not {self.usual}"
             case "kv_cache":
@@ -99,18 +100,17 @@ class Fitting:
     need: Budget
 
     @property
-    def changed(self) -> dict[str, int | str | bool]:
+    def changed(self) -> dict[str, int | str]:
         """The settings that were changed, by name."""
         return {step.setting: step.chosen for step in self.steps}
 
 
 def need_of(manifest: Manifest, runtime: RuntimeConfig, tokens: int) -> Budget:
     """What it takes to hold ``tokens`` of prompt and answer, or an encoder's text of so many."""
-    arena = runtime.memory_arena
     if manifest.family == "encoder":
-        return encoder_budget(manifest, batch_tokens=tokens, longest=tokens, arena=arena)
+        return encoder_budget(manifest, batch_tokens=tokens, longest=tokens)
     chunk, kv_cache = runtime.prefill_chunk, runtime.kv_cache
-    need = budget(manifest, tokens=tokens, prefill_chunk=chunk, kv_cache=kv_cache, arena=arena)
+    need = budget(manifest, tokens=tokens, prefill_chunk=chunk, kv_cache=kv_cache)
     if runtime.preload_text:  # it is read before the graph, and takes less then than that
         return need
     return replace(need, loading=max(need.loading, reading_bytes(manifest) - need.kv_cache - need.activations))
@@ -260,15 +260,13 @@ def _settings(manifest: Manifest, runtime: RuntimeConfig) -> Iterator[RuntimeCon
     in_chunks = manifest.family == "decoder" and not takes_whole_prompts(manifest)
     while in_chunks and free("prefill_chunk") and chunks[-1] // 2 >= _LEAST_CHUNK:
         chunks.append(chunks[-1] // 2)
-    arenas = [True, False] if runtime.memory_arena and free("memory_arena") else [runtime.memory_arena]
     for kv_cache in caches:
         for chunk in chunks:
-            for arena in arenas:
-                yield replace(runtime, kv_cache=kv_cache, prefill_chunk=chunk, memory_arena=arena)
+            yield replace(runtime, kv_cache=kv_cache, prefill_chunk=chunk)
 
 
 def _steps(usual: RuntimeConfig, chosen: RuntimeConfig) -> Iterator[Step]:
-    for name in ("memory_arena", "prefill_chunk", "kv_cache"):
+    for name in ("prefill_chunk", "kv_cache"):
         before, after = getattr(usual, name), getattr(chosen, name)
         if before != after:
             yield Step(name, before, after)

@@ -28,13 +28,11 @@ from edgelm.runtime.footprint import (
 )
 
 # Measured with Python 3.11, ONNX Runtime 1.32 and tokenizers 0.23 on Linux x86-64.
-INTERPRETER_AND_LIBRARIES = 72 * MB
+INTERPRETER_AND_LIBRARIES = 75 * MB
 # Of a row's logits: as they are computed, processed and sorted.
 _LOGIT_COPIES = 4
 # Of guesses' logits: as they are computed, and as they are read.
 _VERIFIED_LOGIT_COPIES = 2
-# Of a run's values, what is there at a time without the runtime's arena.
-_WITHOUT_ARENA = 0.9
 _STATUS = Path("/proc/self/status")
 
 
@@ -135,37 +133,32 @@ def budget(
     prefill_chunk: int,
     sequences: int = 1,
     kv_cache: KVCacheType = "f32",
-    arena: bool = True,
 ) -> Budget:
     """What it takes to generate with ``tokens`` in all, prefilled in chunks of ``prefill_chunk``.
 
     A decoder's tokens are those of prompt and answer; an encoder-decoder is taken to read a source of as many as it
-    writes. ``sequences``: how many run at a time; ``tokens`` is then the sum of theirs. ``kv_cache``, ``arena``: as in
+    writes. ``sequences``: how many run at a time; ``tokens`` is then the sum of theirs. ``kv_cache``: as in
     ``RuntimeConfig``.
     """
     needs = Needs(tokens=tokens, sequences=sequences, rows=sequences, longest=tokens)
     if manifest.family == "encoder-decoder":
         source = min(tokens, sequences * (manifest.source_length or tokens))
         needs = replace(needs, cross_tokens=source, source_tokens=source, longest_source=source)
-    return budget_of(manifest, needs, prefill_chunk=prefill_chunk, kv_cache=kv_cache, arena=arena)
+    return budget_of(manifest, needs, prefill_chunk=prefill_chunk, kv_cache=kv_cache)
 
 
-def budget_of(
-    manifest: Manifest, needs: Needs, *, prefill_chunk: int, kv_cache: KVCacheType = "f32", arena: bool = True
-) -> Budget:
+def budget_of(manifest: Manifest, needs: Needs, *, prefill_chunk: int, kv_cache: KVCacheType = "f32") -> Budget:
     """The same, of any generations."""
     per_token = cache_bytes(manifest, kv_cache)
     return _budget(
         manifest,
         kv_cache=needs.tokens * per_token if manifest.state is None else 2 * needs.rows * per_token,
-        activations=_activation_bytes(_values(manifest, needs, prefill_chunk), arena),
+        activations=FLOAT_BYTES * _values(manifest, needs, prefill_chunk),
         cross=needs.cross_tokens * cross_bytes(manifest),
     )
 
 
-def encoder_budget(
-    manifest: Manifest, *, batch_tokens: int, longest: int, waiting: int = 0, arena: bool = True
-) -> Budget:
+def encoder_budget(manifest: Manifest, *, batch_tokens: int, longest: int, waiting: int = 0) -> Budget:
     """What an encoder needs for batches of ``batch_tokens`` in rows of up to ``longest``, padding included.
 
     ``waiting``: bytes of earlier batches' outputs that wait for those of the last.
@@ -175,11 +168,7 @@ def encoder_budget(
     scores = source_scores(manifest, sizes, tokens=tokens, longest=longest)
     values = run_values(manifest, sizes, tokens=tokens, scores=scores)
     outputs = tokens * output_bytes(manifest, sizes)
-    return _budget(manifest, activations=_activation_bytes(values, arena) + outputs + waiting)
-
-
-def _activation_bytes(values: int, arena: bool) -> int:
-    return int(FLOAT_BYTES * values * (1 if arena else _WITHOUT_ARENA))
+    return _budget(manifest, activations=FLOAT_BYTES * values + outputs + waiting)
 
 
 def _budget(manifest: Manifest, *, kv_cache: int = 0, activations: int = 0, cross: int = 0) -> Budget:

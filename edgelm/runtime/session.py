@@ -131,18 +131,13 @@ class Switch:
     """
 
     def __init__(self, *, shrink: bool = False) -> None:
-        self._plain = ort.RunOptions()
-        self._shrinking = ort.RunOptions() if shrink else self._plain
+        self.options = ort.RunOptions()
         if shrink:
-            self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-
-    def options(self, *, arena: bool) -> ort.RunOptions:
-        """The library's own object, for ``Session.run``; without an arena there is nothing to shrink."""
-        return self._shrinking if arena else self._plain
+            self.options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
     def turn_off(self) -> None:
         """Ends the run in progress and all later ones."""
-        self._plain.terminate = self._shrinking.terminate = True
+        self.options.terminate = True
 
 
 class Session:
@@ -158,7 +153,6 @@ class Session:
         planning: lay out the values of a run in one block, as the last run of the same shapes had them. The block comes
             on top of what that run took: too much where runs are large.
         graph: load these bytes as the graph in place of the file; its weights still lie beside ``path``.
-        arena: keep freed memory of activations for the runs to come.
 
     Attributes:
         inputs, outputs: by their usual names.
@@ -179,11 +173,9 @@ class Session:
         renamed: Mapping[str, str] | None = None,
         planning: bool = True,
         graph: bytes | None = None,
-        arena: bool = True,
     ) -> None:
         options = _options(threads, optimize, spinning)
         options.enable_mem_pattern = planning
-        options.enable_cpu_mem_arena = self._arena = arena
         if graph is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
         if optimized_to is not None:
@@ -222,7 +214,7 @@ class Session:
         _RUNNING.add(switch)
         try:
             with _translated_errors("the graph failed"):
-                session.run_with_iobinding(binding.native, switch.options(arena=self._arena))
+                session.run_with_iobinding(binding.native, switch.options)
         except CancelledError:
             self.check_open()  # a session that is being closed cancels its runs
             raise

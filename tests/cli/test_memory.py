@@ -31,7 +31,7 @@ def need(home, endless):
 
 
 def test_an_automatic_window_is_as_long_as_memory_holds(invoke, endless, need):
-    limit = need(20_000, prefill_chunk=32, memory_arena=False)
+    limit = need(20_000, prefill_chunk=32)
     result = invoke("run", endless, "hello", "-n", "3", "-c", "auto", "--max-memory", str(limit), "--json")
     memory = json.loads(result.stdout)["memory"]
     window = memory["changed"]["context_length"]

@@ -17,7 +17,7 @@ from edgelm.runtime.fitting import LEAST_TOKENS, USUAL_TOKENS, Fitting, Limit, f
 from edgelm.runtime.memory import MB
 
 SCALES = "kv_scales.f32"
-COSTS = ("memory_arena", "prefill_chunk", "kv_cache", "context_length")
+COSTS = ("prefill_chunk", "kv_cache")
 
 
 def model(*, family: str = "decoder", scales: bool = True, context_length: int = 8192, **changes: object) -> Manifest:
@@ -58,9 +58,8 @@ RUNTIMES = st.builds(
     RuntimeConfig,
     prefill_chunk=st.sampled_from([1, 16, 100, 128, 1000]),
     kv_cache=st.just("f32"),
-    memory_arena=st.booleans(),
     preload_text=st.booleans(),
-    fixed=st.sets(st.sampled_from(COSTS[:3])).map(frozenset),
+    fixed=st.sets(st.sampled_from(COSTS)).map(frozenset),
 )
 
 
@@ -71,10 +70,10 @@ def fitted(manifest: Manifest, runtime: RuntimeConfig, tokens: int, limit: Limit
         return None
 
 
-def cost(fitting: Fitting) -> tuple[bool, int, bool]:
+def cost(fitting: Fitting) -> tuple[bool, int]:
     """Of its steps, the one that costs most first."""
     runtime = fitting.runtime
-    return (runtime.kv_cache == "int8", -runtime.prefill_chunk, not runtime.memory_arena)
+    return (runtime.kv_cache == "int8", -runtime.prefill_chunk)
 
 
 @given(MODELS, RUNTIMES, TOKENS, LIMITS, st.integers(0, 100 * MB))
@@ -110,9 +109,7 @@ def test_what_the_caller_fixed_stays(manifest, runtime, tokens, limit):
     assume(found is not None)
     assert not runtime.fixed & set(found.changed)
     assert found.changed == {
-        name: getattr(found.runtime, name)
-        for name in COSTS[:3]
-        if getattr(found.runtime, name) != getattr(runtime, name)
+        name: getattr(found.runtime, name) for name in COSTS if getattr(found.runtime, name) != getattr(runtime, name)
     }
 
 
@@ -142,19 +139,13 @@ def words(manifest: Manifest, limit: int, **settings: object) -> list[str]:
 
 
 def test_the_steps_come_in_order_and_say_what_they_are():
-    needs = [
-        need_of(model(), RuntimeConfig(prefill_chunk=chunk, memory_arena=arena), 1024).total
-        for chunk, arena in ((128, True), (128, False), (64, True))
-    ]
-    assert needs == sorted(needs, reverse=True)
-    plain, without_arena, shorter = (-(-need // MB) for need in needs)
+    plain, shorter = (-(-need_of(model(), RuntimeConfig(prefill_chunk=chunk), 1024).total // MB) for chunk in (128, 64))
     at = {"context_length": 1024}
     assert words(model(), plain, **at) == []
-    assert words(model(), without_arena, **at) == ["memory arena off"]
     assert words(model(), shorter, **at) == ["prompts read 64 tokens at a time, not 128"]
-    assert words(model(), 270, **at) == ["KV cache in int8, not f32"]
+    assert words(model(), 275, **at) == ["KV cache in int8, not f32"]
     assert words(model(), 270, context_length="auto", kv_cache="f32", fixed=frozenset({"kv_cache"}))[-1] == (
-        "context window of 704 tokens, not 8192"
+        "context window of 640 tokens, not 8192"
     )
 
 
@@ -163,7 +154,7 @@ def test_a_window_that_nobody_asked_for_may_be_larger_than_memory():
     assert (found.context_length, found.steps) == (8192, ())
     assert found.need == need_of(model(scales=False), found.runtime, USUAL_TOKENS)
     assert words(model(), 400) == ["KV cache in int8, not f32"], "which lets all of it be used"
-    assert words(model(scales=False), 262)[-1] == "prompts read 32 tokens at a time, not 128"
+    assert words(model(scales=False), 265)[-1] == "prompts read 32 tokens at a time, not 128"
 
 
 def test_a_limit_of_windows_bounds_those_that_are_left_open():
@@ -186,7 +177,7 @@ def refusal(manifest: Manifest, limit: Limit, **settings: object) -> str:
 def test_a_refusal_names_need_limit_and_what_would_help():
     told = refusal(model(), Limit(270 * MB), context_length=4096)
     found = re.fullmatch(
-        r"needs (\d+) MB, the limit is 270 MB: weights 138 MB, .*; 4096 tokens do not fit even with memory arena off, "
+        r"needs (\d+) MB, the limit is 270 MB: weights 138 MB, .*; 4096 tokens do not fit even with "
         r"prompts read 32 tokens at a time, not 128, KV cache in int8, not f32; what would: a context window of up to "
         r"(\d+) tokens \(context_length, --ctx-size; auto chooses\); or a limit of (\d+) MB",
         told,

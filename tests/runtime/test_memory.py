@@ -129,14 +129,6 @@ def test_what_is_needed_is_rounded_up():
     assert [megabytes(count, up=True) for count in (MB, MB + 1, 300_001)] == ["1 MB", "2 MB", "0.3 MB"]
 
 
-@given(st.integers(1, 10**5), st.integers(1, 512))
-def test_without_an_arena_less_is_held(tokens, chunk):
-    with_arena = need(tokens, chunk)
-    without = budget(manifest(), tokens=tokens, prefill_chunk=chunk, arena=False)
-    assert without.activations < with_arena.activations
-    assert only_changes("activations", with_arena, without) < 0
-
-
 def test_the_peak_grows_with_what_is_touched_and_never_falls():
     before = peak_memory()
     block = b"x" * (before + 50 * MB)

@@ -33,15 +33,13 @@ class ForeignEngine:
         threads = runtime.threads or available_cores()
         self._context_length = context_length
         self._prefill_chunk = runtime.prefill_chunk
-        self._graph = StepGraph.open(bundle, threads=threads, arena=runtime.memory_arena)
+        self._graph = StepGraph.open(bundle, threads=threads)
         self._encoder: SourceEncoder | None = None
         manifest = bundle.manifest
         self._name = manifest.name
         if "encoder" in manifest.graphs:
             path = bundle.path(manifest.graphs["encoder"])
-            session = Session(
-                path, threads=threads, renamed=manifest.renamed, planning=False, arena=runtime.memory_arena
-            )
+            session = Session(path, threads=threads, renamed=manifest.renamed, planning=False)
             self._encoder = SourceEncoder(
                 session, pad_token_id=manifest.pad_token_id or 0, masked=self._graph.masks_sources
             )

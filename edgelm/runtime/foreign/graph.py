@@ -68,8 +68,8 @@ class StepGraph:
         self._heads, self._head_size = manifest.kv.kv_heads, manifest.kv.head_size
 
     @classmethod
-    def open(cls, bundle: Bundle, *, threads: int, arena: bool = True) -> StepGraph:
-        """Loads the decoder of a checked folder; ``arena``: as for ``Session``.
+    def open(cls, bundle: Bundle, *, threads: int) -> StepGraph:
+        """Loads the decoder of a checked folder.
 
         Raises:
             ModelError: the runtime refuses a graph.
@@ -78,13 +78,7 @@ class StepGraph:
         manifest = bundle.manifest
         sessions = {
             # Each step has another shape, and a plan for each would be kept for ever.
-            role: Session(
-                bundle.path(manifest.graphs[role]),
-                threads=threads,
-                renamed=manifest.renamed,
-                planning=False,
-                arena=arena,
-            )
+            role: Session(bundle.path(manifest.graphs[role]), threads=threads, renamed=manifest.renamed, planning=False)
             for role in ("decoder", "decoder_with_past")
             if role in manifest.graphs
         }
