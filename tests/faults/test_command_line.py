@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.bundles import TinyDecoder, write_decoder_bundle
+from support.command_forks import CommandForks, Ended
 from support.command_line import COMMAND, ROOT, edgelm, started
 from support.fault_home import NAME, ends_with_one_line
 
@@ -35,32 +36,42 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def refused(done: subprocess.CompletedProcess[bytes], code: int, *words: str) -> bool:
+@pytest.fixture(scope="module")
+def forks(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandForks]:
+    with CommandForks(tmp_path_factory.mktemp("streams")) as forks:
+        yield forks
+
+
+def refused(ended: Ended, code: int, *words: str) -> bool:
     """Whether a command ended with that code, an error in one line that has the words, and nothing else."""
-    one_line = ends_with_one_line(done.stderr, *words) and done.stderr.count(b"\n") == 1
-    return (done.returncode, done.stdout) == (code, b"") and one_line
+    one_line = ends_with_one_line(ended.err, *words) and ended.err.count("\n") == 1
+    return (ended.code, ended.out) == (code, "") and one_line
 
 
-def test_unknown_model_ends_with_2_and_near_names() -> None:
-    assert refused(edgelm("run", "tinny", "hello"), 2, "there is no model 'tinny'", "did you mean tiny?")
+def ended(done: subprocess.CompletedProcess[bytes]) -> Ended:
+    return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-def test_prompt_of_context_plus_1_ends_with_2_and_both_counts_never_silently_cut() -> None:
+def test_unknown_model_ends_with_2_and_near_names(forks: CommandForks) -> None:
+    assert refused(forks.run("run", "tinny", "hello"), 2, "there is no model 'tinny'", "did you mean tiny?")
+
+
+def test_prompt_of_context_plus_1_ends_with_2_and_both_counts_never_silently_cut(forks: CommandForks) -> None:
     for flags in (("--raw",), ("--raw", "--num-beams", "2")):
-        done = edgelm("run", "tiny", *flags, "a" * (WINDOW + 1))
-        assert refused(done, 2, f"{WINDOW + 1} tokens", f"{WINDOW} tokens"), done.stderr
+        done = forks.run("run", "tiny", *flags, "a" * (WINDOW + 1))
+        assert refused(done, 2, f"{WINDOW + 1} tokens", f"{WINDOW} tokens"), done.err
 
 
-def test_empty_prompt_starts_from_bos_or_says_why_not() -> None:
-    assert refused(edgelm("run", "tiny", ""), 2, "the prompt is empty")
-    begun = edgelm("run", "tiny", "--raw", "", "-n", "8")
-    assert (begun.returncode, begun.stderr) == (0, b"")
-    assert begun.stdout.strip()
+def test_empty_prompt_starts_from_bos_or_says_why_not(forks: CommandForks) -> None:
+    assert refused(forks.run("run", "tiny", ""), 2, "the prompt is empty")
+    begun = forks.run("run", "tiny", "--raw", "", "-n", "8")
+    assert (begun.code, begun.err) == (0, "")
+    assert begun.out.strip()
 
 
 def test_invalid_utf_8_on_stdin_names_the_byte_offset() -> None:
     done = edgelm("run", "tiny", "-", input=b"caf\xe8 au lait")
-    assert refused(done, 2, "standard input is not UTF-8: invalid byte 0xE8 at offset 3")
+    assert refused(ended(done), 2, "standard input is not UTF-8: invalid byte 0xE8 at offset 3")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a shell's pipe")
@@ -73,8 +84,8 @@ def test_a_pipe_into_head_1_is_quiet() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a signal of POSIX")
-def test_ctrl_c_in_mid_token_flushes_the_text_and_ends_with_130_within_1_s() -> None:
-    whole = edgelm("run", "endless", "hello", "-n", "300", "--min-new-tokens", "300").stdout
+def test_ctrl_c_in_mid_token_flushes_the_text_and_ends_with_130_within_1_s(forks: CommandForks) -> None:
+    whole = forks.run("run", "endless", "hello", "-n", "300", "--min-new-tokens", "300").out.encode()
     with started("run", "endless", "hello", *FOR_LONG) as running:
         assert running.stdout is not None
         first = running.stdout.read(20)
@@ -108,7 +119,7 @@ def test_max_memory_10mb_ends_with_3_within_2_s_with_what_is_needed() -> None:
     began = time.monotonic()
     done = edgelm("run", "tiny", "hello", "--max-memory", "10MB")
     assert time.monotonic() - began < 2
-    assert refused(done, 3, "needs ", " MB", "10 MB"), done.stderr
+    assert refused(ended(done), 3, "needs ", " MB", "10 MB"), done.stderr
 
 
 @pytest.mark.parametrize(
@@ -116,8 +127,8 @@ def test_max_memory_10mb_ends_with_3_within_2_s_with_what_is_needed() -> None:
     [("--temperature", "nan"), ("--top-p", "1.5"), ("--top-k", "-1")],
     ids=lambda setting: " ".join(setting),
 )
-def test_a_value_out_of_range_is_a_usage_error(setting: tuple[str, str]) -> None:
-    assert refused(edgelm("run", "tiny", "hello", *setting), 2, f"'{setting[0]}'", "edgelm run --help")
+def test_a_value_out_of_range_is_a_usage_error(forks: CommandForks, setting: tuple[str, str]) -> None:
+    assert refused(forks.run("run", "tiny", "hello", *setting), 2, f"'{setting[0]}'", "edgelm run --help")
 
 
 # Root may write everywhere, unless it gives that right away.
@@ -147,12 +158,12 @@ def test_read_only_home_runs(home: Path, tmp_path: Path) -> None:
     assert answers[0] == answers[1] != b""
 
 
-def test_path_with_spaces_and_emoji_works(home: Path, tmp_path: Path) -> None:
+def test_path_with_spaces_and_emoji_works(forks: CommandForks, home: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(home / "models" / "tiny", tmp_path / "my models 🦙" / "très petit 模型")
     prompt = tmp_path / "a prompt 🦙.txt"
     prompt.write_text("hello", encoding="utf-8")
     record = tmp_path / "a record 🦙.json"
-    done = edgelm("run", str(folder), "-f", str(prompt), "-n", "5", "--record", str(record))
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout == edgelm("run", "tiny", "hello", "-n", "5").stdout
-    assert edgelm("replay", str(record)).returncode == 0
+    done = forks.run("run", str(folder), "-f", str(prompt), "-n", "5", "--record", str(record))
+    assert (done.code, done.err) == (0, "")
+    assert done.out == forks.run("run", "tiny", "hello", "-n", "5").out
+    assert forks.run("replay", str(record)).code == 0

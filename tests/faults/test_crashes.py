@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,22 @@ from edgelm.bundle.bundle import open_bundle
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks")
 
 # Each command was killed at 50 moments before it was released.
-MOMENTS = int(os.environ.get("EDGELM_CRASHES", "5"))
+MOMENTS = int(os.environ.get("EDGELM_CRASHES", "4"))
+# How long a command takes, in exports.
+LENGTHS = {"pull": 1.4, "export": 1.0, "quantize": 2.0}
 COMMANDS = {
     "pull": ("pull", "mine", "--force", "--no-report"),
     "export": ("export", "NEW", "--name", "mine", "--force", "--no-report"),
     "quantize": ("quantize", "mine", "--scheme", "int4", "--name", "mine", "--force"),
 }
+
+
+@dataclass(frozen=True)
+class Made:
+    """A bundle, and how long exporting it took."""
+
+    folder: Path
+    seconds: float
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +44,23 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandForks]:
         yield forks
 
 
-class Machine:
-    """A home, two checkpoints and a folder for temporary files; commands run there."""
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, forks: CommandForks) -> Made:
+    """The bundle that is there before."""
+    folder = tmp_path_factory.mktemp("made")
+    export = ("export", str(write_checkpoint(folder)), "-o", str(folder / "mine"), "--no-report")
+    began = time.monotonic()
+    assert forks.run(*export, EDGELM_HOME=str(folder / "home")).code == 0
+    return Made(folder / "mine", time.monotonic() - began)
 
-    def __init__(self, root: Path, forks: CommandForks, home: Path | None = None) -> None:
+
+class Machine:
+    """A home, a checkpoint of another model than the bundle ``made``, and a folder for temporary files."""
+
+    def __init__(self, root: Path, forks: CommandForks, made: Made, home: Path | None = None) -> None:
         self.home = home or root / "home with spaces and 🦙"
         self.forks = forks
-        self.old, self.new = (write_checkpoint(root, seed) for seed in (0, 1))
+        self.made, self.new = made, write_checkpoint(root, 1)
         self.temporary = root / "temporary"
         self.temporary.mkdir()
         self.target = self.home / "models" / "mine"
@@ -53,6 +74,12 @@ class Machine:
         ended = self.forks.run(*self.arguments(*arguments), limits=limits, **self.environment)
         return ended.code, ended.err
 
+    def install_old(self) -> str | None:
+        """Has the old bundle installed, and nothing else; returns what ``installed`` then does."""
+        shutil.rmtree(self.target, ignore_errors=True)
+        shutil.copytree(self.made.folder, self.target)
+        return self.installed()
+
     def installed(self) -> str | None:
         """The hash of the weights of the installed model, all of whose files are what its manifest says."""
         if not self.target.exists():
@@ -65,45 +92,37 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, forks: CommandForks) -> Machine:
-    return Machine(tmp_path, forks)
+def machine(tmp_path: Path, forks: CommandForks, made: Made) -> Machine:
+    return Machine(tmp_path, forks, made)
 
 
 # "kill -9 at random moments → old bundle intact or none"
 @pytest.mark.parametrize("command", COMMANDS)
 def test_kill_9_at_random_moments_leaves_the_old_bundle_intact_or_none(machine: Machine, command: str) -> None:
     arguments = machine.arguments(*COMMANDS[command])
-    assert machine.run("export", str(machine.old), "--name", "mine", "--no-report")[0] == 0
-    kept = shutil.copytree(machine.target, machine.home.parent / "kept")
-    old = machine.installed()
-    began = time.monotonic()
-    assert machine.run(*arguments)[0] == 0
-    seconds = time.monotonic() - began
-    new = machine.installed()
-    assert old != new
     chance = random.Random(command)
+    found = []
     for moment in range(MOMENTS):
-        before = None
-        shutil.rmtree(machine.target, ignore_errors=True)
+        before = machine.install_old()
         if moment % 2:
-            shutil.copytree(kept, machine.target)
-            before = old
+            shutil.rmtree(machine.target)
+            before = None
         machine.forks.start(*arguments, **machine.environment)
-        time.sleep(chance.uniform(0, seconds))
+        time.sleep(chance.uniform(0, machine.made.seconds * LENGTHS[command]))
         machine.forks.signal(signal.SIGKILL)
         machine.forks.wait()
         if not machine.target.exists():  # between the two renames, the old one is whole under another name
             machine.run("show", "mine")
-        assert machine.installed() in (before, new)
+        found.append((machine.installed(), before))
     assert machine.run(*arguments)[0] == 0
     assert machine.run("run", "mine", "a", "-n", "1") == (0, "")
-    assert machine.installed() == new
+    assert all(installed in (before, machine.installed()) for installed, before in found)
     assert machine.unfinished() == []
 
 
 def test_kill_9_while_the_prepacked_copy_is_written_leaves_a_whole_one_or_none(machine: Machine) -> None:
     question = ("run", "mine", "abc", "-n", "3")
-    assert machine.run("export", str(machine.old), "--name", "mine", "--no-report")[0] == 0
+    machine.install_old()
     began = time.monotonic()
     right = machine.forks.run(*question, **machine.environment)
     seconds = time.monotonic() - began
@@ -148,13 +167,12 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallDisk]:
 
 # "disk full → 4, temporary files gone"
 def test_disk_full_at_each_write_ends_with_4_temporary_files_gone(
-    tmp_path: Path, forks: CommandForks, disk: SmallDisk
+    tmp_path: Path, forks: CommandForks, made: Made, disk: SmallDisk
 ) -> None:
-    machine = Machine(tmp_path, forks, disk.path / "home 🦙")
-    command = ("export", "NEW", "--name", "mine", "--force", "--no-report")
-    assert machine.run("export", str(machine.old), "--name", "mine", "--no-report")[0] == 0
-    old, used = machine.installed(), disk.used_pages()
-    for more in (0, 1, 2, 8, 20, 30, 32):
+    machine = Machine(tmp_path, forks, made, disk.path / "home 🦙")
+    command = COMMANDS["export"]
+    old, used = machine.install_old(), disk.used_pages()
+    for more in (0, 2, 24, 31):
         disk.resize(used + more)
         code, said = machine.run(*command)
         assert code == 4, (more, said)
@@ -177,11 +195,9 @@ def test_disk_full_at_each_write_ends_with_4_temporary_files_gone(
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_disk_that_takes_no_more_of_a_file_ends_with_4(machine: Machine, command: str) -> None:
-    assert machine.run("export", str(machine.old), "--name", "mine", "--no-report")[0] == 0
-    old = machine.installed()
-    for most in (2_000, 60_000):
-        code, said = machine.run(*COMMANDS[command], RLIMIT_FSIZE=most)
-        assert code == 4, said
-        assert ends_with_one_line(said, "File too large"), said
-        assert machine.installed() == old
-        assert machine.unfinished() == []
+    old = machine.install_old()
+    code, said = machine.run(*COMMANDS[command], RLIMIT_FSIZE=60_000)
+    assert code == 4, said
+    assert ends_with_one_line(said, "File too large"), said
+    assert machine.installed() == old
+    assert machine.unfinished() == []

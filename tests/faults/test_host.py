@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.bundles import TinyDecoder, write_decoder_bundle
+from support.command_forks import CommandForks
 from support.command_line import COMMAND, ROOT
 from support.fault_home import NAME, add_to_catalog, ends_with_one_line, write_checkpoint
 
@@ -55,28 +55,25 @@ def test_clock_jump_deadlines_hold(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         assert 0.2 <= time.monotonic() - began < 2
 
 
-def limited(*arguments: str, **limits: int) -> subprocess.CompletedProcess[bytes]:
-    """Runs ``edgelm`` in a process that may have so much and no more."""
-
-    def limit() -> None:
-        for name, most in limits.items():
-            resource.setrlimit(getattr(resource, name), (most, most))
-
-    command = [*COMMAND, *arguments]
-    return subprocess.run(command, cwd=ROOT, preexec_fn=limit, input=b"", capture_output=True, timeout=60, check=False)
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandForks]:
+    with CommandForks(tmp_path_factory.mktemp("streams")) as forks:
+        yield forks
 
 
-@pytest.mark.parametrize("files", [64, 5])
+@pytest.mark.parametrize("files", [64, 12, 5])
 @pytest.mark.parametrize(
     "arguments", [("run", "endless", "abc", "-n", "3"), ("pull", "mine", "--no-report", "--force")], ids=["run", "pull"]
 )
-def test_ulimit_n_works_or_is_a_typed_error(arguments: tuple[str, ...], files: int) -> None:
-    done = limited(*arguments, RLIMIT_NOFILE=files)
+def test_ulimit_n_works_or_is_a_typed_error(
+    forks: CommandForks, home: Path, arguments: tuple[str, ...], files: int
+) -> None:
+    ended = forks.run(*arguments, limits={"RLIMIT_NOFILE": files}, EDGELM_HOME=str(home))
     if files == 64:
-        assert done.returncode == 0, done.stderr
-    elif done.returncode:
-        assert ends_with_one_line(done.stderr), done.stderr
-        assert b"unexpected" not in done.stderr
+        assert ended.code == 0, ended.err
+    elif ended.code:
+        assert ends_with_one_line(ended.err), ended.err
+        assert "unexpected" not in ended.err
 
 
 IN_CGROUP = "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); os.execv(sys.executable, sys.argv[2:])"
