@@ -16,6 +16,7 @@ from support.bundles import TinyDecoder, write_decoder_bundle
 from support.command_forks import CommandForks, Ended
 from support.command_line import COMMAND, ROOT, edgelm, started
 from support.fault_home import NAME, ends_with_one_line
+from support.terminal import END, INTERRUPT, Terminal
 
 WINDOW = 64
 FOR_LONG = ("-n", "50000", "--min-new-tokens", "50000")
@@ -113,6 +114,25 @@ def test_ctrl_c_before_there_is_a_token_ends_with_130_within_1_s(tmp_path: Path,
         assert (running.returncode, written.strip(), said) == (130, b"", b"")
     assert running.returncode != 0
     assert waited < 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a terminal of POSIX")
+def test_ctrl_c_in_a_conversation_before_there_is_a_token_withdraws_the_question_within_1_s() -> None:
+    with Terminal("chat", "slow", "-n", "50", "--min-new-tokens", "50") as terminal:
+        terminal.wait_for(">>> ")
+        terminal.type("a" * 3000 + "\n")
+        terminal.wait_for("a\r\n")
+        time.sleep(0.2)
+        pressed = time.monotonic()
+        terminal.type(INTERRUPT)
+        terminal.wait_for("the question is withdrawn")
+        assert time.monotonic() - pressed < 1
+        terminal.wait_for(">>> ")
+        terminal.type("hello\n")
+        terminal.wait_for("hello\r\n")
+        terminal.wait_for(">>> ")
+        terminal.type(END)
+        assert terminal.end() == 0
 
 
 def test_max_memory_10mb_ends_with_3_within_2_s_with_what_is_needed() -> None:

@@ -16,7 +16,8 @@ import pytest
 from support.bundles import VOCABULARY, TinyDecoder, write_decoder_bundle
 from support.pools import demand
 
-from edgelm.errors import ClosedError, ModelError
+from edgelm.errors import CancelledError, ClosedError, EdgeLMError, ModelError
+from edgelm.runtime.session import interrupt_runs
 
 
 def prompts(count):
@@ -163,6 +164,28 @@ def test_closing_ends_an_answer_in_another_thread_with_the_right_error(load, slo
     (kind, when), *_ = ended
     assert kind is ClosedError
     assert when - closed < 1.5
+
+
+def test_an_interrupt_ends_all_runs_and_the_model_goes_on(load, slow):
+    lm = load(slow)
+    before = lm.generate([5] * 4, max_new_tokens=3).token_ids
+    ended = []
+
+    def answer():
+        try:
+            lm.generate([5] * 6000, max_new_tokens=3)
+        except EdgeLMError as error:
+            ended.append(type(error))
+
+    threads = [threading.Thread(target=answer) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    while any(thread.is_alive() for thread in threads):  # between two chunks of a prompt none runs
+        interrupt_runs()
+        time.sleep(0.005)
+    assert ended == [CancelledError] * 2
+    assert lm.generate([5] * 4, max_new_tokens=3).token_ids == before
 
 
 def test_closing_while_others_begin_and_end(load):
