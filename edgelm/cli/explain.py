@@ -44,7 +44,7 @@ edgelm explain smollm2 --given "The capital of France is Paris." --json
 @click.argument("model")
 @click.argument("prompt", required=False)
 @click.option("-p", "--prompt", "option", cls=SectionOption, section=_PROMPT, help="The prompt.")
-@file_option("prompt", section=_PROMPT)
+@file_option("prompt", section=_PROMPT, beside="or its context if there is one")
 @click.option("--system", cls=SectionOption, section=_PROMPT, help="What the model shall know or be beforehand.")
 @click.option("--raw", is_flag=True, cls=SectionOption, section=_PROMPT, help="Continue the text: no chat template.")
 @click.option(

@@ -78,9 +78,9 @@ def verbose_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return option(GENERAL, "--verbose", is_flag=True, help="Say on stderr what the answer cost.")(function)
 
 
-def file_option(what: str, *, section: str = OWN, each_line: bool = False) -> Decorator:
-    """``-f``/``--file``, which ``what`` is read from; ``each_line``: one a line."""
-    form = ", one a line" if each_line else ""
+def file_option(what: str, *, section: str = OWN, each_line: bool = False, beside: str = "") -> Decorator:
+    """``-f``/``--file``, which ``what`` is read from; ``each_line``: one a line; ``beside``: what else it may be."""
+    form = (", one a line" if each_line else "") + (f", {beside}" if beside else "")
     return option(section, "-f", "--file", metavar="FILE", help=f"Read the {what} from a file{form}; - is stdin.")
 
 

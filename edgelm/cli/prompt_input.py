@@ -49,11 +49,14 @@ def read_prompt(
 
 
 def read_prompt_in_context(argument: str | None, option: str | None, file: str | None) -> str:
-    """The prompt as ``read_prompt`` finds it; what is piped in beside it is put before it, as its context.
+    """The prompt as ``read_prompt`` finds it; a file, or what is piped in, beside it is put before it, as its context.
 
     Raises:
         click.UsageError, PromptError: see ``read_prompt``; an empty pipe is no prompt, unless it was asked for (-).
+            Beside a prompt both a file and a pipe have a text.
     """
+    if file is not None and (argument, option) != (None, None):
+        return _behind_file(argument, option, file)
     prompt = _given(argument, option, file, "prompt", _WAYS, MAX_PROMPT_BYTES)
     if prompt is not None and file is not None:
         prompt = _without_end(prompt)
@@ -65,8 +68,7 @@ def read_prompt_in_context(argument: str | None, option: str | None, file: str |
     if not is_piped():
         tell_unread("prompt")
         return prompt
-    context = _without_end(_text(read_piped(MAX_PROMPT_BYTES, _WAITING), "standard input", MAX_PROMPT_BYTES))
-    return f"{context}\n\n{prompt}" if context.strip() else prompt
+    return _in_context(prompt, _piped_context())
 
 
 def tell_unread(what: str) -> None:
@@ -84,6 +86,26 @@ def checked_text(text: str, what: str) -> str:
     from edgelm.text.prompt import decode_utf8
 
     return decode_utf8(text.encode("utf-8", "surrogateescape"), what)
+
+
+def _behind_file(argument: str | None, option: str | None, file: str) -> str:
+    """The prompt behind the text of a file."""
+    if file == STANDARD_INPUT in (argument, option):
+        raise click.UsageError("standard input (-) is either the prompt or the file that is its context, not both")
+    prompt = read_prompt(argument, option, None) if STANDARD_INPUT in (argument, option) else None
+    if prompt is None:
+        prompt = _given(argument, option, None, "prompt", _WAYS, MAX_PROMPT_BYTES) or ""
+        if file != STANDARD_INPUT and is_piped() and _piped_context().strip():
+            raise click.UsageError("beside the prompt there are a file and standard input: its context is one of them")
+    return _in_context(prompt, read_prompt(None, None, file, what="context"))
+
+
+def _piped_context() -> str:
+    return _without_end(_text(read_piped(MAX_PROMPT_BYTES, _WAITING), "standard input", MAX_PROMPT_BYTES))
+
+
+def _in_context(prompt: str, context: str) -> str:
+    return f"{context}\n\n{prompt}" if context.strip() else prompt
 
 
 def _given(argument: str | None, option: str | None, file: str | None, what: str, ways: str, limit: int) -> str | None:

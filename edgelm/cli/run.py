@@ -56,7 +56,7 @@ edgelm run smollm2 --template classification --examples reviews.csv -k 3 "The so
 @click.argument("model")
 @click.argument("prompt", required=False)
 @click.option("-p", "--prompt", "option", cls=SectionOption, section=_PROMPT, help="The prompt.")
-@file_option("prompt", section=_PROMPT)
+@file_option("prompt", section=_PROMPT, beside="or its context if there is one")
 @click.option("--system", cls=SectionOption, section=_PROMPT, help="What the model shall know or be beforehand.")
 @click.option("--raw", is_flag=True, cls=SectionOption, section=_PROMPT, help="Continue the text: no chat template.")
 @prompt_cache_option
@@ -88,10 +88,10 @@ def command(
 ) -> None:
     """Answer one prompt.
 
-    PROMPT may also come from --prompt, from a file, or on standard input (-, or no prompt and a pipe). What is piped in
-    beside a prompt is put before it, with an empty line between. The answer is written to stdout as it is made,
-    everything else to stderr. With --template the prompt is the template's text. With --tools the calls that the model
-    asks for are written behind its answer, as JSON.
+    PROMPT may also come from --prompt, from a file, or on standard input (-, or no prompt and a pipe). A file beside a
+    prompt, or what is piped in, is put before it, with an empty line between. The answer is written to stdout as it is
+    made, everything else to stderr. With --template the prompt is the template's text. With --tools the calls that the
+    model asks for are written behind its answer, as JSON.
     """
     if raw and system is not None:
         raise click.UsageError("--system is for the chat template, which --raw leaves out")

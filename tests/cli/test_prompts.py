@@ -40,3 +40,36 @@ def test_a_prompt_without_quotes(invoke: Invoke, command: str) -> None:
         "edgelm: error: unexpected argument 'is': put a text of several words in quotes "
         f"(see: edgelm {command} --help)\n"
     )
+
+
+@pytest.mark.parametrize("command", [("run", "--json", "-n", "3"), ("explain", "--json", "-n", "2")])
+def test_a_file_beside_a_prompt_is_its_context(invoke: Invoke, tmp_path: Path, command: tuple[str, ...]) -> None:
+    letter = tmp_path / "letter.txt"
+    letter.write_text("Dear all\n")
+
+    def told(*arguments: str, stdin: str = "") -> object:
+        done = invoke(command[0], "tiny", *command[1:], *arguments, stdin=stdin)
+        assert done.exit_code == 0, done.stderr
+        answer = json.loads(done.stdout)
+        return answer["usage"]["prompt_tokens"] if command[0] == "run" else answer
+
+    piped = told("hello", stdin="Dear all\n")
+    assert told("hello", "-f", str(letter)) == piped
+    assert told("-p", "hello", "-f", str(letter)) == piped
+    assert told("hello", "-f", "-", stdin="Dear all\n") == piped
+    assert told("-", "-f", str(letter), stdin="hello\n") == piped
+    letter.write_text(" \n")
+    assert told("hello", "-f", str(letter)) == told("hello")
+
+
+def test_one_context_and_one_prompt(invoke: Invoke, tmp_path: Path) -> None:
+    letter = tmp_path / "letter.txt"
+    letter.write_text("Dear all\n")
+    for arguments, stdin, words in (
+        (("hello", "-f", str(letter)), "piped", "a file and standard input: its context is one of them"),
+        (("hello", "-p", "hi", "-f", str(letter)), "", "the prompt is given more than once"),
+        (("-", "-f", "-"), "piped", "standard input (-) is either the prompt or the file"),
+    ):
+        done = invoke("run", "tiny", *arguments, stdin=stdin)
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert words in done.stderr
