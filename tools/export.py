@@ -24,7 +24,7 @@ from edgelm_tools.architectures.base import Architecture, Done, ModelFacts
 from edgelm_tools.architectures.decoder_model import DecoderModel
 from edgelm_tools.architectures.registry import understand
 from edgelm_tools.cache_scales import KV_SCALES_NAME, write_cache_scales
-from edgelm_tools.checkpoint import TextAssets, open_checkpoint
+from edgelm_tools.checkpoint import Checkpoint, TextAssets, open_checkpoint
 from edgelm_tools.checkpoint.adapter import AdaptedCheckpoint
 from edgelm_tools.conversion_memory import ConversionPlan, plan_conversion
 from edgelm_tools.evaluate import MEASURES, Measured, measure_decoder, measure_int8_cache
@@ -71,17 +71,13 @@ def export(
         BundleExistsError: ``target`` exists. LockedError: another process is making it.
         StorageError: the disk is full or not writable.
     """
-    chosen = scheme_named(scheme)
-    shown = progress or NoProgress()
+    chosen, shown = scheme_named(scheme), progress or NoProgress()
     checkpoint = open_checkpoint(source)
     try:
         if adapter is not None:
             checkpoint = AdaptedCheckpoint(checkpoint, adapter)
         model = understand(checkpoint)
-        assets = _with_generation_settings(checkpoint.text_assets(), checkpoint.config, model.facts)
-        # What would make a bundle that does not open is found before the work, not behind it.
-        fitting_tokenizer(assets.tokenizer, model.facts.vocab_size, what="tokenizer.json", model=name)
-        check_tokens(assets.generation_config, model.facts.vocab_size)
+        assets = _checked_assets(checkpoint, model.facts, name)
         plan = plan_conversion(model, chosen.name, source, report=report, limit=max_memory)
         for words in plan.left_out:
             tell(f"to stay within {megabytes(max_memory or 0)}: {words}")
@@ -91,14 +87,10 @@ def export(
             used = model.prepared(chosen, assets, folder)
             write_graphs(folder, model, used, shown)
             write_text_assets(folder, checkpoint.config, assets)
-            scales = None
-            if plan.cache_scales:
-                scales = write_cache_scales(folder, model.facts, assets, shown)
+            scales = write_cache_scales(folder, model.facts, assets, shown) if plan.cache_scales else None
             quality = _report(folder, model, used, plan, scales, shown) if plan.report else {}
             manifest = replace(_manifest(folder, name, origin, model.facts, used, assets), quality=quality)
-            document = manifest.to_json()
-            checked = parse_manifest(document)
-            (folder / MANIFEST_NAME).write_bytes(document)
+            checked = _write_manifest(folder, manifest)
     finally:
         checkpoint.close()
     remember(target, checked, stamps=stamps_folder())
@@ -132,6 +124,14 @@ def write_graph(
 def graph_name(role: str) -> str:
     """The file of the graph of that role."""
     return f"{role}.onnx"
+
+
+def _checked_assets(checkpoint: Checkpoint, facts: ModelFacts, name: str) -> TextAssets:
+    """The text side; what would make a bundle that does not open is found before the work, not behind it."""
+    assets = _with_generation_settings(checkpoint.text_assets(), checkpoint.config, facts)
+    fitting_tokenizer(assets.tokenizer, facts.vocab_size, what="tokenizer.json", model=name)
+    check_tokens(assets.generation_config, facts.vocab_size)
+    return assets
 
 
 def _with_generation_settings(assets: TextAssets, config: dict[str, Any], facts: ModelFacts) -> TextAssets:
@@ -219,6 +219,14 @@ def _manifest(
         footprint=replace(facts.footprint, tokenizer=tokenizer_kind(assets.tokenizer)),
         tool_versions={"edgelm": __version__, "onnx": version("onnx"), "numpy": version("numpy")},
     )
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """Writes it, and returns it as a reader will find it."""
+    document = manifest.to_json()
+    checked = parse_manifest(document)
+    (folder / MANIFEST_NAME).write_bytes(document)
+    return checked
 
 
 def _decoder_start(facts: ModelFacts, generation: dict[str, Any]) -> int | None:
