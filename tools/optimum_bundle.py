@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -82,12 +82,9 @@ def export_with_optimum(
     if scheme not in (None, SCHEME):
         raise ConfigError(f"the graphs of optimum are kept in {SCHEME}; --scheme {scheme} is for models built natively")
     check_installed()
-    checkpoint = open_checkpoint(source)
-    try:
+    with closing(open_checkpoint(source)) as checkpoint:
         config, assets = checkpoint.config, checkpoint.text_assets()
         settings = plain_settings(config)
-    finally:
-        checkpoint.close()
     shown = progress or NoProgress()
     with publishing(target, force=force) as folder:
         with _workshop(source, settings, folder) as (plain, made):
