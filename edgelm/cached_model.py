@@ -24,6 +24,8 @@ class CachedModel(LoadedModel):
         self,
         path: str | os.PathLike[str],
         prompt: str | Sequence[int] | NDArray[np.int64] | Sequence[Mapping[str, Any]] | None = None,
+        *,
+        compute: bool = True,
     ) -> int:
         """Writes the KV cache of a prompt or a conversation to a file, computing it first where it is not kept.
 
@@ -33,6 +35,7 @@ class CachedModel(LoadedModel):
         Args:
             path: replaced if it exists.
             prompt: as for ``generate``, or messages; None: what was computed last, with the answer.
+            compute: False: write as much of the prompt's beginning as is kept, and compute nothing.
 
         Returns:
             How many tokens it holds.
@@ -43,12 +46,14 @@ class CachedModel(LoadedModel):
             StorageError: the disk is full, read-only or failing.
             PromptError, MemoryLimitError: of the prompt.
         """
-        from edgelm.runtime.saved_caches import save_cache  # most processes save nothing
+        from edgelm.runtime.saved_caches import save_cache, save_kept  # most processes save nothing
 
         pool = self._pool
         ids = None
         if prompt is not None:
             ids = check_prompt(self._ids_of(prompt), self.bundle.manifest.vocab_size)
+            if not compute:
+                return save_kept(pool, Path(path), self.bundle.manifest, ids)
             check_length(ids.size, self.context_length)
         return save_cache(pool, Path(path), self.bundle.manifest, ids)
 

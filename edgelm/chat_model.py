@@ -114,6 +114,12 @@ class ChatModel(LoadedModel):
         variables = {} if tools is None else self._offer(tools).variables
         return encode_chat(self.tokenizer, self._template, messages, **variables)
 
+    def encode_shown(
+        self, messages: Sequence[Message], config: GenerationConfig, *, tools: Tools | None = None
+    ) -> list[int]:
+        """Like ``encode_chat``, without the turns that ``config.overflow`` leaves out."""
+        return self._fitted(messages, None if tools is None else self._offer(tools), config).ids
+
     @abstractmethod
     def _start(
         self,

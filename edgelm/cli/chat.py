@@ -75,8 +75,9 @@ def command(
             raise TemplateError(f"{name} has no chat template, so it cannot chat; use: edgelm run {model}")
         if runner is not None:  # a template without tools is refused now, not at the first question
             lm.encode_chat([{"role": "user", "content": "Hello"}], tools=runner.toolbox)
-        with kept_in(prompt_cache, lm, verbose=verbose):
-            hold_conversation(ChatSession(lm, conversation, generation, verbose=verbose, tools=runner))
+        session = ChatSession(lm, conversation, generation, verbose=verbose, tools=runner)
+        with kept_in(prompt_cache, lm, verbose=verbose, of=lambda: session.token_ids):
+            hold_conversation(session)
 
 
 def _tool_runner(file: Path | None, *, ask: bool) -> ToolRunner | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -14,6 +14,7 @@ from edgelm.cli.answers import cost_line, dropped_line
 from edgelm.cli.conversation import Conversation, Message
 from edgelm.cli.interrupt import at_interrupt, interrupt_runs
 from edgelm.cli.tool_runner import ToolRunner
+from edgelm.config import GenerationConfig
 from edgelm.errors import CancelledError, ContextLengthError
 from edgelm.language_model import LanguageModel
 from edgelm.results import GenerationResult
@@ -55,6 +56,25 @@ class ChatSession:
         """Tokens that the conversation takes of the context window."""
         messages = self.conversation.messages
         return len(self.lm.encode_chat(messages, tools=self._toolbox)) if messages else 0
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The conversation's tokens as the model would be shown it now; none where nothing was said."""
+        if not self.conversation.questions:
+            return []
+        config = self.config_of(self.settings)
+        return self.lm.encode_shown(self.conversation.messages, config, tools=self._toolbox)
+
+    def config_of(self, settings: Mapping[str, Any]) -> GenerationConfig:
+        """What is in force with these settings; forms, texts to be led away from and tokens by their text are left out.
+
+        Raises:
+            ConfigError: one is out of range, or contradicts another.
+        """
+        own = {name: value for name, value in settings.items() if name in GenerationConfig.field_names()}
+        if isinstance(own.get("logit_bias"), Mapping):
+            del own["logit_bias"]
+        return self.lm.generation_config.updated(**own)
 
     @property
     def _toolbox(self) -> Toolbox | None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from edgelm.cli import console
 from edgelm.cli.chat_session import ChatSession
 from edgelm.cli.conversation import Conversation
 from edgelm.cli.generation_options import implies_sampling
-from edgelm.cli.prompt_cache import load_beside, save_beside
+from edgelm.cli.prompt_cache import check_beside, load_beside, save_beside, tell_older
 from edgelm.cli.summary import scheme_text
 from edgelm.cli.typed_settings import setting_name, setting_value
 from edgelm.cli.units import table
@@ -68,7 +67,7 @@ def _set(session: ChatSession, argument: str) -> None:
         settings[name] = setting_value(name, text)
         if name != "do_sample" and implies_sampling({name: settings[name]}):
             settings["do_sample"] = True
-    config = _config(session, settings)
+    config = session.config_of(settings)
     session.settings = settings
     mode = "" if name == "do_sample" else f" ({'sampling' if config.do_sample else 'greedy'})"
     shown = 0.0 if settings.get(name) == 0 and name == "temperature" else _value(config, name)
@@ -86,13 +85,8 @@ def _shown(value: object) -> str:
     return ", ".join(map(repr, value)) or "none" if isinstance(value, tuple) else str(value)
 
 
-def _config(session: ChatSession, settings: dict[str, Any]) -> GenerationConfig:
-    """The settings in force; the form of answers is none of them."""
-    return session.lm.generation_config.updated(**{name: settings[name] for name in settings if name not in KINDS})
-
-
 def _show(session: ChatSession, argument: str) -> None:
-    manifest, config = session.lm.bundle.manifest, _config(session, session.settings)
+    manifest, config = session.lm.bundle.manifest, session.config_of(session.settings)
     rows = [
         ("model", f"{manifest.name}, {manifest.architecture}, {scheme_text(manifest)}"),
         ("context", f"{session.context_used} of {session.lm.context_length} tokens used"),
@@ -127,13 +121,17 @@ def _clear(session: ChatSession, argument: str) -> None:
 def _save(session: ChatSession, argument: str) -> None:
     with_cache = argument.split(maxsplit=1)[:1] == [_WITH_CACHE]
     file = _file(argument.removeprefix(_WITH_CACHE).strip() if with_cache else argument, "/save")
+    if with_cache:
+        check_beside(file)
     if file.exists() and not _is_conversation(file):
         raise BundleExistsError(f"{file} exists and is no saved conversation; choose another name")
     what = "replaced the conversation in" if file.exists() else "saved to"
     session.conversation.save(file)
     console.say(f"{what} {file}")
     if with_cache:
-        save_beside(session.lm, file)
+        save_beside(session.lm, file, session.token_ids)
+    else:
+        tell_older(file)
 
 
 def _load(session: ChatSession, argument: str) -> None:
@@ -187,7 +185,7 @@ _HELP = f'''/set NAME VALUE  change a setting, or give it back its own value: {_
 /undo            take the last question and its answer back
 /clear           forget the conversation
 /save FILE       write the conversation to a file, as JSON, in the place of one that is there;
-                 /save --cache FILE: with what was computed of it, in FILE.kv
+                 /save --cache FILE: with what was computed of it beside it, in FILE.kv
 /load FILE       go on with a saved conversation, and with FILE.kv if it is there
 /bye             leave (or /exit, /quit, Ctrl-D)
 """              begins and ends a message of several lines

@@ -48,6 +48,14 @@ class KeptCache:
         """How many of the sequence's first ``tokens`` are in the cache; it was found to spare them."""
         return tokens if tokens <= SlidingWindow.sinks else tokens - self.dropped
 
+    def beginning_of(self, ids: Ids) -> int:
+        """How many tokens it holds of the beginning of ``ids``; of a cache that has dropped some: all it has, or none.
+
+        What was dropped is gone for good, so such a cache cannot be taken back to where two sequences part.
+        """
+        common = common_prefix(self.ids, ids)
+        return common if self.dropped == 0 or common == len(self.ids) else 0
+
     def spares(self, prompt: Ids, window: SlidingWindow | None) -> int:
         """How many of a prompt's first tokens need not be computed, as they would be without this cache, too.
 

@@ -48,6 +48,24 @@ def save_cache(pool: SequencePool, path: Path, manifest: Manifest, ids: Ids | No
     return len(held if ids is None else ids)
 
 
+def save_kept(pool: SequencePool, path: Path, manifest: Manifest, ids: Ids) -> int:
+    """Writes what is kept of the beginning of a sequence to a file, computing nothing; returns how many tokens.
+
+    Raises:
+        CacheFileError: nothing is kept of it; no file is written then.
+        Others: see ``save_cache``.
+    """
+    found = pool.borrow_longest(ids)
+    if found is None:
+        raise CacheFileError("there is no KV cache to save: nothing is kept of this conversation")
+    lent, held, length = found
+    try:
+        write_cache(path, manifest, _cache_of(lent, manifest), held[:length])
+    finally:
+        pool.give_back(lent, held)
+    return length
+
+
 def load_cache(
     pool: SequencePool, path: Path, manifest: Manifest, context_length: int, kind: KVCacheType = "f32"
 ) -> int:

@@ -129,6 +129,22 @@ class SequencePool:
                     return lent, kept.ids
         return None
 
+    def borrow_longest(self, ids: Ids) -> tuple[LentDecoder, Ids, int] | None:
+        """The kept decoder, as it is, that holds the longest beginning of ``ids``; with what it holds, and how long.
+
+        Raises:
+            ClosedError: the pool is closed.
+        """
+        with self._locked():
+            self._check_open()
+            longest = max(self._kept, key=lambda kept: kept.beginning_of(ids), default=None)
+            if longest is None or not longest.beginning_of(ids):
+                return None
+            self._kept.remove(longest)
+            lent = LentDecoder(longest.decoder, len(longest.ids), longest.decoder.length)
+            self._lent.add(lent)
+        return lent, longest.ids, longest.beginning_of(ids)
+
     def lend_rows(self, decoder: Rows, needs: Needs) -> LentRows:
         """Enters a decoder of several rows, so that it is counted, and stopped when the model is closed.
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import struct
 
+import numpy as np
 import pytest
+
+from edgelm.bundle.bundle import open_bundle
+from edgelm.text_side import read_tokenizer
 
 FLAGS = ("-n", "4", "--set", "eos_token_id=[]")
 
@@ -118,3 +123,71 @@ def test_an_unknown_policy_is_a_usage_error(invoke):
     result = invoke("run", "tiny", "--overflow", "slide", "hello")
     assert result.exit_code == 2
     assert "'slide' is not one of 'refuse', 'drop-oldest', 'sink'" in error_of(result)
+
+
+def saved_text(home, path):
+    """The text of the tokens that a file holds."""
+    data = path.read_bytes()
+    _, _, length = struct.unpack_from("<8sII", data)
+    tokens = json.loads(data[16 : 16 + length])["tokens"]
+    ids = np.frombuffer(data, "<i4", tokens, 16 + length)
+    return read_tokenizer(open_bundle(home / "models" / "tiny")).decode(ids.tolist())
+
+
+SHORT = ("-n", "2", "--set", "eos_token_id=[]")
+
+
+def test_what_was_taken_back_is_not_saved(invoke, home, tmp_path):
+    talk, cache = tmp_path / "talk", tmp_path / "talk.kv"
+    whole = invoke("chat", "tiny", *SHORT, stdin=f"hello\nzebra\n/save --cache {talk}\n")
+    assert "zebra" in saved_text(home, cache), whole.stderr
+    undone = invoke("chat", "tiny", *SHORT, stdin=f"hello\nzebra\n/undo\n/save --cache {talk}\n")
+    assert undone.exit_code == 0
+    assert "hello" in saved_text(home, cache)
+    assert "zebra" not in saved_text(home, cache)
+    again = invoke("chat", "tiny", *SHORT, "--verbose", stdin=f"/load {talk}\nmore\n")
+    assert "cached)" in again.stderr
+    kept = invoke("chat", "tiny", *SHORT, "--prompt-cache", str(cache), stdin="hello\nzebra\n/undo\n")
+    assert kept.exit_code == 0
+    assert "zebra" not in saved_text(home, cache)
+
+
+@pytest.mark.parametrize("line", ["/undo", "/clear"])
+def test_of_an_empty_conversation_no_cache_is_left(invoke, tmp_path, line):
+    talk, cache = tmp_path / "talk", tmp_path / "talk.kv"
+    for stdin in (f"zebra\n{line}\n/save --cache {talk}\n", f"zebra\n/save --cache {talk}\n"):
+        done = invoke("chat", "tiny", *SHORT, stdin=stdin)
+        assert cache.exists() == (line not in stdin)
+    assert "computed tokens saved to" in done.stderr
+    replaced = invoke("chat", "tiny", *SHORT, stdin=f"zebra\n{line}\n/save --cache {talk}\n")
+    assert f"the conversation is empty; {cache} of before is deleted" in replaced.stderr
+    assert (replaced.exit_code, cache.exists()) == (0, False)
+
+
+def test_of_another_conversation_only_what_both_share_is_saved(invoke, home, tmp_path):
+    talk, other = tmp_path / "talk", tmp_path / "other"
+    invoke("chat", "tiny", *SHORT, stdin=f"hello\n/save {talk}\n")
+    done = invoke("chat", "tiny", *SHORT, stdin=f"zebra\n/load {talk}\n/save --cache {other}\n")
+    assert f"nothing is kept of this conversation; {other}.kv is not written" in done.stderr
+    assert not (tmp_path / "other.kv").exists()
+    invoke("chat", "tiny", *SHORT, stdin=f"help\n/load {talk}\n/save --cache {other}\n")
+    assert saved_text(home, tmp_path / "other.kv").endswith("hel"), "what both begin with"
+
+
+def test_a_conversation_saved_alone_tells_of_an_older_cache(invoke, tmp_path):
+    talk = tmp_path / "talk"
+    result = invoke("chat", "tiny", *SHORT, stdin=f"hello\n/save --cache {talk}\n/undo\n/save {talk}\n")
+    assert f"{talk}.kv is of before, and stays as it is; /save --cache replaces it" in result.stderr
+
+
+def test_the_name_of_a_cache_is_not_taken_for_the_conversation(invoke, tmp_path):
+    result = invoke("chat", "tiny", *SHORT, stdin=f"hello\n/save --cache {tmp_path / 't.kv'}\n")
+    assert result.exit_code == 2
+    assert "choose one without .kv, such as" in error_of(result)
+    assert not list(tmp_path.glob("t*"))
+
+
+def test_settings_that_name_tokens_by_text_do_not_keep_others_from_being_shown(invoke):
+    flags = ("-l", "a=-5", "--negative-prompt", "b", "--guidance-scale", "1.5")
+    result = invoke("chat", "tiny", *flags, stdin="/set max_new_tokens 2\n/show\nhello\n")
+    assert result.exit_code == 0, result.stderr
