@@ -35,7 +35,8 @@ def pull(
     max_memory: str | int | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Fetches a model and converts it into the store, as ``edgelm pull`` does; one that is there already stays.
+    """Fetches a model and converts it into the store, as ``edgelm pull`` does; one that is there already stays,
+    and where another process is at it, this one waits for its end.
 
     Converting takes more memory than running the model: a process of its own gives that back.
 
