@@ -17,7 +17,7 @@ from edgelm.bundle.bundle import Bundle, open_bundle
 from edgelm.bundle.home import stamps_folder
 from edgelm.bundle.store import Store
 from edgelm.config import RuntimeConfig
-from edgelm.errors import ConfigError, EdgeLMError
+from edgelm.errors import ConfigError, EdgeLMError, MemoryLimitError
 from edgelm.runtime.fitting import LEAST_TOKENS, Beside, Fitting, Limit, fit_window, need_of, nothing_beside
 from edgelm.runtime.kv_cache_types import check_kv_cache
 from edgelm.runtime.memory import Budget
@@ -110,7 +110,13 @@ class LoadedModel(ABC):
             return fit_window(manifest, asked, limit=self._memory.limit(), beside=beside)
         fitting = fit_window(manifest, asked, limit=Limit())
         least = need_of(manifest, fitting.runtime, min(LEAST_TOKENS, fitting.context_length))
-        self.check_memory(replace(least, draft=beside(LEAST_TOKENS)))
+        try:
+            self.check_memory(replace(least, draft=beside(LEAST_TOKENS)))
+        except MemoryLimitError as error:
+            raise MemoryLimitError(
+                f"{error}; max_memory (--max-memory) has settings changed to fit, and memory_check=False "
+                "(--no-memory-check) loads it all the same"
+            ) from None
         return fitting
 
     @cached_property

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.errors import CancelledError, ClosedError, MemoryLimitError, ModelError
+from edgelm.runtime.resident_code import give_back_code
 
 # Read by onnxruntime when it is loaded: from 1.29 on it reports usage unless told not to.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -180,11 +181,13 @@ class Session:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
         if optimized_to is not None:
             _save_optimized(options, optimized_to)
+        give_back_code()  # of libraries that have just been imported
         with _translated_errors(f"the runtime refuses {path.name}"):
             self._session: ort.InferenceSession | None = ort.InferenceSession(
                 str(path) if graph is None else graph, options, providers=["CPUExecutionProvider"]
             )
         give_back_freed_memory()
+        give_back_code()
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._bindings: weakref.WeakSet[Binding] = weakref.WeakSet()

@@ -143,8 +143,8 @@ def test_the_steps_come_in_order_and_say_what_they_are():
     at = {"context_length": 1024}
     assert words(model(), plain, **at) == []
     assert words(model(), shorter, **at) == ["prompts read 64 tokens at a time, not 128"]
-    assert words(model(), 275, **at) == ["KV cache in int8, not f32"]
-    assert words(model(), 270, context_length="auto", kv_cache="f32", fixed=frozenset({"kv_cache"}))[-1] == (
+    assert words(model(), 266, **at) == ["KV cache in int8, not f32"]
+    assert words(model(), 261, context_length="auto", kv_cache="f32", fixed=frozenset({"kv_cache"}))[-1] == (
         "context window of 640 tokens, not 8192"
     )
 
@@ -154,7 +154,7 @@ def test_a_window_that_nobody_asked_for_may_be_larger_than_memory():
     assert (found.context_length, found.steps) == (8192, ())
     assert found.need == need_of(model(scales=False), found.runtime, USUAL_TOKENS)
     assert words(model(), 400) == ["KV cache in int8, not f32"], "which lets all of it be used"
-    assert words(model(scales=False), 265)[-1] == "prompts read 32 tokens at a time, not 128"
+    assert words(model(scales=False), 256)[-1] == "prompts read 32 tokens at a time, not 128"
 
 
 def test_a_limit_of_windows_bounds_those_that_are_left_open():
@@ -207,10 +207,10 @@ def test_what_no_window_fits_is_for_a_smaller_model():
 
 
 def test_what_the_process_holds_and_a_second_model_count():
-    limit = Limit(300 * MB, held=20 * MB)
+    limit = Limit(290 * MB, held=20 * MB)
     assert "what the process held before 20 MB" in refusal(model(scales=False), limit, context_length=1024)
     alone = fit(model(), RuntimeConfig(), 1024, limit=Limit(400 * MB))
-    two = fit(model(), RuntimeConfig(), 1024, limit=Limit(390 * MB), beside=lambda tokens: 100 * MB + tokens)
+    two = fit(model(), RuntimeConfig(), 1024, limit=Limit(382 * MB), beside=lambda tokens: 100 * MB + tokens)
     assert (alone.need.draft, two.need.draft) == (0, 100 * MB + 1024)
     assert two.steps
 
