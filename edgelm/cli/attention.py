@@ -16,6 +16,7 @@ from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
 from edgelm.cli.loading import load_for_labels
 from edgelm.cli.options import MachineOptions, json_option, machine_options
+from edgelm.cli.output_file import OUTPUT_FILE, PNG_FILE
 from edgelm.cli.prompt_input import checked_text, read_prompt
 from edgelm.cli.units import table
 from edgelm.errors import ConfigError
@@ -62,17 +63,17 @@ def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) 
 @click.option("--head", metavar="N,N-M", callback=_numbers, cls=SectionOption, section=_MAPS, help="These heads only.")
 @click.option(
     "--html",
-    type=click.Path(path_type=Path),
+    type=OUTPUT_FILE,
     cls=SectionOption,
     section=_MAPS,
     help="Write a page to explore, which needs nothing else.",
 )
 @click.option(
     "--png",
-    type=click.Path(path_type=Path),
+    type=PNG_FILE,
     cls=SectionOption,
     section=_MAPS,
-    help="Write a picture: layers down, heads to the right; of several attentions several, NAME-cross.png.",
+    help="Write a picture: layers down, heads to the right; of several attentions one each, NAME-encoder.png, …",
 )
 @generation_options
 @machine_options

@@ -62,7 +62,6 @@ def command(
     GRID.toml has models, prompts, inputs, settings, grid, configurations and seeds; see README.md.
     """
     names, plan = _plan(models, comparing, generation)
-    _refuse_early(comparing)
     openers = [_opener(name, machine) for name in names]
     with shown_progress() as progress, prompt_exit():
         from edgelm.comparison.compare import compare_on
@@ -145,13 +144,6 @@ def _opener(name: str, machine: MachineOptions) -> Opener:
 
     folder = ensure_installed(name, offline=machine.offline, max_memory=machine.max_memory)
     return Opener(name, lambda: load_folder(folder, machine), system_prompt(folder, None))
-
-
-def _refuse_early(comparing: CompareOptions) -> None:
-    """Refuses a file that could not be written before hours are spent on what it should hold."""
-    for path in (comparing.html, comparing.csv):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise click.UsageError(f"{path}: there is no such folder")
 
 
 def _write(found: Comparison, comparing: CompareOptions) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from edgelm.cli.options import option, refuse_out_of_range, with_options
+from edgelm.cli.output_file import OUTPUT_FILE
 from edgelm.cli.template_options import TEMPLATE_AND_EXAMPLES
 from edgelm.cli.typed_settings import setting_name, setting_value
 from edgelm.config import GenerationConfig
@@ -113,7 +114,6 @@ def _seeds(context: click.Context, parameter: click.Parameter, given: str | None
     return found[0] if found is not None and len(found) == 1 else found
 
 
-_PATH = click.Path(path_type=Path, dir_okay=False)
 _COMPARED = (
     option(_WHAT, "-p", "--prompt", "prompts", multiple=True, metavar="TEXT", help="A prompt; may be repeated."),
     option(_WHAT, "--system", metavar="TEXT", help="A system prompt for all."),
@@ -154,6 +154,6 @@ _COMPARED = (
     ),
 )
 _FILES = (
-    option(_OUTPUT, "--html", type=_PATH, help="Write a page, which needs nothing else."),
-    option(_OUTPUT, "--csv", type=_PATH, help="Write a table with whole texts."),
+    option(_OUTPUT, "--html", type=OUTPUT_FILE, help="Write a page, which needs nothing else."),
+    option(_OUTPUT, "--csv", type=OUTPUT_FILE, help="Write a table with whole texts."),
 )

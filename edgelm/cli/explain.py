@@ -19,6 +19,7 @@ from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
 from edgelm.cli.loading import load_folder, system_prompt
 from edgelm.cli.options import MachineOptions, file_option, json_option, machine_options
+from edgelm.cli.output_file import OUTPUT_FILE
 from edgelm.cli.prompt_input import checked_text, read_prompt_in_context
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ edgelm explain smollm2 --given "The capital of France is Paris." --json
 )
 @click.option(
     "--html",
-    type=click.Path(path_type=Path),
+    type=OUTPUT_FILE,
     cls=SectionOption,
     section=_EXPLANATION,
     help="Write a page to explore, which needs nothing else.",

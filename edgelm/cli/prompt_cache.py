@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgelm.cli import console
 from edgelm.cli.options import option
+from edgelm.cli.output_file import OUTPUT_FILE
 from edgelm.errors import BundleExistsError, CacheFileError, ConfigError, MemoryLimitError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def prompt_cache_option(function: Callable[..., Any]) -> Callable[..., Any]:
         "Prompt",
         "--prompt-cache",
         metavar="FILE",
-        callback=lambda context, parameter, value: None if value is None else Path(value).expanduser(),
+        type=OUTPUT_FILE,
         help="Keep what was computed of the prompt in a file, and begin with it. Made if it is not there.",
     )(function)
 

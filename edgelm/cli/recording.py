@@ -10,6 +10,7 @@ import click
 
 from edgelm.cli.help_page import OWN
 from edgelm.cli.options import option
+from edgelm.cli.output_file import OUTPUT_FILE
 from edgelm.errors import BundleExistsError, ConfigError, ManifestError, PromptError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ Asker: TypeAlias = "LanguageModel | Recorder"
 def record_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """``--record``, a file that the function gets as ``record``; None where it is not given."""
     told = "Write all that the answer depends on to a file, for edgelm replay."
-    return option(OWN, "--record", metavar="FILE", type=click.Path(path_type=Path), help=told)(function)
+    return option(OWN, "--record", metavar="FILE", type=OUTPUT_FILE, help=told)(function)
 
 
 def check_recordable(file: Path | None, others: Mapping[str, object]) -> None:

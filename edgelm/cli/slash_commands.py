@@ -10,6 +10,7 @@ from edgelm.cli import console
 from edgelm.cli.chat_session import ChatSession
 from edgelm.cli.conversation import Conversation
 from edgelm.cli.generation_options import implies_sampling
+from edgelm.cli.output_file import refuse_missing_folder
 from edgelm.cli.prompt_cache import check_beside, load_beside, save_beside, tell_older
 from edgelm.cli.summary import scheme_text
 from edgelm.cli.typed_settings import setting_name, setting_value
@@ -121,6 +122,7 @@ def _clear(session: ChatSession, argument: str) -> None:
 def _save(session: ChatSession, argument: str) -> None:
     with_cache = argument.split(maxsplit=1)[:1] == [_WITH_CACHE]
     file = _file(argument.removeprefix(_WITH_CACHE).strip() if with_cache else argument, "/save")
+    refuse_missing_folder(file)
     if with_cache:
         check_beside(file)
     if file.exists() and not _is_conversation(file):

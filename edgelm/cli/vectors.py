@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgelm.bundle.files import storage_error
 from edgelm.bundle.publish import write_file_atomic
 from edgelm.cli import console
+from edgelm.cli.output_file import refuse_missing_folder
 
 FORMATS = ("json", "npy", "tsv")
 VECTORS_NAME, METADATA_NAME = "vectors.tsv", "metadata.tsv"
@@ -26,23 +27,14 @@ def check_output(form: str, output: Path | None) -> None:
     """Refuses a place that vectors of that format cannot go to, before they are computed.
 
     Raises:
-        click.UsageError: tsv without a folder, npy to a terminal, or a folder to write into that is not there.
+        click.UsageError: tsv without a folder, npy to a terminal.
+        ConfigError: the folder to write into is not there.
     """
     refuse_missing_folder(output)
     if form == "tsv" and output is None:
         raise click.UsageError(f"--format tsv writes {VECTORS_NAME} and {METADATA_NAME}; name their folder with -o")
     if form == "npy" and output is None and console.is_terminal(sys.stdout):
         raise click.UsageError("npy is binary; name a file with -o, or send it to a pipe")
-
-
-def refuse_missing_folder(output: Path | None) -> None:
-    """Refuses a file, or a folder to be made, in a folder that is not there.
-
-    Raises:
-        click.UsageError: that is so; names it.
-    """
-    if output is not None and not output.parent.is_dir():
-        raise click.UsageError(f"there is no folder {str(output.parent)!r} to write {output.name} into; make it first")
 
 
 def write_vectors(texts: Sequence[str], vectors: NDArray[np.float32], form: str, output: Path | None) -> None:

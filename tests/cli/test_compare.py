@@ -116,7 +116,7 @@ def test_a_file_says_it_all(invoke: Invoke, tmp_path: Path) -> None:
         (("tiny", "-p", "a", "--seeds", "1,x"), "no list of seeds"),
         (("tiny", "-p", "a", "--inputs", "a.csv", "--input", "b"), "give no --input"),
         (("tiny", "-p", "a", "--inputs", "none.csv"), "No such file"),
-        (("tiny", "-p", "a", "--html", "/none/a.html"), "there is no such folder"),
+        (("tiny", "-p", "a", "--html", "/none/a.html"), "there is no folder '/none' to write a.html into"),
         (("tinny", "-p", "a"), "did you mean tiny"),
         (("none.toml",), "No such file"),
         (("tiny", "-p", "a" * 70), "model tiny, prompt aaaa"),
