@@ -107,18 +107,11 @@ def _checked_machine(context: click.Context, parameter: click.Parameter, value: 
     return value
 
 
-class _ContextSize(click.ParamType):
+def _context_size(context: click.Context, parameter: click.Parameter, value: str | None) -> int | str | None:
     """A whole number, or ``auto``."""
-
-    name = "integer"
-
-    def convert(
-        self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | Literal["auto"]:
-        if value == "auto":
-            return "auto"
-        number: int = click.INT.convert(value, param, ctx)
-        return number
+    size = value if value is None or value == "auto" else click.INT.convert(value, parameter, context)
+    refuse_out_of_range(RuntimeConfig, {str(parameter.name): size})
+    return size
 
 
 def refuse_out_of_range(config: Callable[..., object], settings: dict[str, Any]) -> None:
@@ -142,9 +135,8 @@ _MACHINE_OPTIONS = (
         "-c",
         "--ctx-size",
         "context_length",
-        type=_ContextSize(),
         metavar="N|auto",
-        callback=_checked_machine,
+        callback=_context_size,
         help="Tokens of prompt and answer together; of an encoder's text; of an encoder-decoder's answer: so many, for "
         "which there must be memory, or auto: as many as there is memory for. Default: the model's limit.",
     ),
