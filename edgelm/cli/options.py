@@ -109,7 +109,7 @@ def _checked_machine(context: click.Context, parameter: click.Parameter, value: 
 
 def _context_size(context: click.Context, parameter: click.Parameter, value: str | None) -> int | str | None:
     """A whole number, or ``auto``."""
-    size = value if value is None or value == "auto" else click.INT.convert(value, parameter, context)
+    size = value if value is None or value == "auto" else click.INT(value, parameter, context)
     refuse_out_of_range(RuntimeConfig, {str(parameter.name): size})
     return size
 
