@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args
 
 from edgelm.checks import check_bool, check_float, check_int
-from edgelm.config_values import as_decay, as_logit_bias, as_sequence_bias, as_tuple, as_words, check_stops
+from edgelm.config_values import (
+    as_decay,
+    as_logit_bias,
+    as_sequence_bias,
+    as_tuple,
+    as_words,
+    check_stops,
+    near_or_all,
+)
 from edgelm.errors import ConfigError
 from edgelm.sizes import parse_memory_limit
 
@@ -216,7 +224,8 @@ class GenerationConfig:
         """
         unknown = sorted(set(changes) - set(self.field_names()))
         if unknown:
-            raise ConfigError(f"unknown generation setting {unknown[0]!r}; known are: {', '.join(self.field_names())}")
+            hint = near_or_all(unknown[0], self.field_names())
+            raise ConfigError(f"unknown generation setting {unknown[0]!r:.80}; {hint}")
         replaced: dict[str, Any] = {}
         for name, other, off in _RIVALS:
             if name in changes and other not in changes:
@@ -267,7 +276,7 @@ _OPTIONAL_INTEGERS = {
 }
 # Setting → its range.
 _FLOATS: dict[str, dict[str, float]] = {
-    "temperature": {"above": 0.0},
+    "temperature": {"least": 0.0},  # 0 has become greedy by then
     "top_p": {"above": 0.0, "most": 1.0},
     "min_p": {"least": 0.0, "most": 1.0},
     "typical_p": {"above": 0.0, "most": 1.0},

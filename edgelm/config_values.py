@@ -16,6 +16,14 @@ MAX_BAD_WORDS = 1 << 16
 _MOST_BIAS = 1e6
 
 
+def near_or_all(name: str, known: Sequence[str], listed: Sequence[str] | None = None) -> str:
+    """What a mistyped name was meant to be, perhaps; without anything near, all names, or those that are ``listed``."""
+    import difflib  # only where something is refused
+
+    near = difflib.get_close_matches(name, known, n=2)
+    return f"did you mean {' or '.join(near)}?" if near else f"known are: {', '.join(listed or known)}"
+
+
 def as_tuple(name: str, value: object) -> tuple[object, ...]:
     """A tuple of several values, or of one."""
     if isinstance(value, (int, str)):

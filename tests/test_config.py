@@ -19,7 +19,7 @@ INTEGERS = {
 }
 TOKEN_LISTS = ("eos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens")
 NUMBERS = {
-    "temperature": "above 0",
+    "temperature": "at least 0",
     "top_p": "above 0 and at most 1",
     "min_p": "at least 0 and at most 1",
     "typical_p": "above 0 and at most 1",
@@ -280,9 +280,12 @@ def test_updated_changes_what_is_named_and_checks_it():
     refused("top_k must be at least 0, not -1", config.updated, top_k=-1)
 
 
-def test_updated_names_the_unknown_setting_and_the_known_ones():
+def test_updated_names_the_unknown_setting_and_the_near_or_known_ones():
+    refused(
+        "unknown generation setting 'temprature'; did you mean temperature?", GenerationConfig().updated, temprature=1
+    )
     known = ", ".join(GenerationConfig.field_names())
-    refused(f"unknown generation setting 'temprature'; known are: {known}", GenerationConfig().updated, temprature=1)
+    refused(f"unknown generation setting 'qqq'; known are: {known}", GenerationConfig().updated, qqq=1)
 
 
 def test_a_models_file_may_say_much_that_is_not_for_us():

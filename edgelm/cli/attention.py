@@ -10,7 +10,7 @@ import click
 
 from edgelm.bundle.files import storage_error
 from edgelm.cli import console
-from edgelm.cli.generation_options import generation_options
+from edgelm.cli.generation_options import generation_options, refuse_unseen_logprobs
 from edgelm.cli.help_page import PagedCommand, SectionOption, examples
 from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
@@ -98,6 +98,7 @@ def command(
     encoder-decoder: 64). Printed is how widely each head looks: the entropy of its weights in bits, 0 for one token
     alone. The weights themselves are in --json, --html and --png.
     """
+    refuse_unseen_logprobs(generation, "edgelm run --json")
     given = read_prompt(text, None, file, what="text")
     folder = ensure_installed(model, offline=machine.offline, max_memory=machine.max_memory)
     with prompt_exit(), load_for_labels(folder, machine) as loaded:

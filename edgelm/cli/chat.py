@@ -10,7 +10,7 @@ import click
 
 from edgelm.cli import console
 from edgelm.cli.form_options import form_options
-from edgelm.cli.generation_options import generation_options
+from edgelm.cli.generation_options import generation_options, refuse_unseen_logprobs
 from edgelm.cli.help_page import PagedCommand, SectionOption, examples
 from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
@@ -59,6 +59,7 @@ def command(
     Type /help for commands and \"\"\" for several lines; Ctrl-C stops an answer, Ctrl-D leaves. From a pipe, each line
     is a message.
     """
+    refuse_unseen_logprobs(generation, "edgelm run --json")
     runner = _tool_runner(tools, ask=not yes_tools)
     folder = ensure_installed(model, offline=machine.offline, max_memory=machine.max_memory)
     with prompt_exit():

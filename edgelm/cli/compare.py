@@ -12,7 +12,12 @@ from edgelm.bundle.files import storage_error
 from edgelm.cli import console
 from edgelm.cli.compare_options import CompareOptions, compare_options, grid_settings
 from edgelm.cli.form_options import form_options
-from edgelm.cli.generation_options import generation_options, implies_sampling
+from edgelm.cli.generation_options import (
+    check_together,
+    implies_sampling,
+    refuse_unseen_logprobs,
+    unchecked_generation_options,
+)
 from edgelm.cli.help_page import PagedCommand, examples
 from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
@@ -39,7 +44,7 @@ edgelm compare grid.toml
 @click.command(cls=PagedCommand, epilog=examples(_EXAMPLES))
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...|GRID.toml")
 @compare_options
-@generation_options
+@unchecked_generation_options
 @form_options
 @machine_options
 @json_option
@@ -62,6 +67,9 @@ def command(
     GRID.toml has models, prompts, inputs, settings, grid, configurations and seeds; see README.md.
     """
     names, plan = _plan(models, comparing, generation)
+    for one in plan.configurations:
+        check_together(one.settings)
+        refuse_unseen_logprobs(one.settings, "edgelm run --json")
     openers = [_opener(name, machine) for name in names]
     with shown_progress() as progress, prompt_exit():
         from edgelm.comparison.compare import compare_on
@@ -86,6 +94,9 @@ def _plan(models: tuple[str, ...], comparing: CompareOptions, generation: dict[s
         grid = read_grid(Path(models[0]), generation, _sampling)
         return list(grid.models), grid.plan
     grids = dict(grid_settings(comparing.grid))
+    for name in grids:
+        if name in generation and not (name == "do_sample" and generation[name]):  # which others may imply
+            raise click.UsageError(f"--grid {name} is given, and {name} for all, too; give one of them")
     plan = Plan(
         prompts=prompt_cases(_prompts(comparing)),
         inputs=inputs_of(_inputs(comparing)),

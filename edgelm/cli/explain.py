@@ -13,7 +13,7 @@ from edgelm.bundle.files import storage_error
 from edgelm.cli import console
 from edgelm.cli.explain_table import Blocks
 from edgelm.cli.form_options import form_options
-from edgelm.cli.generation_options import generation_options
+from edgelm.cli.generation_options import generation_options, refuse_unseen_logprobs
 from edgelm.cli.help_page import PagedCommand, SectionOption, examples
 from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
@@ -96,6 +96,7 @@ def command(
     something, then temperature and cuts, with the probabilities after each and why a candidate was cut (✗); then what
     was drawn. Surprise is -log p of the token, raw → after the last stage.
     """
+    refuse_unseen_logprobs(generation, "edgelm run --json")
     if (raw or given) and system is not None:
         raise click.UsageError(f"--system is for the chat template, which {'--raw' if raw else '--given'} leaves out")
     if given and generation:

@@ -6,7 +6,7 @@ A value out of range is a usage error with the words of ``GenerationConfig``, wh
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -20,18 +20,70 @@ _ANSWER = "Answer"
 
 
 def generation_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the flags of ``GenerationConfig``; the function gets those that were given as ``generation``."""
+    """Adds the flags of ``GenerationConfig``; the function gets those that were given as ``generation``.
+
+    What contradicts itself is refused before the function is called, and so before a model is fetched.
+    """
+
+    @functools.wraps(function)
+    def checked(*, generation: dict[str, Any], **values: Any) -> Any:
+        check_together(generation)
+        return function(generation=generation, **values)
+
+    return unchecked_generation_options(checked)
+
+
+def unchecked_generation_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``generation_options`` that are a part of the settings: whether all go together is for the caller to check."""
 
     @functools.wraps(function)
     def collected(**values: Any) -> Any:
         given = {name: values.pop(name) for name in _GENERATION_NAMES}
         settings = {name: value for name, value in given.items() if value not in (None, ())}
-        settings |= dict(values.pop("others"))
+        for name, value in values.pop("others"):
+            if name in settings:
+                raise click.UsageError(f"{name} is given twice, as --set {name} and before; give one of them")
+            settings[name] = value
         if "do_sample" not in settings and implies_sampling(settings):
             settings["do_sample"] = True
         return function(generation=settings, **values)
 
     return with_options(collected, _GENERATION_OPTIONS)
+
+
+def check_together(settings: Mapping[str, Any]) -> None:
+    """Refuses settings that contradict each other, whatever the defaults of the model are.
+
+    Raises:
+        ConfigError: they do, or one is out of range.
+        click.UsageError: they ask for several answers, of which a command prints one.
+    """
+    answers = settings.get("num_return_sequences", 1)
+    if answers > 1:
+        raise click.UsageError(
+            f"num_return_sequences ({answers}): one answer is printed; for several: edgelm compare --seeds {answers}"
+        )
+    own = {name: value for name, value in settings.items() if name in GenerationConfig.field_names()}
+    if isinstance(own.get("logit_bias"), Mapping):  # tokens by their text are for the model to find
+        del own["logit_bias"]
+    # Beams and groups may be the model's.
+    if own.get("num_beam_groups", 1) > 1:
+        own.setdefault("num_beams", own["num_beam_groups"])
+    elif own.get("diversity_penalty", 0) > 0 and "num_beam_groups" not in own:
+        own["num_beam_groups"] = own.setdefault("num_beams", 2)
+        own.pop("do_sample", None)
+    GenerationConfig(**own)
+
+
+def refuse_unseen_logprobs(settings: Mapping[str, Any], where: str) -> None:
+    """Refuses log probabilities, which nobody would see.
+
+    Raises:
+        click.UsageError: they are asked for; tells ``where`` they can be seen.
+    """
+    for name in ("top_logprobs", "logprobs"):
+        if settings.get(name):
+            raise click.UsageError(f"{name} is printed by {where} alone")
 
 
 def implies_sampling(settings: dict[str, Any]) -> bool:
@@ -66,13 +118,13 @@ def _biases(context: click.Context, parameter: click.Parameter, values: tuple[st
     """Text or id of a token → bias."""
     biases = {}
     for value in values:
-        token, equals, bias = value.rpartition("=")
+        token, _, bias = value.rpartition("=")
+        if not token:
+            raise click.BadParameter(f"{value!r:.80} is not of the form TOKEN=BIAS, such as 15043=-100")
         try:
             biases[token] = float(bias)
         except ValueError:
-            equals = ""
-        if not equals or not token:
-            raise click.BadParameter(f"{value!r:.80} is not of the form TOKEN=BIAS, such as 15043=-100")
+            raise click.BadParameter(f"the bias of {token!r:.80} is no number: {bias!r:.80}") from None
     return biases or None
 
 
@@ -184,7 +236,9 @@ _GENERATION_OPTIONS = (
         multiple=True,
         metavar="TOKEN=B",
         callback=_biases,
-        help="Make a token (its text, or its id) likelier or less likely; -inf: never. May be repeated.",
+        help="Make a token (its text, or its id) likelier or less likely; -inf: never. Spaces belong to a token: "
+        "' Tokyo=-inf' within a sentence. Of a text of several tokens, the last is biased behind the others "
+        "(sequence_bias). May be repeated.",
     ),
     _setting("--stop", "stop_strings", multiple=True, metavar="TEXT", help="End before this text; may be repeated."),
     _setting(

@@ -56,7 +56,15 @@ def load_for_labels(folder: Path, machine: MachineOptions) -> EncoderModel | Lan
 
 
 def load_settings(folder: Path, machine: MachineOptions) -> dict[str, Any]:
-    """The settings of ``load``; a context window that the catalog has for the model limits it."""
+    """The settings of ``load``; a context window that the catalog has for the model limits it.
+
+    Says where more threads are asked for than there are cores, which wait for each other.
+    """
+    from edgelm.runtime.session import available_cores
+
+    cores = available_cores()
+    if machine.threads is not None and machine.threads > cores:
+        console.warning(f"{machine.threads} threads on {cores} core{'s' * (cores != 1)}: more than cores slow it down")
     return {
         "max_memory": machine.max_memory,
         "memory_check": machine.memory_check,

@@ -11,7 +11,7 @@ import click
 from edgelm.cli import console
 from edgelm.cli.answers import cost_line, dropped_line, print_stream
 from edgelm.cli.form_options import form_options
-from edgelm.cli.generation_options import generation_options
+from edgelm.cli.generation_options import generation_options, refuse_unseen_logprobs
 from edgelm.cli.help_page import PagedCommand, SectionOption, examples
 from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
@@ -95,6 +95,8 @@ def command(
     """
     if raw and system is not None:
         raise click.UsageError("--system is for the chat template, which --raw leaves out")
+    if not as_json:
+        refuse_unseen_logprobs(generation, "--json")
     template = templating.loaded()
     offered = _offered(tools, of_chat=not raw and template is None)
     if template is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,12 @@ _RARELY_TYPED = frozenset(
         *("min_length", "num_return_sequences", "early_stopping", "logprobs", "top_logprobs"),
     }
 )
+# What decides whether tokens are drawn, or does nothing unless they are.
+_OF_SAMPLING = frozenset(
+    {"temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_n_sigma", "seed"}
+)
+# "/set top_k 5", "/set top_k=5" and "/set top_k = 5".
+_BETWEEN = re.compile(r"\s+=\s+|=\s*|\s+")
 _SETTINGS = tuple(name for name in GenerationConfig.field_names() if name not in _RARELY_TYPED)
 
 
@@ -57,10 +64,13 @@ def execute(session: ChatSession, line: str) -> None:
 
 
 def _set(session: ChatSession, argument: str) -> None:
-    name, text = (*argument.split(maxsplit=1), "", "")[:2]
+    name, *rest = _BETWEEN.split(argument, maxsplit=1)
     if not name:
-        raise ConfigError(f"/set NAME VALUE; names are: {', '.join(_SETTINGS)}")
-    name = setting_name(name)
+        raise ConfigError(f"/set NAME VALUE; known are: {', '.join(_SETTINGS)}")
+    name = setting_name(name, _SETTINGS)
+    if not rest or not rest[0]:
+        raise ConfigError(f"/set {name} VALUE; {_DEFAULT} gives it back its own")
+    text = rest[0]
     settings = dict(session.settings)
     if text == _DEFAULT:
         settings.pop(name, None)
@@ -70,7 +80,7 @@ def _set(session: ChatSession, argument: str) -> None:
             settings["do_sample"] = True
     config = session.config_of(settings)
     session.settings = settings
-    mode = "" if name == "do_sample" else f" ({'sampling' if config.do_sample else 'greedy'})"
+    mode = f" ({'sampling' if config.do_sample else 'greedy'})" if name in _OF_SAMPLING else ""
     shown = 0.0 if settings.get(name) == 0 and name == "temperature" else _value(config, name)
     console.say(f"{name} = {_shown(shown)}{mode}")
 
@@ -110,8 +120,11 @@ def _system(session: ChatSession, argument: str) -> None:
 
 def _undo(session: ChatSession, argument: str) -> None:
     question = session.conversation.undo()
-    taken = None if question is None else f"taken back: {console.one_line(question):.60}".rstrip()
-    console.say(taken or "there is nothing to undo")
+    if question is None:
+        console.say("there is nothing to undo")
+    else:
+        lines = " ↵ ".join(line.strip() for line in question.strip().splitlines())
+        console.say(f"taken back: {lines:.60}".rstrip())
 
 
 def _clear(session: ChatSession, argument: str) -> None:

@@ -8,7 +8,7 @@ import click
 
 from edgelm.cli import console
 from edgelm.cli.answers import cost_line
-from edgelm.cli.generation_options import generation_options
+from edgelm.cli.generation_options import generation_options, refuse_unseen_logprobs
 from edgelm.cli.help_page import PagedCommand, SectionOption, examples
 from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
@@ -61,6 +61,7 @@ def command(
     TEXT may also come from a file, or on standard input (-, or no text and a pipe). A text above the context window is
     summarized in parts, and the parts' summaries together: nothing is cut off.
     """
+    refuse_unseen_logprobs(generation, "edgelm run --json")
     given = read_prompt(text, None, file, what="text")
     folder = ensure_installed(model, offline=machine.offline, max_memory=machine.max_memory)
     with prompt_exit(), load_folder(folder, machine) as lm, shown_progress() as progress:

@@ -9,7 +9,7 @@ import click
 
 from edgelm.bundle.catalog import CatalogEntry, load_catalog
 from edgelm.cli import console
-from edgelm.cli.generation_options import generation_options
+from edgelm.cli.generation_options import generation_options, refuse_unseen_logprobs
 from edgelm.cli.help_page import PagedCommand, SectionOption, examples
 from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
@@ -68,6 +68,7 @@ def command(
     sentence; spaces, line breaks and empty lines stay. CODE is a language's, such as pt or pt-BR, or the model's own
     name for it (por_Latn).
     """
+    refuse_unseen_logprobs(generation, "edgelm run --json")
     given = read_prompt(text, None, file, what="text", keep_end=True)
     end = "\r\n" if given.endswith("\r\n") else "\n"
     given = given.removesuffix(end)

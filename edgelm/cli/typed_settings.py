@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from edgelm.config import GenerationConfig
+from edgelm.config_values import near_or_all
 from edgelm.errors import ConfigError
 
 _TRUE = frozenset({"true", "on", "yes", "1"})
@@ -16,16 +18,19 @@ _ALIASES |= {"repeat_penalty": "repetition_penalty"}
 _DEFAULTS = GenerationConfig()
 
 
-def setting_name(typed: str) -> str:
+def setting_name(typed: str, listed: Sequence[str] | None = None) -> str:
     """The name of a setting, of which a flag's form is also understood.
 
+    ``listed``: the names to show where none is near; None: all.
+
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is none of that name; says which it may have been meant to be.
     """
     name = typed.strip().replace("-", "_")
     name = _ALIASES.get(name, name)
     if name not in GenerationConfig.field_names():
-        raise ConfigError(f"{typed!r:.80} is no setting; settings are: {', '.join(GenerationConfig.field_names())}")
+        hint = near_or_all(name, GenerationConfig.field_names(), listed)
+        raise ConfigError(f"{typed!r:.80} is no setting; {hint}")
     return name
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from edgelm.checks import check_int
 from edgelm.config import GenerationConfig
+from edgelm.config_values import near_or_all
 from edgelm.errors import ConfigError, PromptError
 from edgelm.text.answer_form import split_form
 from edgelm.text.prompt_template import TEXT_NAMES, FilledPrompt, PromptTemplate
@@ -102,7 +103,8 @@ class Plan:
         for one in self.configurations:
             unknown = sorted(split_form(one.settings)[1].keys() - set(GenerationConfig.field_names()))
             if unknown:
-                raise ConfigError(f"unknown generation setting {unknown[0]!r}")
+                hint = near_or_all(unknown[0], GenerationConfig.field_names())
+                raise ConfigError(f"unknown generation setting {unknown[0]!r:.80}; {hint}")
         if self.cells > MOST_CELLS:
             raise ConfigError(f"a comparison has at most {MOST_CELLS} answers a model, not {self.cells}")
         if self.raw and self.system is not None:

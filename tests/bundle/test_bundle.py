@@ -154,7 +154,7 @@ def test_without_a_generation_config_the_defaults_hold(tmp_path: Path) -> None:
     ("values", "reason"),
     [
         ([1], "must be a JSON object"),
-        ({"temperature": -1}, "temperature must be above 0"),
+        ({"temperature": -1}, "temperature must be at least 0"),
         ({"temperature": 10**400}, ""),
         ({"top_p": "high"}, "top_p must be a finite number"),
         ({"eos_token_id": [-2]}, "eos_token_id must be at least 0"),

@@ -114,6 +114,22 @@ def test_undo_clear_and_system(invoke: Invoke) -> None:
     ]
 
 
+def test_what_is_taken_back_shows_its_lines(invoke: Invoke, tmp_path: Path) -> None:
+    file = tmp_path / "talk.json"
+    file.write_text(json.dumps([user("one\n two\n\nthree"), {"role": "assistant", "content": "x"}]))
+    result = invoke("chat", "tiny", stdin=f"/load {file}\n/undo\n")
+    assert result.stderr.splitlines()[-1] == "taken back: one ↵ two ↵  ↵ three"
+
+
+@pytest.mark.parametrize("line", ["/set top_k 5", "/set top_k=5", "/set top-k = 5"])
+def test_settings_may_be_typed_with_a_sign(invoke: Invoke, line: str) -> None:
+    assert invoke("chat", "tiny", stdin=line).stderr.splitlines() == ["top_k = 5 (sampling)"]
+
+
+def test_a_value_may_have_a_sign(invoke: Invoke) -> None:
+    assert invoke("chat", "tiny", stdin="/set stop a=b").stderr.splitlines() == ["stop_strings = 'a=b'"]
+
+
 def test_settings(invoke: Invoke) -> None:
     lines = ["/set temp 50", "/set seed 7", "/set max-tokens 5", "/set stop zz", "/set top_k 0", "/set do_sample off"]
     result = invoke("chat", "tiny", stdin="\n".join([*lines, "/set temperature default", "/show"]))
@@ -122,8 +138,8 @@ def test_settings(invoke: Invoke) -> None:
     assert said[:7] == [
         "temperature = 50.0 (sampling)",
         "seed = 7 (sampling)",
-        "max_new_tokens = 5 (sampling)",
-        "stop_strings = 'zz' (sampling)",
+        "max_new_tokens = 5",
+        "stop_strings = 'zz'",
         "top_k = 0 (sampling)",
         "do_sample = False",
         "temperature = 1.0 (greedy)",
@@ -137,7 +153,10 @@ def test_settings(invoke: Invoke) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("/set topk 3", "'topk' is no setting; settings are: max_new_tokens"),
+        ("/set topk 3", "'topk' is no setting; did you mean top_k"),
+        ("/set qqq 3", "'qqq' is no setting; known are: max_new_tokens, min_new_tokens, do_sample"),
+        ("/set top_k=abc", "top_k must be a whole number, not 'abc'"),
+        ("/set top_k", "/set top_k VALUE; default gives it back its own"),
         ("/set", "/set NAME VALUE"),
         ("/set top_p 1.5", "top_p must be above 0 and at most 1, not 1.5"),
         ("/set top_k 1.5", "top_k must be a whole number, not '1.5'"),

@@ -68,9 +68,12 @@ def test_flags_become_settings(arguments, settings):
     [
         (["-l", "15"], "'15' is not of the form TOKEN=BIAS, such as 15043=-100"),
         (["-l", "=3"], "'=3' is not of the form TOKEN=BIAS"),
-        (["-l", "a=b"], "'a=b' is not of the form TOKEN=BIAS"),
+        (["-l", "a=b"], "the bias of 'a' is no number: 'b'"),
+        (["--set", "temperature=1", "--temperature", "2"], "temperature is given twice, as --set temperature"),
+        (["--set", "seed=1", "--set", "seed=2"], "seed is given twice"),
+        (["--set", "num_return_sequences=2"], "one answer is printed; for several: edgelm compare --seeds 2"),
         (["--set", "seed"], "'seed' is not of the form NAME=VALUE"),
-        (["--set", "sead=1"], "'sead' is no setting; settings are: max_new_tokens"),
+        (["--set", "sead=1"], "'sead' is no setting; did you mean seed?"),
         (["--set", "eta_cutoff=x"], "eta_cutoff must be a number, not 'x'"),
         (["--set", "bad_words_ids=[1"], "bad_words_ids must be written as JSON"),
         (["--typical-p", "0"], "typical_p must be above 0 and at most 1"),
@@ -99,9 +102,11 @@ def test_names_of_flags_are_understood(name):
     assert setting_name(name) in GenerationConfig.field_names()
 
 
-def test_an_unknown_name_lists_the_others():
-    with pytest.raises(ConfigError, match="'tempo' is no setting; settings are: max_new_tokens"):
-        setting_name("tempo")
+def test_an_unknown_name_tells_the_near_ones_or_lists_them_all():
+    with pytest.raises(ConfigError, match=r"'top-kk' is no setting; did you mean top_k"):
+        setting_name("top-kk")
+    with pytest.raises(ConfigError, match="'qqq' is no setting; known are: max_new_tokens"):
+        setting_name("qqq")
 
 
 @pytest.mark.parametrize("name", ["min_p", "epsilon_cutoff", "eta_cutoff", "top_n_sigma"])

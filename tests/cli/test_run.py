@@ -244,7 +244,7 @@ def test_too_little_memory(home: Path) -> None:
     ("flag", "value", "words"),
     [
         ("--temperature", "nan", "temperature must be a finite number, not nan"),
-        ("--temperature", "-1", "temperature must be above 0"),
+        ("--temperature", "-1", "temperature must be at least 0"),
         ("--top-p", "1.5", "top_p must be above 0 and at most 1, not 1.5"),
         ("--top-p", "0", "top_p must be above 0"),
         ("--top-k", "-1", "top_k must be at least 0, not -1"),

@@ -101,7 +101,7 @@ def test_inputs(tmp_path: Path) -> None:
         (lambda: Plan(prompts=prompt_cases(["a"]) * 2), "two prompts are called 'a'"),
         (
             lambda: Plan(prompts=prompt_cases("a"), configurations=configurations({"tempature": [1]})),
-            "unknown generation setting 'tempature'",
+            "unknown generation setting 'tempature'; did you mean temperature?",
         ),
         (lambda: Plan(prompts=prompt_cases("a"), seeds=tuple(range(20_000))), "at most 10000 answers a model"),
         (lambda: Plan(prompts=prompt_cases("a"), raw=True, system="b"), "raw leaves out"),

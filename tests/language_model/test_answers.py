@@ -245,7 +245,7 @@ def test_settings_out_of_range_are_refused(load, setting, value):
 
 
 def test_an_unknown_setting_is_refused_not_ignored(load):
-    with pytest.raises(ConfigError, match=r"unknown generation setting 'max_tokens'; known are: max_new_tokens"):
+    with pytest.raises(ConfigError, match=r"unknown generation setting 'max_tokens'; did you mean max_new_tokens"):
         load("tiny").stream("abc", max_tokens=5)
 
 
