@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from edgelm.runtime.resident_code import code_mappings
+from edgelm.runtime.resident_code import unchanged_code
 
 SMAPS = """\
 7f0000000000-7f0000001000 r-xp 00000000 08:01 11 /usr/lib/libc.so.6
@@ -29,8 +29,8 @@ Anonymous:             0 kB
 
 
 def test_only_unchanged_code_of_libraries_is_found():
-    assert list(code_mappings(SMAPS)) == [(0x7F0000000000, 0x7F0000001000), (0x7F000000A000, 0x7F000000C000)]
-    assert list(code_mappings("")) == []
+    assert unchanged_code(SMAPS) == {SMAPS.splitlines()[line] for line in (0, 11)}
+    assert unchanged_code("") == frozenset()
 
 
 COUNT = """
