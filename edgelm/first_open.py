@@ -24,6 +24,8 @@ _KILLED = -9
 _SECONDS = 120.0
 # How slow a disk may be from which weights are read, and laid out anew.
 _BYTES_PER_SECOND = 10_000_000
+# A prepacked copy may be larger than what it was made of.
+_MAPPED = 2
 
 
 def try_first(bundle: Bundle, runtime: RuntimeConfig) -> None:
@@ -43,13 +45,14 @@ def try_first(bundle: Bundle, runtime: RuntimeConfig) -> None:
     if runtime.prepack and manifest.layout == NATIVE_LAYOUT:
         for role in FAMILY_ROLES[manifest.family]:
             try_prepack(bundle, role)  # a process of its own, too, whose memory is not that of the trial
+    weights = sum(entry.size for entry in manifest.files.values())
     request = {
         "folder": str(bundle.folder.absolute()),
         "variant": bundle.variant,
         "prepack": runtime.prepack,
         "max_memory": runtime.max_memory,
+        "mapped": _MAPPED * weights,
     }
-    weights = sum(entry.size for entry in manifest.files.values())
     try:
         ended = run_child(
             "edgelm.first_open_child",

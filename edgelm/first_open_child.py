@@ -32,12 +32,12 @@ def answer(request: str) -> None:
     """Opens the bundle of a request, and writes to stdout that it begins, and then how that went.
 
     Args:
-        request: JSON: ``folder``, ``variant``, ``prepack`` and ``max_memory``.
+        request: JSON: ``folder``, ``variant``, ``prepack``, ``max_memory`` and ``mapped`` (bytes of its files).
     """
     asked = json.loads(request)
     sys.stdout.write(f"{READY}\n")
     sys.stdout.flush()
-    limit_own_memory(asked["max_memory"])
+    limit_own_memory(asked["max_memory"], mapped=asked["mapped"])
     fault = {}
     try:
         bundle = open_bundle(Path(asked["folder"]), stamps=stamps_folder(), variant=asked["variant"])

@@ -110,8 +110,11 @@ def _ended(process: subprocess.Popen[str], seconds: float | None) -> ChildEnd:
     return ChildEnd(code, output, lines[-1] if lines else "")
 
 
-def limit_own_memory(most: int | None = None) -> None:
+def limit_own_memory(most: int | None = None, *, mapped: int = 0) -> None:
     """In a child: bounds what it may allocate from now on, by ``most`` bytes and by what the machine has left.
+
+    ``mapped``: bytes of files that it will map. ONNX Runtime maps weights so that they could be written to, and what
+    can be written counts, whether it is or not.
 
     Where the system runs out of memory all the same, it ends this process before others; none leaves a core behind.
     Systems that have no such limits are left as they are.
@@ -132,7 +135,7 @@ def limit_own_memory(most: int | None = None) -> None:
         return
     if bounds and used is not None:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        limit = used + min(bounds)
+        limit = used + min(bounds) + mapped
         if hard == resource.RLIM_INFINITY or limit < hard:
             with contextlib.suppress(OSError, ValueError):
                 resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))

@@ -16,6 +16,7 @@ import platform
 from pathlib import Path
 
 from edgelm.bundle.bundle import Bundle
+from edgelm.bundle.files import tree_size
 from edgelm.bundle.home import prepacked_folder
 from edgelm.bundle.publish import heal, publishing
 from edgelm.bundle.regular_file import read_file
@@ -86,7 +87,7 @@ def graph_to_load(bundle: Bundle, role: str, *, prepack: bool) -> tuple[Path, bo
 
 def write_copy(source: str, target: str) -> None:
     """Writes the copy of the graph ``source``: what the child process does."""
-    limit_own_memory()
+    limit_own_memory(mapped=tree_size(Path(source).parent))
     Session(Path(source), threads=1, optimized_to=Path(target)).close()
 
 
