@@ -45,6 +45,7 @@ HOMES = {
     "click": {
         "edgelm.cli",
         "edgelm_tools.benchmark",
+        "edgelm_tools.benchmark_batches",
         "edgelm_tools.benchmark_guesses",
         "edgelm_tools.benchmark_memory",
         "edgelm_tools.synthetic_checkpoint",
