@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 from support.bundles import GRAPH_NAME, WEIGHTS_NAME, tokenizer_json, write_decoder_bundle
 from support.checkpoints import safetensors_bytes, write_folder
 from support.command_forks import CommandForks, Ended
-from support.command_line import environment, started
+from support.command_line import started
 from support.fault_home import NAME, add_to_catalog, ends_with_one_line, leftovers, write_checkpoint
 from support.hub import Repo, hub_stand_in
 from support.memory_checkpoint import LLAMA_CONFIG, llama_tensors
@@ -159,27 +160,30 @@ def test_a_package_whose_content_changed_is_a_hash_error(
     assert list((home / "downloads").iterdir()) == []
 
 
-def stopped_at_work(forks: CommandForks, home: Path, *command: str) -> None:
-    """Starts a command and stops it as soon as it holds the lock of ``mine``."""
+@contextmanager
+def stopped_at_work(forks: CommandForks, home: Path, *command: str) -> Iterator[None]:
+    """Stops a command while it holds the lock of ``mine``, for as long as the block takes; then it ends well."""
     forks.start(*command, EDGELM_HOME=str(home))
     deadline = time.monotonic() + 30
-    while not (home / "models" / ".mine.edgelm-lock").exists():
-        assert time.monotonic() < deadline
+    while not list((home / "models").glob(".mine.edgelm-new-*")) and time.monotonic() < deadline:
         time.sleep(0.001)
     forks.signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        forks.signal(signal.SIGCONT)
+        ended = forks.wait()
+    assert ended.code == 0, ended.err
 
 
 def test_two_converters_on_one_target_are_a_lock_error(
     forks: CommandForks, home: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     export = ("export", str(checkpoint), "--name", "mine", "--no-report")
-    stopped_at_work(forks, home, *export)
-    with started(*export) as second:
+    with stopped_at_work(forks, home, *export), started(*export) as second:
         written, said = second.communicate(timeout=60)
     assert (second.returncode, written) == (1, b"")
-    assert ends_with_one_line(said, "another process is writing", "mine; wait until it has ended")
-    forks.signal(signal.SIGCONT)
-    assert forks.wait().code == 0
+    assert ends_with_one_line(said, "another process is writing", "mine; wait until it has ended"), said
     assert leftovers(home) == []
 
 
@@ -187,25 +191,24 @@ def test_of_two_processes_that_pull_one_model_the_second_waits_and_readers_read(
     forks: CommandForks, home: Path, checkpoint: Path
 ) -> None:
     pull = ("pull", "mine", "--no-report")
-    stopped_at_work(forks, home, *pull)
-    with started(*pull) as second:
+    with ExitStack() as stack:
+        first = stack.enter_context(ExitStack())
+        first.enter_context(stopped_at_work(forks, home, *pull))
+        second = stack.enter_context(started(*pull))
         assert second.stderr is not None
         said = second.stderr.readline() + second.stderr.readline()
-        assert said.endswith(b"another process is fetching mine already; waiting for it\n")
+        assert said.endswith(b"another process is fetching mine already; waiting for it\n"), said
         assert second.poll() is None
-        forks.signal(signal.SIGCONT)
-        assert forks.wait().code == 0
+        first.close()
         rest = second.stderr.read()
         assert second.wait(30) == 0
     assert rest.startswith(b"mine is ready: int8, ")
     assert rest.count(b"\n") == 1
-    stopped_at_work(forks, home, *pull, "--force")
-    with started("run", "mine", "abc", "-n", "3", env=environment(EDGELM_HOME=str(home))) as reader:
+    reading = ("run", "mine", "abc", "-n", "3")
+    with stopped_at_work(forks, home, *pull, "--force"), started(*reading) as reader:
         written, said = reader.communicate(timeout=60)
     assert (reader.returncode, said) == (0, b"")
     assert len(written) > 1
-    forks.signal(signal.SIGCONT)
-    assert forks.wait().code == 0
     assert leftovers(home) == []
 
 

@@ -10,12 +10,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from support.command_line import ROOT
+
+_PATIENCE_SECONDS = 120
 
 # Reads requests, one JSON object a line; writes the number of the process that carries it out, and then its exit code.
 _SERVER = """
@@ -66,11 +69,14 @@ class CommandForks:
             [sys.executable, "-c", _SERVER], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self._child = self._answer()
+        self._runs = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._runs:
+            self.signal(signal.SIGKILL)
         assert self._server.stdin is not None
         self._server.stdin.close()
         self._server.wait(30)
@@ -79,6 +85,9 @@ class CommandForks:
 
     def start(self, *arguments: str, limits: dict[str, int] | None = None, **environment: str) -> None:
         """Starts a command in a session of its own; ``limits``: names of ``resource`` → the soft limit."""
+        if self._runs:  # a test that failed has left it
+            self.signal(signal.SIGKILL)
+            self.wait()
         request: dict[str, Any] = {"arguments": arguments, "environment": environment, "limits": limits or {}}
         for name, path in self._streams.items():
             path.write_bytes(b"")
@@ -87,6 +96,7 @@ class CommandForks:
         self._server.stdin.write(json.dumps(request) + "\n")
         self._server.stdin.flush()
         self._child = self._answer()
+        self._runs = True
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to the command, but to none of its children; it may have ended already."""
@@ -94,8 +104,12 @@ class CommandForks:
             os.kill(self._child, number)
 
     def wait(self) -> Ended:
-        """Waits for the end."""
+        """Waits for the end, which is a kill where the command takes far too long."""
+        timer = threading.Timer(_PATIENCE_SECONDS, self.signal, (signal.SIGKILL,))
+        timer.start()
         code = self._answer()
+        timer.cancel()
+        self._runs = False
         return Ended(code, *(path.read_text(encoding="utf-8") for path in self._streams.values()))
 
     def run(self, *arguments: str, limits: dict[str, int] | None = None, **environment: str) -> Ended:
