@@ -20,7 +20,7 @@ from edgelm.bundle.bundle import open_bundle
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks")
 
 # Each command was killed at 50 moments before it was released.
-MOMENTS = int(os.environ.get("EDGELM_CRASHES", "4"))
+MOMENTS = int(os.environ.get("EDGELM_CRASHES", "3"))
 # How long a command takes, in exports.
 LENGTHS = {"pull": 1.4, "export": 1.0, "quantize": 2.0}
 COMMANDS = {
@@ -172,7 +172,7 @@ def test_disk_full_at_each_write_ends_with_4_temporary_files_gone(
     machine = Machine(tmp_path, forks, made, disk.path / "home 🦙")
     command = COMMANDS["export"]
     old, used = machine.install_old(), disk.used_pages()
-    for more in (0, 2, 24, 31):
+    for more in (0, 24):
         disk.resize(used + more)
         code, said = machine.run(*command)
         assert code == 4, (more, said)
