@@ -201,11 +201,11 @@ def _models(
     for name, manifest in installed.items():
         yield _model(name, manifest, limit, bandwidth, on_disk=None, installed=True)
     for name, entry in catalog.entries.items():
-        manifest = None if name in installed else expected_of_entry(entry)
-        if manifest is not None:
-            kept = sum(file.size for file in manifest.files.values())
+        expected = None if name in installed else expected_of_entry(entry)
+        if expected is not None:
+            kept = sum(file.size for file in expected.files.values())
             on_disk = int(_BUNDLE_AND_COPY * kept) + (entry.download_size or 0)
-            yield _model(name, manifest, limit, bandwidth, on_disk=on_disk, installed=False)
+            yield _model(name, expected, limit, bandwidth, on_disk=on_disk, installed=False)
 
 
 def _model(

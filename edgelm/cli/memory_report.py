@@ -10,6 +10,8 @@ from typing import Any
 from edgelm.bundle.manifest import Manifest
 from edgelm.cli.units import size_text
 from edgelm.config import ENCODER_BATCH_TOKENS, KV_CACHE_TYPES, KVCacheType, RuntimeConfig
+from edgelm.errors import MemoryLimitError
+from edgelm.runtime.fitting import Limit, fit
 from edgelm.runtime.memory import Budget, budget, encoder_budget
 
 _CONTEXTS = (512, 2048, 8192, 32768, 131072)
@@ -70,15 +72,27 @@ def kv_types_of(manifest: Manifest) -> tuple[KVCacheType, ...]:
 
 
 def most_tokens(manifest: Manifest, limit: int, kv_type: KVCacheType | None = None) -> int:
-    """The longest context that fits into ``limit`` bytes; 0: none does."""
+    """The longest context that fits into ``limit`` bytes, with whatever step that takes; 0: none does.
+
+    ``kv_type``: with a cache of this type; None: of any.
+    """
+    runtime = RuntimeConfig.given(kv_cache=kv_type)
     low, high = 0, manifest.context_length
     while low < high:
         middle = (low + high + 1) // 2
-        if need_of(manifest, middle, kv_type).parts.total <= limit:
+        if _fits(manifest, runtime, middle, limit):
             low = middle
         else:
             high = middle - 1
     return low
+
+
+def _fits(manifest: Manifest, runtime: RuntimeConfig, tokens: int, limit: int) -> bool:
+    try:
+        fit(manifest, runtime, tokens, limit=Limit(limit))
+    except MemoryLimitError:
+        return False
+    return True
 
 
 def memory_text(needs: Sequence[Need], *, width: int, colour: bool) -> str:

@@ -129,9 +129,11 @@ def memory_bandwidth(seconds: float = 1.0, *, threads: int | None = None, buffer
     start = time.perf_counter()
 
     def work(place: int) -> None:
-        while time.perf_counter() - start < seconds:
+        while True:  # once at least, also on a machine so busy that the time is over before a thread begins
             buffers[place].max()
             read[place] += buffer_bytes
+            if time.perf_counter() - start >= seconds:
+                return
 
     workers = [threading.Thread(target=work, args=(place,), daemon=True) for place in range(len(buffers))]
     for worker in workers:

@@ -15,7 +15,6 @@ from support.source_tree import ROOT
 import edgelm.cli.doctor as doctor
 from edgelm.bundle.catalog import load_catalog
 from edgelm.cli.diagnosis import EXTRAS, PACKAGES, Diagnosis, diagnose, warnings_of
-from edgelm.runtime.machine import memory_bandwidth
 from edgelm.runtime.usable_memory import MemoryBound
 
 Invoke = Callable[..., Result]
@@ -163,7 +162,3 @@ def test_packages_and_extras_are_those_of_the_project() -> None:
     assert set(PACKAGES) == names(project["dependencies"])
     for extra, packages in EXTRAS.items():
         assert set(packages) == names(project["optional-dependencies"][extra]), extra
-
-
-def test_the_measure_takes_the_time_it_is_given() -> None:
-    assert memory_bandwidth(0.02, buffer_bytes=1 << 16) > 0

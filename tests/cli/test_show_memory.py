@@ -16,6 +16,9 @@ from edgelm.bundle.catalog import load_catalog
 from edgelm.bundle.manifest import Manifest, Source
 from edgelm.cli.expected import expected_of_checkpoint, expected_of_entry
 from edgelm.cli.memory_report import memory_text, most_tokens, need_of, needs_of
+from edgelm.config import RuntimeConfig
+from edgelm.errors import MemoryLimitError
+from edgelm.runtime.fitting import Limit, fit
 from edgelm.runtime.memory import budget
 from edgelm_tools.export import export
 
@@ -46,9 +49,11 @@ def test_every_length_has_a_column_and_every_part_a_row_and_a_bar(invoke: Invoke
 def test_the_limit_tells_how_long_a_context_may_be(invoke: Invoke) -> None:
     limit = 300_000_000
     within = most_tokens(smollm2(), limit, "f32")
-    assert need_of(smollm2(), within, "f32").parts.total <= limit < need_of(smollm2(), within + 1, "f32").parts.total
+    assert need_of(smollm2(), within + 1, "f32").parts.total > limit
+    assert most_tokens(smollm2(), limit, "int8") > 2 * within
     said = invoke("show", "smollm2", "--memory", "--max-memory", "300MB").stdout
-    assert f"Within the limit of --max-memory, 300 MB: {within} tokens (f32 cache)" in said
+    assert f"Within the limit of --max-memory, 300 MB: {within} tokens (f32 cache), " in said
+    assert "tokens (int8 cache)" in said
     none = invoke("show", "smollm2", "--memory", "--max-memory", "100MB").stdout
     assert "It does not fit into the limit of --max-memory, 100 MB" in none
 
@@ -123,10 +128,13 @@ def test_no_line_is_wider_than_the_terminal(width: int, tokens: int, colour: boo
 
 @given(limit=st.integers(0, 2_000_000_000))
 def test_the_longest_context_is_the_longest(limit: int) -> None:
-    manifest = smollm2()
+    manifest, runtime = smollm2(), RuntimeConfig()
     found = most_tokens(manifest, limit)
-    assert found == 0 or need_of(manifest, found).parts.total <= limit
-    assert found == manifest.context_length or need_of(manifest, found + 1).parts.total > limit
+    if found:
+        assert fit(manifest, runtime, found, limit=Limit(limit)).need.total <= limit
+    if found < manifest.context_length:
+        with pytest.raises(MemoryLimitError):
+            fit(manifest, runtime, found + 1, limit=Limit(limit))
 
 
 @pytest.mark.parametrize("command", ["run", "chat", "bench"])
