@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edgelm.errors import ConfigError
 
+if TYPE_CHECKING:
+    _FileType = click.ParamType[Path]
+else:
+    _FileType = click.ParamType  # takes no type arguments before click 8.4
 
-class _OutputFile(click.ParamType):
+
+class _OutputFile(_FileType):
     """A file in a folder that exists; its name ends in ``suffix``, if there is one."""
 
     name = "file"
