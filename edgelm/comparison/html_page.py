@@ -57,13 +57,17 @@ p { margin: .2rem 0; max-width: 70rem; }
 pre { white-space: pre-wrap; background: #f4f5f7; padding: .5rem .7rem; margin: .3rem 0; max-width: 70rem; }
 summary { cursor: pointer; }
 table { border-collapse: collapse; }
-th, td { text-align: left; vertical-align: top; padding: .3rem .5rem; border-bottom: 1px solid #e3e5e9; }
-th { position: sticky; top: 0; background: #fff; cursor: pointer; white-space: nowrap; font-size: .8rem; }
+th, td { text-align: left; vertical-align: top; padding: .3rem .35rem .5rem; border-bottom: 1px solid #e3e5e9; }
+th { position: sticky; top: 0; background: #fff; cursor: pointer; white-space: nowrap; font-size: .75rem; }
 th[aria-sort=ascending]::after { content: " \\2191"; }
 th[aria-sort=descending]::after { content: " \\2193"; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
-td.share { background: linear-gradient(90deg, #fbe3cd calc(var(--share) * 100%), transparent 0); }
-td.text { white-space: pre-wrap; min-width: 22rem; max-width: 48rem; }
+td.axis { max-width: 9rem; overflow-wrap: anywhere; font-size: .85rem; }
+td.long { min-width: 7rem; }
+td.axis div { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2; overflow: hidden; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; font-size: .85rem; }
+td.share { background: linear-gradient(90deg, #9db4cf calc(var(--share) * 100%), #eef0f3 0)
+  .35rem 1.65rem / calc(100% - .7rem) 3px no-repeat; }
+td.text { white-space: pre-wrap; width: 100%; min-width: 22rem; }
 """
 _BODY = """<h1 id="title"></h1>
 <p class="quiet" id="count"></p>
@@ -98,25 +102,29 @@ function show(rows) {
   find("rows").replaceChildren();
   for (const row of rows) {
     const line = make("tr", find("rows"));
-    row.axes.forEach(value => make("td", line, value ?? ""));
+    row.axes.forEach(value => {
+      const cell = make("td", line, "", String(value ?? "").length > 14 ? "axis long" : "axis");
+      make("div", cell, value ?? "");
+      cell.title = value ?? "";
+    });
+    const text = make("td", line, row.text, "text");
+    if (row.ended === "length") make("span", text, " [cut by length]", "quiet");
     row.shown.forEach((text, i) => {
       const share = data.measures[i].share && row.values[i] !== null;
       const cell = make("td", line, text, share ? "number share" : "number");
       if (share) cell.style.setProperty("--share", row.values[i]);
     });
-    const text = make("td", line, row.text, "text");
-    if (row.ended === "length") make("span", text, " [cut by length]", "quiet");
   }
 }
 
 const keys = [
   ...data.axes.map((_, i) => row => row.axes[i]),
-  ...data.measures.map((_, i) => row => row.values[i]),
   row => row.text,
+  ...data.measures.map((_, i) => row => row.values[i]),
 ];
 const order = (a, b) => a === null || b === null ? (a === null) - (b === null)
   : typeof a === "number" ? a - b : a.localeCompare(b);
-const names = [...data.axes.map(name => [name, ""]), ...data.measures.map(one => [one.name, one.about]), ["text", ""]];
+const names = [...data.axes.map(name => [name, ""]), ["text", ""], ...data.measures.map(one => [one.name, one.about])];
 names.forEach(([name, about], column) => {
   const head = make("th", find("heads"), name);
   head.title = about;

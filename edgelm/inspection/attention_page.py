@@ -54,7 +54,9 @@ def _packed(one: AttentionMap) -> dict[str, Any]:
         "heads": one.heads,
         "queries": one.queries,
         "keys": one.keys,
-        "entropy": np.round(one.entropy.astype(np.float64), 3).tolist(),
+        "entropy": one.entropy.astype(np.float64).tolist(),
+        # As the terminal writes them, where the digits are cut off alike.
+        "bits": [[f"{bits:.2f}" for bits in layer] for layer in one.entropy],
         "weights": base64.b64encode(steps.tobytes()).decode(),
     }
 
@@ -167,7 +169,7 @@ function drawHeads() {
     const context = canvas.getContext("2d");
     context.imageSmoothingEnabled = false;
     context.drawImage(paint(layer, head), 0, 0, canvas.width, canvas.height);
-    make("figcaption", figure, `head ${number} \\u00b7 ${map.entropy[layer][head].toFixed(2)} bits`);
+    make("figcaption", figure, `head ${number} \\u00b7 ${map.bits[layer][head]} bits`);
     figure.className = head === chosen.head ? "chosen" : "";
     figure.onclick = () => choose({ head });
     explain(canvas, head, cell, 0, 0);
@@ -219,7 +221,7 @@ function drawEntropies() {
     make("th", row, number);
     map.heads.forEach((_, head) => {
       const value = map.entropy[layer][head], shade = Math.round(170 * value / most);
-      const cell = make("td", row, value.toFixed(2));
+      const cell = make("td", row, map.bits[layer][head]);
       cell.style.background = `rgb(${colours[shade]})`;
       cell.style.color = shade > 120 ? "#fff" : "#22252b";
       cell.className = layer === chosen.layer && head === chosen.head ? "chosen" : "";

@@ -174,6 +174,14 @@ def test_a_csv_holds_every_row(hostile: Comparison) -> None:
     assert {"rouge_1", "rouge_2", "rouge_l", "chrf"} <= rows[0].keys()
 
 
+def test_a_page_shows_texts_before_figures(hostile: Comparison) -> None:
+    script = comparison_page(hostile).rpartition("<script>")[2]
+    names = re.search(r"const names = (.*);", script)
+    assert names is not None
+    assert names[1].index("data.axes") < names[1].index('"text"') < names[1].index("data.measures")
+    assert script.index('make("td", line, row.text') < script.index("row.shown.forEach")
+
+
 def test_a_page_holds_every_row_as_data(hostile: Comparison) -> None:
     page = comparison_page(hostile)
     assert page.count("</script>") == 2

@@ -113,6 +113,13 @@ def test_tokens_stay_text() -> None:
     assert page_data(page)["maps"][0]["keys"] == list(tokens)  # type: ignore[index]
 
 
+def test_a_page_writes_the_entropies_of_the_terminal() -> None:
+    one = map_of(3, 5, 7, 7)
+    (packed,) = page_data(attention_page.attention_page(Attention("tiny", 7, "", (one,))))["maps"]  # type: ignore[misc]
+    assert packed["bits"] == [[f"{bits:.2f}" for bits in layer] for layer in one.entropy]
+    assert packed["entropy"] == one.entropy.astype(float).tolist(), "not rounded, as a second rounding may go elsewhere"
+
+
 def test_a_page_asks_nobody_for_anything() -> None:
     page = attention_page.attention_page(Attention("tiny", 1, "", (map_of(1, 1, 1, 1),)))
     assert "default-src 'none'" in page
