@@ -82,6 +82,15 @@ def cost_line(result: GenerationResult) -> str:
     )
 
 
+def cut_line(result: GenerationResult, max_time: float | None) -> str | None:
+    """What cut the answer off, in one line; None: it came to its end."""
+    if result.finish_reason != "length":
+        return None
+    taken = result.timings.ttft_s + result.timings.decode_s
+    by = "--max-time" if max_time is not None and taken >= max_time else "its limit of tokens"
+    return f"(the answer was cut after {result.usage.completion_tokens} tokens by {by})"
+
+
 def dropped_line(usage: Usage) -> str | None:
     """What of prompt and answer the model had not in view, in one line; None: it saw everything."""
     if not usage.dropped_tokens:

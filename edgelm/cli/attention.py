@@ -100,6 +100,8 @@ def command(
     """
     refuse_unseen_logprobs(generation, "edgelm run --json")
     given = read_prompt(text, None, file, what="text")
+    if not given:
+        raise click.UsageError("the text is empty; write one")
     folder = ensure_installed(model, offline=machine.offline, max_memory=machine.max_memory)
     with prompt_exit(), load_for_labels(folder, machine) as loaded:
         second = None if pair is None else checked_text(pair, "--pair")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgelm.bundle.store import Store
 from edgelm.cli import console
 from edgelm.cli.form_options import form_options
 from edgelm.cli.generation_options import generation_options, refuse_unseen_logprobs
@@ -18,6 +19,7 @@ from edgelm.cli.loading import load_folder, system_prompt
 from edgelm.cli.options import MachineOptions, draft_option, machine_options, verbose_option
 from edgelm.cli.prompt_cache import kept_in, prompt_cache_option
 from edgelm.cli.prompt_input import checked_text
+from edgelm.cli.spaced_tokens import tell_spaced_tokens
 from edgelm.cli.tool_options import tools_option
 from edgelm.errors import TemplateError
 
@@ -61,6 +63,9 @@ def command(
     """
     refuse_unseen_logprobs(generation, "edgelm run --json")
     runner = _tool_runner(tools, ask=not yes_tools)
+    asks = runner is not None and not yes_tools
+    if asks and not (Path(model).is_dir() or (Store().root / model).is_dir()):
+        _check_somebody_asked()  # before a model is fetched in vain
     folder = ensure_installed(model, offline=machine.offline, max_memory=machine.max_memory)
     with prompt_exit():
         from edgelm.cli.chat_session import ChatSession
@@ -76,13 +81,16 @@ def command(
             raise TemplateError(f"{name} has no chat template, so it cannot chat; use: edgelm run {model}")
         if runner is not None:  # a template without tools is refused now, not at the first question
             lm.encode_chat([{"role": "user", "content": "Hello"}], tools=runner.toolbox)
+        if asks:
+            _check_somebody_asked()
+        tell_spaced_tokens(lm, generation)
         session = ChatSession(lm, conversation, generation, verbose=verbose, tools=runner)
         with kept_in(prompt_cache, lm, verbose=verbose, of=lambda: session.token_ids):
             hold_conversation(session)
 
 
 def _tool_runner(file: Path | None, *, ask: bool) -> ToolRunner | None:
-    """Runs the functions of a file, after it was found out that somebody can be asked."""
+    """Runs the functions of a file; None where there is none."""
     if file is None:
         if not ask:
             raise click.UsageError("--yes-tools goes with --tools")
@@ -90,6 +98,9 @@ def _tool_runner(file: Path | None, *, ask: bool) -> ToolRunner | None:
     from edgelm.cli.tool_file import load_functions
     from edgelm.cli.tool_runner import ToolRunner
 
-    if ask and not (console.is_terminal(sys.stdin) and console.is_terminal(sys.stderr)):
-        raise click.UsageError("--tools needs a terminal to ask on before a tool is run; --yes-tools runs them unasked")
     return ToolRunner(load_functions(file), ask=ask)
+
+
+def _check_somebody_asked() -> None:
+    if not (console.is_terminal(sys.stdin) and console.is_terminal(sys.stderr)):
+        raise click.UsageError("--tools needs a terminal to ask on before a tool is run; --yes-tools runs them unasked")

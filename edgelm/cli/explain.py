@@ -21,6 +21,7 @@ from edgelm.cli.loading import load_folder, system_prompt
 from edgelm.cli.options import MachineOptions, file_option, json_option, machine_options
 from edgelm.cli.output_file import OUTPUT_FILE
 from edgelm.cli.prompt_input import checked_text, read_prompt_in_context
+from edgelm.cli.spaced_tokens import tell_spaced_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,6 +103,8 @@ def command(
     if given and generation:
         raise click.UsageError("--given generates nothing, so it takes no settings of a generation")
     text = read_prompt_in_context(prompt, option, file)
+    if given and not text:
+        raise click.UsageError("the text is empty; --given tells how likely each token of one is")
     if not (raw or given or text.strip()):
         raise click.UsageError("the prompt is empty; write one, or have the model begin a text with --raw")
     folder = ensure_installed(model, offline=machine.offline, max_memory=machine.max_memory)
@@ -113,6 +116,7 @@ def command(
         if given:
             found = lm.explain_given(text, **settings)
         else:
+            tell_spaced_tokens(lm, generation)
             told = None if raw else system_prompt(folder, system)
             found = lm.explain(_asked(lm, text, told, raw), **settings, **_limited(generation))
     _write(found, html)

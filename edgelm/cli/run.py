@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgelm.cli import console
-from edgelm.cli.answers import cost_line, dropped_line, print_stream
+from edgelm.cli.answers import cost_line, cut_line, dropped_line, print_stream
 from edgelm.cli.form_options import form_options
 from edgelm.cli.generation_options import generation_options, refuse_unseen_logprobs
 from edgelm.cli.help_page import PagedCommand, SectionOption, examples
@@ -27,9 +29,10 @@ from edgelm.cli.options import (
 from edgelm.cli.prompt_cache import kept_in, prompt_cache_option
 from edgelm.cli.prompt_input import checked_text, read_prompt_in_context
 from edgelm.cli.recording import Asker, answers_of, check_recordable, record_option, save_recording
+from edgelm.cli.spaced_tokens import tell_spaced_tokens
 from edgelm.cli.template_options import TemplateOptions, filled_prompt, template_options
 from edgelm.cli.tool_options import tools_option
-from edgelm.errors import PromptError
+from edgelm.errors import ContextLengthError, PromptError
 
 if TYPE_CHECKING:
     from edgelm.language_model import LanguageModel
@@ -107,7 +110,13 @@ def command(
         text = filled_prompt(templating, template, prompt, option, file)
     check_recordable(record, {"--tools": tools, "--draft": draft, "--prompt-cache": prompt_cache})
     folder = ensure_installed(model, offline=machine.offline, max_memory=machine.max_memory)
-    with prompt_exit(), load_folder(folder, machine, draft) as lm, kept_in(prompt_cache, lm, verbose=verbose):
+    with (
+        prompt_exit(),
+        load_folder(folder, machine, draft) as lm,
+        kept_in(prompt_cache, lm, verbose=verbose),
+        _ways_on(generation),
+    ):
+        tell_spaced_tokens(lm, generation)
         asker = answers_of(lm, record)
         parts: dict[str, Any] = {}
         asked = None if raw else system_prompt(folder, system)
@@ -127,6 +136,21 @@ def command(
             console.say(dropped)
         if verbose:
             console.say(cost_line(stream.result))
+            cut = cut_line(stream.result, generation.get("max_time"))
+            if cut is not None:
+                console.say(cut)
+
+
+@contextmanager
+def _ways_on(generation: dict[str, Any]) -> Iterator[None]:
+    """Adds to the refusal of a prompt that is too long what may be done about it."""
+    try:
+        yield
+    except ContextLengthError as error:
+        fewer = "-n with fewer tokens leaves more room, " if generation.get("max_new_tokens", 0) > 1 else ""
+        raise ContextLengthError(
+            f"{error}; {fewer}--ctx-size makes the window larger up to the model's limit, --overflow sink lets it slide"
+        ) from None
 
 
 def _print_answer(stream: TextStream, lm: LanguageModel, behind: dict[str, Any], *, as_json: bool) -> None:

@@ -100,7 +100,10 @@ class Replay:
     @classmethod
     def parse(cls, data: bytes, what: str) -> Self:
         """Reads the bytes of a replay that ``what`` names in errors, which are those of ``load``."""
-        fields = Fields(load_json(data, what=what, limit=MAX_FILE_BYTES), document=what)
+        values = load_json(data, what=what, limit=MAX_FILE_BYTES)
+        if not isinstance(values, dict) or not values.keys() & {"format", "output"}:
+            raise ManifestError(f"{what}: is no recorded answer, which edgelm run --record FILE writes")
+        fields = Fields(values, document=what)
         _only(fields, _FIELDS)
         if fields.integer("format", 0, _MAX_ID) != FORMAT:
             raise fields.fault("format", f"must be {FORMAT}, which this version of EdgeLM reads")

@@ -8,6 +8,7 @@ from itertools import zip_longest
 from typing import Any
 
 from edgelm.config import GenerationConfig
+from edgelm.errors import PromptError
 from edgelm.language_model import LanguageModel
 from edgelm.replay.file import Replay
 from edgelm.replay.machine import describe_machine
@@ -78,8 +79,10 @@ def rerun(lm: LanguageModel, replay: Replay, *, on_text: Callable[[str], None] |
         on_text: given each piece of the new answer.
 
     Raises:
+        PromptError: the recorded ids are of another vocabulary.
         EdgeLMError: see ``LanguageModel.generate``; the model may not take the recorded ids or settings.
     """
+    _check_vocabulary(lm, replay)
     config = replay.config
     if config.max_time is not None:
         length = len(replay.output_ids)
@@ -97,6 +100,15 @@ def rerun(lm: LanguageModel, replay: Replay, *, on_text: Callable[[str], None] |
         if then.get(name) != now.get(name)
     }
     return Comparison(len(replay.output_ids), _parting(lm, replay, stream.result.token_ids), differences)
+
+
+def _check_vocabulary(lm: LanguageModel, replay: Replay) -> None:
+    largest, known = max(*replay.prompt_ids, *replay.output_ids), lm.bundle.manifest.vocab_size
+    if largest >= known:
+        raise PromptError(
+            f"the recorded ids go up to {largest}, but {lm.name} knows {known} tokens: its vocabulary is not that of "
+            f"{replay.model}, so it cannot replay this answer"
+        )
 
 
 def _described(machine: Mapping[str, str], runtime: Mapping[str, int], kv_cache: str) -> dict[str, str]:

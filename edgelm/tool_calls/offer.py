@@ -55,6 +55,7 @@ def offer(tools: Tools, *, template: str, variables: Collection[str], model: str
     variable = next((name for name in _VARIABLES if name in variables), None)
     if variable is None:
         raise TemplateError(
-            f"{model} cannot call tools: its chat template has no place for them; take a model that was trained to"
+            f"{model} cannot call tools: its chat template has no place for them; take a model that was trained "
+            "to, such as qwen2.5-0.5b of the catalog"
         )
     return OfferedTools(toolbox, variable, styles_of(template))

@@ -73,3 +73,28 @@ def test_one_context_and_one_prompt(invoke: Invoke, tmp_path: Path) -> None:
         done = invoke("run", "tiny", *arguments, stdin=stdin)
         assert (done.exit_code, done.stdout) == (2, "")
         assert words in done.stderr
+
+
+def test_a_prompt_that_is_too_long_is_told_the_ways_on(invoke: Invoke) -> None:
+    done = invoke("run", "tiny", "a" * 70, "-n", "5")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "the context window is 64 tokens" in done.stderr
+    for flag in ("-n with fewer tokens", "--ctx-size", "--overflow sink"):
+        assert flag in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("explain", "tiny", "--given", ""), ("attention", "tiny", "")])
+def test_an_empty_text_is_refused(invoke: Invoke, arguments: tuple[str, ...]) -> None:
+    done = invoke(*arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "the text is empty" in done.stderr
+
+
+ENDLESS = ("--set", "eos_token_id=[]", "--verbose")
+
+
+def test_what_cut_an_answer_is_told(invoke: Invoke, endless: str) -> None:
+    by_length = invoke("run", "tiny", "a", "-n", "3", *ENDLESS, "--max-time", "1000")
+    assert by_length.stderr.splitlines()[-1] == "(the answer was cut after 3 tokens by its limit of tokens)"
+    by_time = invoke("run", endless, "a", "-n", "50000", *ENDLESS, "--max-time", "0.05")
+    assert by_time.stderr.splitlines()[-1].endswith("tokens by --max-time)")

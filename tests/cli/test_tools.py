@@ -188,6 +188,8 @@ def test_what_does_not_go_together(invoke: Invoke, caller: Callable[..., str], t
         (("run", "caller", "--tools", "none.json", "x"), "none.json: No such file"),
         (("run", "tiny", "--tools", tools, "x"), "tiny cannot call tools: its chat template has no place for them"),
         (("chat", "tiny", "--tools", tools, "--yes-tools"), "tiny cannot call tools"),
+        (("chat", "tiny", "--tools", tools), "such as qwen2.5-0.5b of the catalog"),
+        (("chat", "not-here", "--tools", tools), "--tools needs a terminal to ask on"),
         (("chat", "caller", "--tools", str(schemas), "--yes-tools"), "come from a Python file"),
         (("chat", "caller", "--yes-tools"), "--yes-tools goes with --tools"),
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -174,7 +175,7 @@ def test_functions_cannot_be_recorded(load: Load) -> None:
 
 def test_another_model_may_not_take_the_ids(load: Load) -> None:
     replay = record(load("one"), max_new_tokens=2)
-    with pytest.raises(EdgeLMError, match="token ids are from 0 to"):
+    with pytest.raises(EdgeLMError, match="the recorded ids go up to 10000"):
         rerun(load("two"), _with(replay, prompt_ids=(10_000,)))
 
 
@@ -192,6 +193,19 @@ def written(root: Path) -> dict[str, Any]:
     with edgelm.load(root / "one", prepack=False) as lm:
         values: dict[str, Any] = json.loads(record(lm, **SAMPLING, logit_bias={5: -math.inf}).to_json())
     return values
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '{"text": "an answer", "model": "tiny"}'])
+def test_json_that_is_no_record_is_told_so(text: str) -> None:
+    with pytest.raises(ManifestError, match=r"a\.json: is no recorded answer, which edgelm run --record FILE writes"):
+        Replay.parse(text.encode(), "a.json")
+
+
+def test_a_model_of_another_vocabulary_cannot_replay(root: Path) -> None:
+    with edgelm.load(root / "one", prepack=False) as lm:
+        foreign = dataclasses.replace(record(lm, **SAMPLING), output_ids=(3, 40_000), model="other")
+        with pytest.raises(PromptError, match=r"ids go up to 40000, but one knows .* tokens: its vocabulary is not"):
+            rerun(lm, foreign)
 
 
 def test_all_settings_are_in_the_file(written: dict[str, Any]) -> None:
@@ -248,7 +262,7 @@ def test_a_file_is_read_strictly(
     [
         (b"", "not valid JSON"),
         (b"\xff", "not UTF-8 at byte 0"),
-        (b"[]", "the document must be an object"),
+        (b"[]", "is no recorded answer, which edgelm run --record FILE writes"),
         (b'{"format": 1, "format": 1}', "key 'format' occurs twice"),
         (b'{"format": NaN}', "NaN is not a JSON number"),
         (b"[" * 200_000, "nested deeper"),
