@@ -37,6 +37,7 @@ from edgelm.errors import ContextLengthError, PromptError
 if TYPE_CHECKING:
     from edgelm.language_model import LanguageModel
     from edgelm.prompt_parts import PromptParts
+    from edgelm.results import GenerationResult
     from edgelm.text.prompt_template import FilledPrompt
     from edgelm.text_stream import TextStream
     from edgelm.tool_calls.toolbox import Toolbox
@@ -131,14 +132,17 @@ def command(
         with stream:
             _print_answer(stream, lm, parts, as_json=as_json)
         save_recording(asker, record)
-        dropped = dropped_line(stream.result.usage)
-        if dropped is not None:
-            console.say(dropped)
-        if verbose:
-            console.say(cost_line(stream.result))
-            cut = cut_line(stream.result, generation.get("max_time"))
-            if cut is not None:
-                console.say(cut)
+        _tell(stream.result, generation.get("max_time"), verbose=verbose)
+
+
+def _tell(result: GenerationResult, max_time: float | None, *, verbose: bool) -> None:
+    """Says on stderr what the model had not in view; ``verbose``: what the answer cost, and what cut it."""
+    lines = [dropped_line(result.usage)]
+    if verbose:
+        lines += [cost_line(result), cut_line(result, max_time)]
+    for line in lines:
+        if line is not None:
+            console.say(line)
 
 
 @contextmanager

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 def tell_spaced_tokens(lm: LanguageModel, generation: Mapping[str, Any]) -> None:
     """One line for each text that was given without its space alone; what is biased stays as it was given."""
     given = generation.get("logit_bias")
-    for text in given if isinstance(given, Mapping) else ():
+    if not isinstance(given, Mapping):
+        return
+    for text in given:
         spaced = f" {text}"
         if not text[:1].isalpha() or spaced in given:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import click
@@ -89,7 +90,23 @@ def test_the_python_examples_use_public_names() -> None:
     for example in examples:
         compile(example, "README.md", "exec")
         assert set(re.findall(r"\bedgelm\.(\w+)", example)) <= set(edgelm.__all__)
-        assert len(example.strip().splitlines()) <= 10
+        assert len([line for line in example.splitlines() if line.strip()]) <= 10
+
+
+def test_examples_that_define_something_can_be_copied_as_they_are() -> None:
+    for example in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        if "def " in example or "class " in example:
+            assert "import edgelm\n" in example
+            assert re.search(r"^with edgelm\.load\(", example, re.MULTILINE)
+            exec(example.partition("with edgelm")[0], {"__name__": "__main__"})
+
+
+def test_the_file_of_each_console_example_is_shown() -> None:
+    for file in ("reviews.jsonl", "person.json"):
+        shown = re.search(rf"^\$ cat {re.escape(file)}\n(.*?)\n\$ ", README, re.MULTILINE | re.DOTALL)
+        assert shown is not None
+        values = [json.loads(line) for line in shown[1].splitlines()] if file.endswith("l") else json.loads(shown[1])
+        assert len(values) == 3
 
 
 def test_the_exit_codes_are_those_of_the_errors() -> None:
