@@ -90,7 +90,7 @@ def test_a_page(invoke: Invoke, tmp_path: Path) -> None:
         (("ab", "--raw", "--system", "c"), 2, "--system is for the chat template, which --raw leaves out"),
         (("a", "--given"), 2, "the text has one token"),
         (("  ",), 2, "the prompt is empty; write one, or have the model begin a text with --raw"),
-        (("ab", "-n", "1", "--html", "/"), 4, "/"),
+        (("ab", "-n", "1", "--html", "/"), 2, "/ is a folder; name a file in it"),
     ],
 )
 def test_what_is_refused(invoke: Invoke, arguments: tuple[str, ...], code: int, message: str) -> None:
