@@ -117,4 +117,4 @@ def test_no_process_takes_more_than_its_budget(
     command = [sys.executable, "-c", _ENCODE if kind == "texts" else _GENERATE, str(folder), kind, prepack]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     peak, budget = map(int, done.stdout.split())
-    assert peak <= budget <= 1.45 * peak, "the tokenizer of the test is smaller than its vocabulary"
+    assert peak <= budget <= 1.5 * peak, "the tokenizer of the test is smaller than its vocabulary"
