@@ -88,7 +88,7 @@ def test_rm_asks(home: Path) -> None:
     assert (home / "models" / "tiny").exists()
     with Terminal("rm", "tiny") as terminal:
         terminal.wait_for("delete tiny? [y/N]")
-        time.sleep(0.3)  # Python may miss what comes between writing a prompt and waiting for the line
+        terminal.until_it_reads()
         terminal.type(INTERRUPT)
         assert terminal.end() == 130
     with Terminal("rm", "--yes", "tiny") as terminal:

@@ -240,6 +240,7 @@ def test_ctrl_c_leaves_a_tool_and_comes_back(caller: Callable[..., str], tools: 
         terminal.wait_for(">>> ")
         terminal.type("Again?\n")
         terminal.wait_for("conversation: ")
+        terminal.until_it_reads()
         terminal.type(INTERRUPT)
         terminal.wait_for("the question is withdrawn")
         terminal.wait_for(">>> ")

@@ -6,6 +6,7 @@ import os
 import select
 import subprocess
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -60,6 +61,18 @@ class Terminal:
     def type(self, text: str) -> None:
         """Types."""
         os.write(self._master, text.encode())
+
+    def until_it_reads(self, seconds: float = 20) -> None:
+        """Waits until the program sleeps for its next key.
+
+        Python's readline loses a signal that arrives between the display of its prompt and its wait for a key
+        (it is handled at the next key), so an interrupt is typed only after this.
+        """
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        deadline = time.monotonic() + seconds
+        while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "S":
+            assert time.monotonic() < deadline, "the program still works"
+            time.sleep(0.005)
 
     def end(self, seconds: float = 10) -> int:
         """Reads to the end and returns the exit code."""
