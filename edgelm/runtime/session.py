@@ -21,7 +21,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.errors import CancelledError, ClosedError, MemoryLimitError, ModelError
+from edgelm.errors import CancelledError, ClosedError, EdgeLMError, MemoryLimitError, ModelError
 from edgelm.runtime.resident_code import give_back_code
 
 # Read by onnxruntime when it is loaded: from 1.29 on it reports usage unless told not to.
@@ -342,6 +342,8 @@ def _malloc_trim() -> Callable[[int], object] | None:
 def _translated_errors(doing: str) -> Iterator[None]:
     try:
         yield
+    except EdgeLMError:  # a ClosedError is a RuntimeError, too
+        raise
     except _ORT_ERRORS as error:
         text = " ".join(str(error).split())
         if _TERMINATED in text:

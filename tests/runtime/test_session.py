@@ -156,9 +156,31 @@ def test_a_closed_session(doubling):
     doubling.check_open()
     doubling.close()
     doubling.close()
-    for use in (doubling.binding, doubling.check_open, lambda: doubling.run(binding, Switch())):
-        with pytest.raises(ClosedError, match="the model is closed"):
+    x = Tensor(np.zeros(1, np.float32))
+    for use in (
+        doubling.binding,
+        doubling.check_open,
+        lambda: doubling.run(binding, Switch()),
+        lambda: binding.input("x", x),
+        lambda: binding.output("y", x),
+        lambda: binding.new_output("y"),
+        binding.taken,
+    ):
+        with pytest.raises(ClosedError, match=r"^the model is closed$"):
             use()
+
+
+def test_a_session_that_is_closed_just_as_a_run_begins(doubling, monkeypatch):
+    binding, opened = doubling.binding(), doubling._open
+
+    def opened_and_closed():
+        session = opened()
+        doubling.close()
+        return session
+
+    monkeypatch.setattr(doubling, "_open", opened_and_closed)
+    with pytest.raises(ClosedError, match=r"^the model is closed$"):
+        doubling.run(binding, Switch())
 
 
 def test_a_closed_session_is_freed_though_a_decoder_is_still_there(folder):
