@@ -5,6 +5,7 @@ It is given token ids; texts come out, so the text side is imported when the fir
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator as Steps
 from collections.abc import Sequence
 from dataclasses import replace
@@ -81,6 +82,7 @@ class Generator:
         self._memory = memory
         self._draft = draft
         self._sizes = ModelSizes(bundle.manifest.vocab_size, context_length)
+        self._process = os.getpid()
         self._engine = open_engine(bundle, runtime, context_length)
         self.pool = SequencePool(self._engine.new_decoder, keep=runtime.prefix_caches, check=self._check_memory)
 
@@ -93,9 +95,13 @@ class Generator:
         self._engine.check_open()
 
     def close(self) -> None:
-        """Gives memory back; generations in progress end with ClosedError. May be called twice."""
-        self._engine.close()
-        self.pool.close()
+        """Gives memory back; generations in progress end with ClosedError. May be called twice.
+
+        Does nothing in a process that was forked since: threads that hold locks here are not there to let go of them.
+        """
+        if self._process == os.getpid():
+            self._engine.close()
+            self.pool.close()
 
     def stream(
         self,

@@ -254,6 +254,44 @@ def test_a_forked_child_is_told_and_may_load_its_own(folders):
     assert python(FORK, folders["endless"]) == ["ClosedError"] * 3 + ["def", "0", "def"]
 
 
+FORK_IN_THE_MIDDLE = """
+import os, signal, sys, threading, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forking with threads
+from pathlib import Path
+import edgelm
+lm = edgelm.load(Path(sys.argv[1]), threads=1, prepack=False)
+begun, ends = threading.Event(), threading.Event()
+check = lm._generator.pool.check
+
+def checking(needs):
+    begun.set()
+    ends.wait()
+    check(needs)
+
+lm._generator.pool.check = checking
+worker = threading.Thread(target=lambda: lm.generate("abc", max_new_tokens=3))
+worker.start()
+begun.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    lm.close()
+    try:
+        lm.generate("abc")
+    except edgelm.EdgeLMError as error:
+        os._exit(7 if "forked" in str(error) else 8)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+ends.set()
+worker.join()
+lm.close()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_that_is_forked_while_an_answer_begins_can_close_the_model(folders):
+    assert python(FORK_IN_THE_MIDDLE, folders["endless"]) == ["7"]
+
+
 CYCLES = """
 import gc, sys
 from pathlib import Path
