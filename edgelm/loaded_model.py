@@ -177,7 +177,7 @@ class LoadedModel(ABC):
         _ = self.tokenizer
 
     def _try_read_text(self) -> None:
-        with contextlib.suppress(EdgeLMError):
+        with contextlib.suppress(EdgeLMError, MemoryError):
             self._read_text()
 
     def _read_text(self) -> None:

@@ -67,7 +67,8 @@ def read_file(folder: Path, name: str, *, limit: int) -> bytes:
     """
     with open_file(folder, name) as file:
         try:
-            data = file.read(limit + 1)
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(min(size, limit) + 1)  # room for so many bytes is made before they are read
         except OSError as error:
             raise _unreadable(folder, name, error) from error
     if len(data) > limit:

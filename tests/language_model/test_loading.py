@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import onnx
@@ -91,6 +92,20 @@ def test_a_special_token_that_the_tokenizer_puts_before_every_text_must_be_known
     folder = write_decoder_bundle(tmp_path / "b", files={"tokenizer.json": tokenizer.to_str().encode()})
     with pytest.raises(ModelError, match="the tokenizer has ids up to 32, but the model knows 32 tokens"):
         load(folder, preload_text=False).generate("abc")
+
+
+def test_memory_that_runs_out_beside_loading_is_told_by_the_caller_s_thread_alone(tmp_path, load, monkeypatch):
+    """A thread that ended with an error would write a traceback of its own."""
+    readers = []
+
+    def read(bundle):
+        readers.append(threading.current_thread().name)
+        raise MemoryError
+
+    monkeypatch.setattr("edgelm.text_side.read_tokenizer", read)
+    with pytest.raises(MemoryError):
+        load(write_decoder_bundle(tmp_path / "b"))
+    assert readers == ["edgelm-text", threading.current_thread().name]
 
 
 def test_a_tokenizer_with_fewer_tokens_than_logits_is_usual(tmp_path, load):
