@@ -21,6 +21,7 @@ from edgelm.bundle.files import is_storage_error
 from edgelm.cli import console
 from edgelm.cli.help_page import HELP_NAMES, SUB_COMMANDS, examples
 from edgelm.errors import CancelledError, EdgeLMError, MemoryLimitError, StorageError
+from edgelm.runtime.usable_memory import address_limits_told
 
 EXIT_UNEXPECTED = 1
 EXIT_INTERRUPTED = 130
@@ -149,7 +150,7 @@ def _report(error: Exception) -> int:
         console.error("too many files are open at a time; raise the limit (ulimit -n)")
         return EXIT_UNEXPECTED
     if isinstance(error, MemoryError):
-        console.error("out of memory")
+        console.error(f"out of memory{address_limits_told()}")
         return MemoryLimitError.exit_code
     console.error(f"unexpected: {type(error).__name__}: {error} (EDGELM_DEBUG=1 shows where)")
     return EXIT_UNEXPECTED

@@ -143,11 +143,12 @@ def warnings_of(found: Diagnosis) -> Iterator[str]:
     smallest = min(found.models, key=lambda model: model.need, default=None)
     if bound is not None and smallest is not None and not any(model.fits for model in found.models):
         yield (
-            f"no model fits: {smallest.name} needs {size_text(smallest.need)}, {bound.source} leaves "
+            f"no model fits: {smallest.name} needs {size_text(smallest.need)}, {bound.source} is "
             f"{size_text(bound.nbytes)}; end other programs, or raise that limit"
         )
-    elif bound is not None and found.memory is not None and bound.source.startswith(("the control", "the resource")):
-        yield f"{bound.source} leaves {size_text(bound.nbytes)} of this machine's {size_text(found.memory)}"
+    elif bound is not None and found.memory is not None and bound.source.startswith("the room"):
+        counted = ", and counts addresses, also of memory that is never used" if "RLIMIT" in bound.source else ""
+        yield f"{bound.source} is {size_text(bound.nbytes)}, of this machine's {size_text(found.memory)}{counted}"
     yield from _disk_warnings(found)
     yield from _thread_warnings(found.processor)
     if found.extras["tools"]:

@@ -5,11 +5,13 @@ Every error of the library leaves this module as one of EdgeLM's.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import platform
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 
 from edgelm.errors import CancelledError, ClosedError, EdgeLMError, MemoryLimitError, ModelError
 from edgelm.runtime.resident_code import give_back_code
+from edgelm.runtime.usable_memory import address_limits_told
 
 # Read by onnxruntime when it is loaded: from 1.29 on it reports usage unless told not to.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -34,6 +37,8 @@ RUNTIME_VERSION: str = ort.__version__
 # whatever else the process does while a graph is loaded, and after each answer.
 _SPIN_MICROSECONDS = 1000
 _CLOSED = "the model is closed"
+# A run that is ended takes as long as the operator that it is in; then its thread may say so, and end.
+_ENDING_SECONDS, _LAST_WORDS_SECONDS = 2.0, 0.05
 _FATAL_ONLY = 4  # what fails is raised, so it need not also be printed
 _TERMINATED = "terminate flag"
 _OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory", "bad_array_new_length")
@@ -209,20 +214,21 @@ class Session:
         Raises:
             CancelledError: ``switch`` was turned off, before or during the run.
             ClosedError: the session is closed, also during the run, or belongs to a process that this one was forked
-                from.
+                from; or the process is ending.
             MemoryLimitError: there is not enough memory.
             ModelError: an operator failed.
         """
-        session = self._open()
-        _RUNNING.add(switch)
+        run = (threading.current_thread(), switch)
+        _RUNNING.add(run)  # before it is asked whether the process is ending
         try:
+            session = self._open()
             with _translated_errors("the graph failed"):
                 session.run_with_iobinding(binding.native, switch.options)
         except CancelledError:
             self.check_open()  # a session that is being closed cancels its runs
             raise
         finally:
-            _RUNNING.discard(switch)
+            _RUNNING.discard(run)
 
     def check_open(self) -> None:
         """Raises ClosedError where ``run`` would."""
@@ -238,6 +244,8 @@ class Session:
     def _open(self) -> ort.InferenceSession:
         if self._session is None:
             raise ClosedError(_CLOSED)
+        if _ENDING.is_set():
+            raise ClosedError("the process is ending, and its models are closed")
         if self._process != os.getpid():
             # The threads of the runtime do not survive a fork: a run would wait for them for ever.
             raise ClosedError("the model was loaded before this process was forked; load it again here")
@@ -251,17 +259,35 @@ class Session:
 
 
 _SESSIONS: weakref.WeakSet[Session] = weakref.WeakSet()
-_RUNNING: set[Switch] = set()
+_RUNNING: set[tuple[threading.Thread, Switch]] = set()  # runs may share a switch, but no thread has two
+_ENDING = threading.Event()
 
 
 def interrupt_runs() -> None:
     """Turns off the switches of all runs in progress: what a process does that shall end at once."""
-    for switch in list(_RUNNING):
+    for _, switch in list(_RUNNING):
         switch.turn_off()
+
+
+def _end_runs() -> None:
+    """When the interpreter ends: lets no run go on in a daemon thread, which would abort the process as it comes back.
+
+    Nor are such threads left in the middle of what they say about it.
+    """
+    _ENDING.set()
+    deadline = time.monotonic() + _ENDING_SECONDS
+    while (running := list(_RUNNING)) and time.monotonic() < deadline:
+        interrupt_runs()
+        for thread, _ in running:
+            thread.join(_LAST_WORDS_SECONDS)
+
+
+atexit.register(_end_runs)
 
 
 def _keep_inherited_sessions() -> None:
     """In a forked child: to destroy a session is to wait for its threads, which the child does not have."""
+    _RUNNING.clear()  # in threads that are not in this process
     for session in list(_SESSIONS):
         session.keep_for_ever()
 
@@ -349,5 +375,5 @@ def _translated_errors(doing: str) -> Iterator[None]:
         if _TERMINATED in text:
             raise CancelledError("the run was cancelled") from None
         if isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
-            raise MemoryLimitError(f"{doing}: not enough memory ({text[:200]})") from None
+            raise MemoryLimitError(f"{doing}: not enough memory ({text[:200]}){address_limits_told()}") from None
         raise ModelError(f"{doing}: {text[:400]}") from error

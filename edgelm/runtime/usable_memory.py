@@ -81,6 +81,12 @@ def address_room() -> dict[str, int]:
     return room
 
 
+def address_limits_told() -> str:
+    """What to put behind it where memory ran out: limits of addresses may be why; empty where none is set."""
+    names = " and ".join(address_room())
+    return f"; what ulimit sets ({names}) counts all addresses, also of memory that is never used" if names else ""
+
+
 def available_bytes(meminfo: str) -> int | None:
     """Bytes that new processes may take without swapping, by ``/proc/meminfo``."""
     return status_bytes(meminfo, "MemAvailable")

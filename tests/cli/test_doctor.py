@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import replace
@@ -75,19 +76,27 @@ def test_larger_models_need_more_and_are_slower(found: Diagnosis) -> None:
 
 
 def test_what_does_not_fit_is_told_with_what_is_there(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bound = MemoryBound("the control group /sys/fs/cgroup", 600_000_000)
+    bound = MemoryBound("the room in the control group /sys/fs/cgroup", 600_000_000)
     monkeypatch.setattr("edgelm.cli.diagnosis.memory_bounds", lambda: [bound])
     found = diagnose(seconds=0.01)
     by_name = {model.name: model for model in found.models}
     assert by_name["smollm2"].fits
     assert not by_name["smollm2-1.7b"].fits
     assert found.exit_code == 0
-    assert "the control group /sys/fs/cgroup leaves 600 MB of this machine's" in warnings(found)
-    nothing = MemoryBound("the control group /sys/fs/cgroup", 50_000_000)
+    assert "the room in the control group /sys/fs/cgroup is 600 MB, of this machine's" in warnings(found)
+    nothing = MemoryBound("the room in the control group /sys/fs/cgroup", 50_000_000)
     monkeypatch.setattr("edgelm.cli.diagnosis.memory_bounds", lambda: [nothing])
     found = diagnose(seconds=0.01)
     assert found.exit_code == 3
     assert "no model fits: tiny needs" in warnings(found)
+
+
+def test_a_resource_limit_is_warned_of_in_the_words_that_the_runtime_has(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgelm.runtime.usable_memory.address_room", lambda: {"RLIMIT_AS": 400_000_000})
+    told = warnings(diagnose(seconds=0.01))
+    assert re.search(r"the room under the resource limit RLIMIT_AS is \d+ MB, of .* GB, and counts addresses", told)
 
 
 def test_a_small_limit_shows_the_steps(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from edgelm.runtime import usable_memory as module
 from edgelm.runtime.usable_memory import (
     MemoryBound,
+    address_limits_told,
     available_bytes,
     group_free_bytes,
     memory_bounds,
@@ -130,6 +131,13 @@ def test_where_the_system_tells_little_its_memory_is_a_bound(system):
 
 def test_whatever_this_machine_tells_leaves_room_for_this_process():
     assert all(bound.nbytes > 10_000_000 for bound in memory_bounds())
+
+
+def test_where_memory_ran_out_limits_of_addresses_are_named(monkeypatch):
+    monkeypatch.setattr(module, "address_room", dict)
+    assert address_limits_told() == ""
+    monkeypatch.setattr(module, "address_room", lambda: {"RLIMIT_AS": 5, "RLIMIT_DATA": 6})
+    assert address_limits_told().startswith("; what ulimit sets (RLIMIT_AS and RLIMIT_DATA) counts all addresses")
 
 
 LIMITED = """
