@@ -38,7 +38,7 @@ RUNTIME_VERSION: str = ort.__version__
 _SPIN_MICROSECONDS = 1000
 _CLOSED = "the model is closed"
 # A run that is ended takes as long as the operator that it is in; then its thread may say so, and end.
-_ENDING_SECONDS, _LAST_WORDS_SECONDS = 2.0, 0.05
+_ENDING_SECONDS, _LAST_WORDS_SECONDS = 2.0, 0.1
 _FATAL_ONLY = 4  # what fails is raised, so it need not also be printed
 _TERMINATED = "terminate flag"
 _OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory", "bad_array_new_length")
@@ -275,11 +275,15 @@ def _end_runs() -> None:
     Nor are such threads left in the middle of what they say about it.
     """
     _ENDING.set()
-    deadline = time.monotonic() + _ENDING_SECONDS
-    while (running := list(_RUNNING)) and time.monotonic() < deadline:
+    threads: set[threading.Thread] = set()
+    end = time.monotonic() + _ENDING_SECONDS
+    while _RUNNING and time.monotonic() < end:
+        threads.update(thread for thread, _ in list(_RUNNING))
         interrupt_runs()
-        for thread, _ in running:
-            thread.join(_LAST_WORDS_SECONDS)
+        time.sleep(0.001)
+    end = time.monotonic() + _LAST_WORDS_SECONDS
+    while any(thread.is_alive() for thread in threads) and time.monotonic() < end:
+        time.sleep(0.001)
 
 
 atexit.register(_end_runs)

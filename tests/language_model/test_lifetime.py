@@ -292,6 +292,29 @@ def test_a_child_that_is_forked_while_an_answer_begins_can_close_the_model(folde
     assert python(FORK_IN_THE_MIDDLE, folders["endless"]) == ["7"]
 
 
+EXIT = """
+import sys, threading
+from pathlib import Path
+import edgelm
+lm = edgelm.load(Path(sys.argv[1]), threads=1, prepack=False)
+begun = threading.Event()
+
+def work(number):
+    while True:
+        for chunk in lm.stream("abc"[number:], max_new_tokens=1000, eos_token_id=[]):
+            begun.set()
+
+threading.excepthook = lambda told: print(told.exc_type.__name__, flush=True)
+for number in range(3):
+    threading.Thread(target=work, args=(number,), daemon=True).start()
+begun.wait()
+"""
+
+
+def test_a_process_may_end_while_threads_that_nobody_waits_for_make_answers(folders):
+    assert set(python(EXIT, folders["endless"])) <= {"ClosedError"}
+
+
 CYCLES = """
 import gc, sys
 from pathlib import Path
