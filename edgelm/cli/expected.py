@@ -14,6 +14,8 @@ from edgelm.runtime.fitting import LEAST_TOKENS, Limit, fit
 
 # Of an entry that does not say how long a context may be.
 _USUAL_CONTEXT = 2048
+# The scheme that may take less than the usual one.
+_SMALLER = "int4"
 
 
 def expected_of_entry(entry: CatalogEntry, scheme: str | None = None) -> Manifest | None:
@@ -41,8 +43,10 @@ def expected_of_checkpoint(path: Path, scheme: str) -> Manifest:
     return made
 
 
-def refuse_what_cannot_fit(model: str, max_memory: int | None) -> None:
+def refuse_what_cannot_fit(model: str, max_memory: int | None, scheme: str | None = None) -> None:
     """Before it is fetched, a model of the catalog that would not even hold a short text within the limit is refused.
+
+    ``scheme``: how it is to be quantized; None: as the catalog says.
 
     Raises:
         MemoryLimitError: it would not, whatever step is taken; itemises the need.
@@ -50,10 +54,23 @@ def refuse_what_cannot_fit(model: str, max_memory: int | None) -> None:
     if max_memory is None or not NAME.fullmatch(model):
         return
     entry = load_catalog().get(model)
-    manifest = None if entry is None else expected_of_entry(entry)
-    if manifest is None:
+    if entry is None:
         return
+    refusal = _refusal(entry, scheme, max_memory)
+    if refusal is None:
+        return
+    smaller = _SMALLER if scheme != _SMALLER and _refusal(entry, _SMALLER, max_memory) is None else None
+    way = f"; or edgelm pull {model} --scheme {smaller}, which fits" if smaller else ""
+    raise MemoryLimitError(f"{model} is not fetched, because it does not fit: {refusal}{way}")
+
+
+def _refusal(entry: CatalogEntry, scheme: str | None, max_memory: int) -> MemoryLimitError | None:
+    """Why the model would not even hold a short text; None: it would, or nobody knows."""
+    manifest = expected_of_entry(entry, scheme)
+    if manifest is None:
+        return None
     try:
         fit(manifest, RuntimeConfig(), min(LEAST_TOKENS, manifest.context_length), limit=Limit(max_memory))
     except MemoryLimitError as error:
-        raise MemoryLimitError(f"{model} is not fetched, because it does not fit: {error}") from None
+        return error
+    return None

@@ -45,7 +45,7 @@ def command(model: str, scheme: str | None, force: bool, no_report: bool, max_me
     if (Store().root / name).is_dir() and not force:
         console.say(f"{name} is installed already; --force makes it anew")
         return
-    refuse_what_cannot_fit(model, max_memory)
+    refuse_what_cannot_fit(model, max_memory, scheme)
     exporter()  # refuses where the tools are not installed, before a download is announced
     announce(origin)
     waiting = partial(console.say, f"another process is fetching {name} already; waiting for it")

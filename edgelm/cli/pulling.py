@@ -58,7 +58,7 @@ def pull(
     folder = Store().root / origin.stored_name(scheme)
     limit = None if max_memory is None else parse_memory_limit(max_memory)
     if force or not folder.is_dir():
-        refuse_what_cannot_fit(model, limit)
+        refuse_what_cannot_fit(model, limit, scheme)
         install_in_turn(
             origin, scheme=scheme, report=report, force=force, max_memory=limit, progress=progress or NoProgress()
         )

@@ -232,7 +232,7 @@ class _Fitter:
         enough = megabytes(need.total + self._limit.held, up=True)
         helps.append(f"a limit of {enough}" if self._limit.source == "the limit" else f"{enough} of memory")
         if shorter < LEAST_TOKENS:
-            helps.append("a smaller model, or fewer bits a weight (--scheme int4)")
+            helps.append("a smaller model" + _help_of_scheme(self._manifest))
         taken = [str(step) for step in _steps(self._usual, smallest)]
         with_steps = f" even with {', '.join(taken)}" if taken else ""
         return MemoryLimitError(f"{told}; {tokens} tokens do not fit{with_steps}; what would: {'; or '.join(helps)}")
@@ -263,6 +263,12 @@ def _settings(manifest: Manifest, runtime: RuntimeConfig) -> Iterator[RuntimeCon
     for kv_cache in caches:
         for chunk in chunks:
             yield replace(runtime, kv_cache=kv_cache, prefill_chunk=chunk)
+
+
+def _help_of_scheme(manifest: Manifest) -> str:
+    """Another quantization, where it takes less whatever the model; what int4 does to the sum depends on its layers."""
+    of_own = manifest.layout == NATIVE_LAYOUT and manifest.quantization["scheme"] == "fp32"
+    return ", or int8 weights (--scheme int8)" if of_own else ""
 
 
 def _steps(usual: RuntimeConfig, chosen: RuntimeConfig) -> Iterator[Step]:

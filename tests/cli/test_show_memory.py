@@ -17,7 +17,7 @@ from edgelm.bundle.manifest import Manifest, Source
 from edgelm.cli.expected import expected_of_checkpoint, expected_of_entry
 from edgelm.cli.memory_report import memory_text, most_tokens, need_of, needs_of
 from edgelm.config import RuntimeConfig
-from edgelm.errors import MemoryLimitError
+from edgelm.errors import ConfigError, MemoryLimitError
 from edgelm.runtime.fitting import Limit, fit
 from edgelm.runtime.memory import budget
 from edgelm_tools.export import export
@@ -151,3 +151,15 @@ def test_what_cannot_fit_is_refused_before_it_is_fetched(
     assert "smollm2-1.7b is not fetched, because it does not fit: needs 1" in refused.stderr
     assert refused.stderr.count("\n") == 1
     assert "smollm2 is fetched" in invoke(command, "smollm2", *prompt, "--max-memory", "1GB").stderr
+
+
+def test_a_scheme_that_would_fit_is_named_and_then_fetched(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgelm.cli.pull.exporter", lambda: (_ for _ in ()).throw(ConfigError("it is fetched")))
+    limit = ("--max-memory", "1.75GB")
+    refused = invoke("pull", "smollm2-1.7b", *limit)
+    assert (refused.exit_code, refused.stderr.count("\n")) == (3, 1)
+    assert refused.stderr.endswith("; or edgelm pull smollm2-1.7b --scheme int4, which fits\n")
+    assert "it is fetched" in invoke("pull", "smollm2-1.7b", "--scheme", "int4", *limit).stderr
+    wide = invoke("pull", "smollm2", "--scheme", "fp32", "--max-memory", "400MB")
+    assert "smollm2 is not fetched, because it does not fit: needs 9" in wide.stderr, "though int8 would"
+    assert "--scheme" not in invoke("pull", "smollm2-1.7b", "--max-memory", "300MB").stderr, "nor does int4 fit"

@@ -200,7 +200,9 @@ def test_a_refusal_tells_of_an_int8_cache_that_would_fit():
 def test_what_no_window_fits_is_for_a_smaller_model():
     for window in (None, "auto", 4096):
         told = refusal(model(), Limit(100 * MB), context_length=window)
-        assert told.endswith("or a smaller model, or fewer bits a weight (--scheme int4)"), told
+        assert told.endswith("; or a smaller model"), told
+    wide = refusal(replace(model(), quantization={"scheme": "fp32"}), Limit(100 * MB))
+    assert wide.endswith("; or a smaller model, or int8 weights (--scheme int8)"), wide
     machine = refusal(model(), Limit(100 * MB, "the memory available on this machine"))
     assert ", the memory available on this machine is 100 MB: " in machine
     assert re.search(r"; what would: \d+ MB of memory; or a smaller", machine)
