@@ -9,6 +9,8 @@ from edgelm.errors import ConfigError
 
 # Who writes a smaller limit without a unit has left it out.
 _LEAST_LIMIT = 1_000_000
+# Of all units, and what may stand before them.
+_LETTERS = "KMGTIB "
 _UNITS = {"": 1, "B": 1}
 for _power, _letter in enumerate("KMGT", start=1):
     _UNITS |= {_letter: 1000**_power, f"{_letter}B": 1000**_power, f"{_letter}IB": 1024**_power}
@@ -25,7 +27,7 @@ def parse_size(text: str | int) -> int:
         number, unit = text, ""
     else:
         stripped = str(text).strip().upper()
-        digits = stripped.rstrip("KMGTIB ")
+        digits = stripped.rstrip(_LETTERS)
         unit = stripped[len(digits) :].strip()
         try:
             number = int(digits) if digits.isdecimal() else float(digits)  # a whole number keeps all its digits
@@ -41,9 +43,11 @@ def parse_memory_limit(text: str | int) -> int:
     """Bytes of a size, as ``parse_size``; a number that is far below what any model takes is refused.
 
     Raises:
-        ConfigError: it is no size, or so small that its unit was left out.
+        ConfigError: it is no size, or so small that its unit was left out or is a wrong one.
     """
     size = parse_size(text)
-    if size < _LEAST_LIMIT and str(text).strip()[-1:].isdigit():
-        raise ConfigError(f"{text!r:.80} is {size} bytes; did you mean {size}MB?")
+    if size < _LEAST_LIMIT:
+        number = int(float(str(text).strip().upper().rstrip(_LETTERS)))
+        meant = f"did you mean {number}MB?" if number else "write for example 400MB"
+        raise ConfigError(f"{text!r:.80} is {size} bytes; {meant}")
     return size

@@ -101,9 +101,11 @@ def test_settings_as_they_are_given():
     refused("threads must be from 1 to 1024, not 0", RuntimeConfig.given, threads=0)
 
 
-def test_a_limit_without_its_unit_is_refused():
-    for limit in (400, "400", " 400 "):
+def test_a_limit_without_its_unit_or_with_a_wrong_one_is_refused():
+    for limit in (400, "400", " 400 ", "400B", "400 b"):
         with pytest.raises(ConfigError, match="is 400 bytes; did you mean 400MB"):
             RuntimeConfig.given(max_memory=limit)
-    assert RuntimeConfig.given(max_memory="400kB").max_memory == 400_000
+    refused("'400kB' is 400000 bytes; did you mean 400MB?", RuntimeConfig.given, max_memory="400kB")
+    refused("'0.5M' is 500000 bytes; write for example 400MB", RuntimeConfig.given, max_memory="0.5M")
+    assert RuntimeConfig.given(max_memory="400000kB").max_memory == 400_000_000
     assert RuntimeConfig.given(max_memory=400_000_000).max_memory == 400_000_000
