@@ -9,7 +9,7 @@ import os
 from collections.abc import Generator as Steps
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.bundle.bundle import Bundle
+from edgelm.bundle.manifest import Manifest
 from edgelm.config import MOST_GUESSES, GenerationConfig, RuntimeConfig
 from edgelm.errors import ConfigError, EdgeLMError, MemoryLimitError, UnsupportedModelError
 from edgelm.generation.beam_search import beam_steps
@@ -79,8 +80,9 @@ class Generator:
         self._manifest = bundle.manifest
         self._runtime = runtime
         self._context_length = context_length
-        self._memory = memory
         self._draft = draft
+        # Not a method: a pool that held its generator would keep a model in memory that is let go without close().
+        self._check_memory = partial(_check_memory, bundle.manifest, runtime, memory, draft)
         self._sizes = ModelSizes(bundle.manifest.vocab_size, context_length)
         self._process = os.getpid()
         self._engine = open_engine(bundle, runtime, context_length)
@@ -235,18 +237,19 @@ class Generator:
         needs = needs_of(requests, config, self._context_length)
         return self.pool.lend_rows(self._engine.new_batch(sources or None), needs)
 
-    def _check_memory(self, needs: Needs) -> None:
-        """Refuses what does not fit into memory, the newest request being part of it."""
-        try:
-            runtime = self._runtime
-            needed = budget_of(self._manifest, needs, prefill_chunk=runtime.prefill_chunk, kv_cache=runtime.kv_cache)
-            draft = 0 if self._draft is None else self._draft.bytes_for(needs)
-            self._memory.check(replace(needed, draft=draft))
-        except MemoryLimitError as error:
-            others = needs.sequences - 1
-            wait = f"wait for the other {others} to end, " if others > 1 else "wait for the other to end, "
-            made = f"{needs.sequences} answers are being made at a time: {wait}" if others else ""
-            raise MemoryLimitError(f"{error}; {made}ask for fewer tokens (max_new_tokens) or raise the limit") from None
+
+def _check_memory(
+    manifest: Manifest, runtime: RuntimeConfig, memory: ProcessMemory, draft: DraftModel | None, needs: Needs
+) -> None:
+    """Refuses what does not fit into memory, the newest request being part of it."""
+    try:
+        needed = budget_of(manifest, needs, prefill_chunk=runtime.prefill_chunk, kv_cache=runtime.kv_cache)
+        memory.check(replace(needed, draft=0 if draft is None else draft.bytes_for(needs)))
+    except MemoryLimitError as error:
+        others = needs.sequences - 1
+        wait = f"wait for the other {others} to end, " if others > 1 else "wait for the other to end, "
+        made = f"{needs.sequences} answers are being made at a time: {wait}" if others else ""
+        raise MemoryLimitError(f"{error}; {made}ask for fewer tokens (max_new_tokens) or raise the limit") from None
 
 
 def _steps(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from support.bundles import VOCABULARY, TinyDecoder, write_decoder_bundle
 from support.pools import demand
 
+import edgelm
 from edgelm.errors import CancelledError, ClosedError, EdgeLMError, ModelError
 from edgelm.runtime.session import interrupt_runs
 
@@ -49,6 +51,41 @@ def test_eight_threads_equal_serial(load, threads):
     serial = [answer(item) for item in work]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(answer, work)) == serial
+
+
+@pytest.fixture
+def without_collector():
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def test_a_model_that_is_let_go_is_freed_at_once(load, folders, without_collector):
+    lm = edgelm.load(folders["tiny"], prepack=False, threads=1, preload_text=False)
+    lm.generate("abc", max_new_tokens=2)
+    with lm.stream("abc", max_new_tokens=4) as stream:
+        next(stream)
+    native = weakref.ref(lm._generator._engine._decoder._session)
+    del lm, stream
+    assert native() is None
+
+
+def test_a_model_whose_load_fails_at_its_end_is_freed_at_once(tmp_path, monkeypatch, without_collector):
+    folder = write_decoder_bundle(tmp_path / "sick", files={"tokenizer.json": b"{}"})
+    sessions = []
+    opened = edgelm.language_model.Generator
+
+    def opening(*arguments):
+        made = opened(*arguments)
+        sessions.append(weakref.ref(made._engine._decoder._session))
+        return made
+
+    monkeypatch.setattr("edgelm.language_model.Generator", opening)
+    with pytest.raises(ModelError, match="tokenizer"):
+        edgelm.load(folder, prepack=False, threads=1)
+    (native,) = sessions
+    assert native() is None
 
 
 def test_a_load_that_fails_leaves_no_thread_behind(load, monkeypatch):

@@ -44,15 +44,15 @@ _GENERATE = """
 import sys
 from pathlib import Path
 import edgelm
-from edgelm.generator import Generator
+from edgelm import generator
 from edgelm.runtime.memory import budget_of, peak_memory
 
 budgets = []
-check = Generator._check_memory
-def noted(self, needs):
-    budgets.append(budget_of(self._manifest, needs, prefill_chunk=self._runtime.prefill_chunk).total)
-    check(self, needs)
-Generator._check_memory = noted
+check = generator._check_memory
+def noted(manifest, runtime, memory, draft, needs):
+    budgets.append(budget_of(manifest, needs, prefill_chunk=runtime.prefill_chunk).total)
+    check(manifest, runtime, memory, draft, needs)
+generator._check_memory = noted
 
 kind, prepack = sys.argv[2:]
 settings = {"max_new_tokens": 16, "min_new_tokens": 16, "eos_token_id": []}
