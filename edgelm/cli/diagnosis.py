@@ -6,7 +6,7 @@ import dataclasses
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,7 +23,7 @@ from edgelm.errors import ConfigError, MemoryLimitError, StorageError, how_to_in
 from edgelm.runtime.fitting import USUAL_TOKENS, Limit, fit, need_of
 from edgelm.runtime.machine import Processor, memory_bandwidth, processor
 from edgelm.runtime.session import RUNTIME_VERSION, runtime_build
-from edgelm.runtime.usable_memory import MemoryBound, memory_bounds
+from edgelm.runtime.usable_memory import MemoryBound, memory_bounds, resident_memory
 
 PACKAGES = ("onnxruntime", "numpy", "tokenizers", "jinja2", "click")
 EXTRAS = {
@@ -37,6 +37,8 @@ _DECODING_SHARE = 0.6
 # What a model takes on disk at most, in sizes of its bundle: that, and the copy in this processor's layout.
 _BUNDLE_AND_COPY = 2.7
 _LITTLE_DISK = 500_000_000
+# Of the memory that is left, what measuring its speed takes is one part of so many.
+_SHARE_TO_MEASURE = 4
 _TELEMETRY = "ORT_DISABLE_TELEMETRY"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -116,7 +118,7 @@ class Diagnosis:
 def diagnose(*, seconds: float = 1.0) -> Diagnosis:
     """Looks at the machine; ``seconds``: for how long its memory is read."""
     bounds = tuple(sorted(memory_bounds(), key=lambda bound: bound.nbytes))
-    bandwidth = memory_bandwidth(seconds)
+    bandwidth = memory_bandwidth(seconds, room=_room_to_measure(bounds))
     build, providers = runtime_build()
     faults: list[str] = []
     installed, catalog = _installed(faults), _catalog(faults)
@@ -134,6 +136,11 @@ def diagnose(*, seconds: float = 1.0) -> Diagnosis:
         models=tuple(_models(installed, catalog, bounds[0] if bounds else None, bandwidth)),
         faults=tuple(faults),
     )
+
+
+def _room_to_measure(bounds: Sequence[MemoryBound]) -> int | None:
+    """Bytes that measuring may take: for each of many cores as many as it likes would be more than some have."""
+    return None if not bounds else (bounds[0].nbytes - resident_memory()) // _SHARE_TO_MEASURE
 
 
 def warnings_of(found: Diagnosis) -> Iterator[str]:

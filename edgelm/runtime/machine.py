@@ -34,6 +34,7 @@ _INT8_PRODUCTS = {"AVX-VNNI", "AVX-512 VNNI", "AMX", "dotprod", "i8mm"}
 _MAX_NAME = 200
 # Far larger than the caches, together, of machines that models run on.
 _BUFFER_BYTES = 64 << 20
+_LEAST_BUFFER_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ def quota_of(cpu_max: str) -> float | None:
     return int(quota) / int(period)
 
 
-def memory_bandwidth(seconds: float = 1.0, *, threads: int | None = None, buffer_bytes: int = _BUFFER_BYTES) -> float:
+def memory_bandwidth(seconds: float = 1.0, *, threads: int | None = None, room: int | None = None) -> float:
     """Bytes a second that all cores together read from memory, as decoding does with the weights.
 
     Each thread finds the largest byte of a buffer of its own, again and again: NumPy does that with the widest loads
@@ -122,9 +123,11 @@ def memory_bandwidth(seconds: float = 1.0, *, threads: int | None = None, buffer
     Args:
         seconds: how long to measure.
         threads: None: one for each usable core.
-        buffer_bytes: for each thread; larger than the caches.
+        room: bytes that all buffers together may take; None: as many as it takes to be larger than the caches.
     """
-    buffers = [np.ones(buffer_bytes, np.uint8) for _ in range(threads or available_cores())]
+    count = threads or available_cores()
+    buffer_bytes = _BUFFER_BYTES if room is None else max(_LEAST_BUFFER_BYTES, min(_BUFFER_BYTES, room // count))
+    buffers = [np.ones(buffer_bytes, np.uint8) for _ in range(count)]
     read = [0] * len(buffers)
     start = time.perf_counter()
 

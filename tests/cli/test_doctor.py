@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import replace
@@ -89,6 +91,25 @@ def test_what_does_not_fit_is_told_with_what_is_there(home: Path, monkeypatch: p
     found = diagnose(seconds=0.01)
     assert found.exit_code == 3
     assert "no model fits: tiny needs" in warnings(found)
+
+
+MANY_CORES = """
+import os, resource
+os.sched_getaffinity = lambda process: set(range(16))
+from edgelm.cli.app import app
+from edgelm.runtime.usable_memory import status_bytes
+used = status_bytes(open("/proc/self/status").read(), "VmData")
+import edgelm.cli.doctor
+resource.setrlimit(resource.RLIMIT_DATA, (used + 500_000_000, -1))
+app.main(["doctor", "--json"])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no limit that counts what is allocated")
+def test_many_cores_with_little_memory_are_measured_within_it(home: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", MANY_CORES], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["bandwidth"] > 0
 
 
 def test_a_resource_limit_is_warned_of_in_the_words_that_the_runtime_has(

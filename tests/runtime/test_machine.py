@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgelm.runtime import machine
 from edgelm.runtime.machine import (
     instruction_sets,
     memory_bandwidth,
@@ -85,12 +87,22 @@ def test_this_processor_can_be_used() -> None:
 
 def test_bandwidth_is_that_of_a_machine() -> None:
     """Slower than a disk or faster than registers would be a mistake in the measure."""
-    measured = memory_bandwidth(0.05, threads=1, buffer_bytes=1 << 20)
+    measured = memory_bandwidth(0.05, threads=1, room=1 << 20)
     assert 1e7 < measured < 1e13
 
 
 def test_bandwidth_is_measured_even_in_no_time() -> None:
-    assert memory_bandwidth(0.0, buffer_bytes=1 << 16) > 0
+    assert memory_bandwidth(0.0, room=1 << 16) > 0
+
+
+@pytest.mark.parametrize("room", [None, 10**12, 32 << 20, 100, -5])
+def test_bandwidth_takes_no_more_room_than_it_has(monkeypatch: pytest.MonkeyPatch, room: int | None) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(machine.np, "ones", lambda size, dtype: taken.append(size) or np.zeros(8, dtype))
+    memory_bandwidth(0.0, threads=16, room=room)
+    assert len(taken) == 16
+    most = 1 << 30 if room is None else min(max(room, 1 << 20), 1 << 30)
+    assert sum(taken) == most
 
 
 @given(st.text())
