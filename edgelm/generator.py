@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from edgelm.answer_memory import check_answers
 from edgelm.bundle.bundle import Bundle
-from edgelm.bundle.manifest import Manifest
 from edgelm.config import MOST_GUESSES, GenerationConfig, RuntimeConfig
 from edgelm.errors import ConfigError, EdgeLMError, MemoryLimitError, UnsupportedModelError
 from edgelm.generation.beam_search import beam_steps
@@ -30,7 +30,6 @@ from edgelm.guiding import Guiding, start_guiding
 from edgelm.results import GenerationResult, Stopwatch
 from edgelm.runtime.batches import pack
 from edgelm.runtime.engine import open_engine
-from edgelm.runtime.memory import Needs, budget_of
 from edgelm.runtime.process_memory import ProcessMemory
 from edgelm.runtime.sequences import LentDecoder, LentRows, Loan, SequenceDecoder, SequencePool
 from edgelm.runtime.single_row import SingleRow
@@ -82,7 +81,7 @@ class Generator:
         self._context_length = context_length
         self._draft = draft
         # Not a method: a pool that held its generator would keep a model in memory that is let go without close().
-        self._check_memory = partial(_check_memory, bundle.manifest, runtime, memory, draft)
+        self._check_memory = partial(check_answers, bundle.manifest, runtime, memory, draft)
         self._sizes = ModelSizes(bundle.manifest.vocab_size, context_length)
         self._process = os.getpid()
         self._engine = open_engine(bundle, runtime, context_length)
@@ -236,20 +235,6 @@ class Generator:
         sources = [request.source for request in requests if request.source is not None]
         needs = needs_of(requests, config, self._context_length)
         return self.pool.lend_rows(self._engine.new_batch(sources or None), needs)
-
-
-def _check_memory(
-    manifest: Manifest, runtime: RuntimeConfig, memory: ProcessMemory, draft: DraftModel | None, needs: Needs
-) -> None:
-    """Refuses what does not fit into memory, the newest request being part of it."""
-    try:
-        needed = budget_of(manifest, needs, prefill_chunk=runtime.prefill_chunk, kv_cache=runtime.kv_cache)
-        memory.check(replace(needed, draft=0 if draft is None else draft.bytes_for(needs)))
-    except MemoryLimitError as error:
-        others = needs.sequences - 1
-        wait = f"wait for the other {others} to end, " if others > 1 else "wait for the other to end, "
-        made = f"{needs.sequences} answers are being made at a time: {wait}" if others else ""
-        raise MemoryLimitError(f"{error}; {made}ask for fewer tokens (max_new_tokens) or raise the limit") from None
 
 
 def _steps(

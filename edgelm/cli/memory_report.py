@@ -11,7 +11,7 @@ from edgelm.bundle.manifest import Manifest
 from edgelm.cli.units import size_text
 from edgelm.config import ENCODER_BATCH_TOKENS, KV_CACHE_TYPES, KVCacheType, RuntimeConfig
 from edgelm.errors import MemoryLimitError
-from edgelm.runtime.fitting import Limit, fit
+from edgelm.runtime.fitting import Limit, fit, largest
 from edgelm.runtime.memory import Budget, budget, encoder_budget
 
 _CONTEXTS = (512, 2048, 8192, 32768, 131072)
@@ -77,14 +77,7 @@ def most_tokens(manifest: Manifest, limit: int, kv_type: KVCacheType | None = No
     ``kv_type``: with a cache of this type; None: of any.
     """
     runtime = RuntimeConfig.given(kv_cache=kv_type)
-    low, high = 0, manifest.context_length
-    while low < high:
-        middle = (low + high + 1) // 2
-        if _fits(manifest, runtime, middle, limit):
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    return largest(lambda tokens: _fits(manifest, runtime, tokens, limit), manifest.context_length)
 
 
 def _fits(manifest: Manifest, runtime: RuntimeConfig, tokens: int, limit: int) -> bool:

@@ -105,6 +105,18 @@ class Fitting:
         return {step.setting: step.chosen for step in self.steps}
 
 
+def largest(fits: Callable[[int], bool], most: int) -> int:
+    """The largest number up to ``most`` that fits, where all smaller ones do, too; 0: none does."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(middle):
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
 def need_of(manifest: Manifest, runtime: RuntimeConfig, tokens: int) -> Budget:
     """What it takes to hold ``tokens`` of prompt and answer, or an encoder's text of so many."""
     if manifest.family == "encoder":
@@ -205,14 +217,7 @@ class _Fitter:
         smallest = self._settings[-1]
         if kv_cache == "int8":
             smallest = replace(smallest, kv_cache="int8")
-        low, high = 0, window
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self._limit.holds(self._need(smallest, middle)):
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        return largest(lambda tokens: self._limit.holds(self._need(smallest, tokens)), window)
 
     def _refusal(self, tokens: int) -> MemoryLimitError:
         """Names the need with every step taken, the limit, and what would help."""
