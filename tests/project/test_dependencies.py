@@ -18,6 +18,7 @@ FLOORS = (
     {"edgelm.generation"},
     {"edgelm.text_stream", "edgelm.text_side"},
     {"edgelm.batch_answers", "edgelm.speculation", "edgelm.guiding", "edgelm.generation_requests"},
+    {"edgelm.answer_memory"},
     {"edgelm.generator", "edgelm.batched_encoder", "edgelm.loaded_model", "edgelm.call_settings", "edgelm.first_open"},
     {"edgelm.first_open_child"},
     {"edgelm.chat_model", "edgelm.cached_model"},
