@@ -12,7 +12,6 @@ import numpy as np
 from edgelm.bundle.progress import NoProgress, Progress
 from edgelm.language_model import available_cores
 from edgelm.runtime.decoder import Decoder
-from edgelm.runtime.embedding import EmbeddingTable
 from edgelm.runtime.int8_cache import Scales, load_int8_cache_graph
 from edgelm.runtime.session import Session
 from edgelm.runtime.token_rows import Logits
@@ -22,7 +21,7 @@ from edgelm_tools.evaluate_encoder import measure_encoder
 from edgelm_tools.evaluate_seq2seq import measure_seq2seq
 from edgelm_tools.layered_reference import DecoderPieces, layered_reference
 from edgelm_tools.quality import Quality, Tally, evaluation_text
-from edgelm_tools.quantize.schemes import EMBEDDING_NAME
+from edgelm_tools.quantize.tables import VECTORS, open_embedding
 
 # With 2,048 tokens, chance alone moves perplexity by 0.2 %; that is half of what int8 costs.
 EVALUATION_TOKENS = 6144
@@ -94,10 +93,10 @@ def open_decoder(graph: Path, context_length: int, scales: Scales | None = None)
         changed = None if scales is None else load_int8_cache_graph(graph, scales)
         session = opened.enter_context(closing(Session(graph, threads=available_cores(), graph=changed)))
         embedding = None
-        if "inputs_embeds" in session.inputs:
-            columns = int(session.inputs["inputs_embeds"].shape[2])
+        if VECTORS in session.inputs:
+            columns = int(session.inputs[VECTORS].shape[2])
             rows = int(session.outputs["logits"].shape[1])
-            table = EmbeddingTable(graph.with_name(EMBEDDING_NAME), rows=rows, columns=columns)
+            table = open_embedding(graph.parent, rows=rows, columns=columns)
             embedding = opened.enter_context(closing(table))
         yield Decoder(session, context_length=context_length, prefill_chunk=CHUNK, embedding=embedding)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from edgelm import __version__
 from edgelm.bundle.home import stamps_folder
-from edgelm.bundle.manifest import MANIFEST_NAME, EmbeddingFile, FileEntry, KVGeometry, Manifest, Source, parse_manifest
+from edgelm.bundle.manifest import MANIFEST_NAME, FileEntry, KVGeometry, Manifest, Source, parse_manifest
 from edgelm.bundle.opened import remember
 from edgelm.bundle.progress import NoProgress, Progress
 from edgelm.bundle.publish import publishing
@@ -30,7 +30,8 @@ from edgelm_tools.conversion_memory import ConversionPlan, plan_conversion
 from edgelm_tools.evaluate import MEASURES, Measured, measure_decoder, measure_int8_cache
 from edgelm_tools.generation_settings import check_tokens, generation_settings
 from edgelm_tools.graph import GraphBuilder, SharedWeights
-from edgelm_tools.quantize.schemes import EMBEDDING_NAME, SCHEMES, Float32, Rowwise, Scheme, scheme_named
+from edgelm_tools.quantize.schemes import SCHEMES, Float32, Rowwise, Scheme, scheme_named
+from edgelm_tools.quantize.tables import written_embedding
 
 __all__ = ["SCHEMES", "export", "graph_name", "write_graph", "write_graphs", "write_text_assets"]
 
@@ -209,7 +210,7 @@ def _manifest(
         quantization={"scheme": scheme.name, **scheme.settings()},
         files={path.name: _file_entry(path) for path in sorted(folder.iterdir())},
         source=origin,
-        embedding=_embedding(folder, facts),
+        embedding=written_embedding(folder, rows=facts.vocab_size, columns=facts.hidden_size),
         state=facts.state,
         pad_token_id=generation.get("pad_token_id"),
         decoder_start_token_id=_decoder_start(facts, generation),
@@ -240,12 +241,6 @@ def _geometry(folder: Path, facts: ModelFacts) -> KVGeometry | None:
     if facts.kv is None or not (folder / KV_SCALES_NAME).exists():
         return facts.kv
     return replace(facts.kv, scales=KV_SCALES_NAME)
-
-
-def _embedding(folder: Path, facts: ModelFacts) -> EmbeddingFile | None:
-    if not (folder / EMBEDDING_NAME).exists():
-        return None
-    return EmbeddingFile(EMBEDDING_NAME, rows=facts.vocab_size, columns=facts.hidden_size)
 
 
 def _file_entry(path: Path) -> FileEntry:

@@ -117,6 +117,10 @@ class GraphBuilder:
         self._made.update(names)
         return names[0]
 
+    def takes(self, name: str) -> bool:
+        """Whether an input of that name was declared."""
+        return any(value.name == name for value in self._inputs)
+
     def has(self, name: str) -> bool:
         """Whether a constant or weight of that name exists."""
         return name in self._initializers

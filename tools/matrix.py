@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 
@@ -87,19 +87,32 @@ class Matrix:
 
     def _rows(self, start: int, end: int) -> Iterator[Part]:
         seen = 0
-        for part in self.float_parts():
-            wanted = part[max(start - seen, 0) : max(end - seen, 0)]
-            seen += len(part)
-            if len(wanted):
+        for part in self.few_rows():
+            wanted = _slice(part, slice(max(start - seen, 0), max(end - seen, 0)))
+            seen += _count(part)
+            if _count(wanted):
                 yield wanted
+
+    def few_rows(self, most_values: int = MOST_VALUES) -> Iterator[Part]:
+        """The rows as they are, at most ``most_values`` values at a time."""
+        step = max(1, most_values // self.columns)
+        for part in self.parts():
+            for start in range(0, _count(part), step):
+                yield _slice(part, slice(start, start + step))
 
     def float_parts(self, most_values: int = MOST_VALUES) -> Iterator[NDArray[np.float32]]:
         """The rows as float32, at most ``most_values`` values at a time."""
-        step = max(1, most_values // self.columns)
-        for part in self.parts():
-            rows = len(part.values) if isinstance(part, BlockQuantized) else len(part)
-            for start in range(0, rows, step):
-                yield _floats(part, slice(start, start + step))
+        for part in self.few_rows(most_values):
+            yield floats(part)
+
+
+def floats(part: Part) -> NDArray[np.float32]:
+    """The values of some rows."""
+    if not isinstance(part, BlockQuantized):
+        return part
+    blocks = part.values.reshape(-1, part.values.shape[1] // part.block_size, part.block_size)
+    values: NDArray[np.float32] = blocks * part.scales[:, :, None]
+    return values.reshape(part.values.shape)
 
 
 def read_tensor(checkpoint: Checkpoint, name: str) -> NDArray[np.float32]:
@@ -130,9 +143,11 @@ def _check_finite(values: NDArray[np.float32], name: str) -> None:
         raise ModelError(f"tensor {name!r:.120} has values that are infinite or no numbers")
 
 
-def _floats(part: Part, rows: slice) -> NDArray[np.float32]:
-    if not isinstance(part, BlockQuantized):
-        return part[rows]
-    values = part.values[rows].reshape(-1, part.values.shape[1] // part.block_size, part.block_size)
-    floats: NDArray[np.float32] = values * part.scales[rows][:, :, None]
-    return floats.reshape(len(values), -1)
+def _count(part: Part) -> int:
+    return len(part.values if isinstance(part, BlockQuantized) else part)
+
+
+def _slice(part: Part, rows: slice) -> Part:
+    if isinstance(part, BlockQuantized):
+        return replace(part, values=part.values[rows], scales=part.scales[rows])
+    return part[rows]

@@ -265,6 +265,7 @@ def _embedding(fields: Fields, files: dict[str, FileEntry], vocab_size: int) -> 
         file=file,
         rows=embedding.integer("rows", vocab_size, MAX_VOCAB),
         columns=embedding.integer("columns", 1, MAX_HIDDEN),
+        block_size=embedding.integer("block_size", 1, MAX_HIDDEN) if embedding.has("block_size") else None,
     )
 
 

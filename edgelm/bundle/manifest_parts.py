@@ -47,11 +47,15 @@ class KVGeometry:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingFile:
-    """A table of int8 rows beside the graph, for a decoder that takes vectors; see ``runtime/embedding.py``."""
+    """A table of int8 rows beside the graph, for a decoder that takes vectors; see ``runtime/embedding.py``.
+
+    ``block_size``: how many neighbouring columns share a scale; None: all of a row.
+    """
 
     file: str
     rows: int
     columns: int
+    block_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,8 @@ _LAYER_BYTES = {
 _TABLE_BYTES = {"rows": 1.0, "carried": 1.06}
 _USUAL_TABLE_BYTES = 1.125
 _FLOAT_BYTES = 4
+# Columns of a table in a file of its own that share a scale; None: all.
+_TABLE_BLOCKS = {"rows": None, "int8-block": 32, "int4": 32}
 # Bytes of a graph's file without its weights, for each layer and besides.
 _LAYER_NODES = {"encoder": 4_200, "decoder": 4_200, "cross-attending": 6_200, "recurrent": 16_000}
 _OTHER_NODES = 3_000
@@ -86,12 +88,12 @@ def expected_manifest(
     layout = _layout(shape, scheme)
     roles = FAMILY_ROLES[shape.family]
     files = {f"{role}.onnx": _file(_graph_size(shape, role)) for role in roles}
-    weights = _weights_size(shape, layout, parameters, context_length)
+    embedding = _embedding(shape, layout)
+    weights = _weights_size(shape, layout, parameters, context_length, beside=embedding is not None)
     files[f"{roles[0]}.onnx.data"] = _file(weights)
-    embedding = None
-    if layout == "rows":
-        embedding = EmbeddingFile(EMBEDDING_NAME, rows=shape.vocab_size, columns=shape.table_columns)
-        files[EMBEDDING_NAME] = _file(shape.vocab_size * (shape.table_columns + _FLOAT_BYTES))
+    if embedding is not None:
+        scales = -(-embedding.columns // (embedding.block_size or embedding.columns))
+        files[EMBEDDING_NAME] = _file(embedding.rows * (embedding.columns + _FLOAT_BYTES * scales))
     kv = shape.kv
     if kv is not None and shape.family == "decoder":
         kv = replace(kv, scales=KV_SCALES_NAME)
@@ -128,15 +130,24 @@ def _layout(shape: ModelShape, scheme: str) -> str:
     return "rows" if shape.family == "decoder" and shape.rotates else "int8-block"
 
 
-def _weights_size(shape: ModelShape, layout: str, parameters: int, context_length: int) -> int:
-    """Bytes of all graphs' weights: layers, the tables, and cosines and sines."""
+def _embedding(shape: ModelShape, layout: str) -> EmbeddingFile | None:
+    """The table of a decoder, where that has a file of its own."""
+    if shape.family != "decoder" or layout not in _TABLE_BLOCKS:
+        return None
+    return EmbeddingFile(
+        EMBEDDING_NAME, rows=shape.vocab_size, columns=shape.table_columns, block_size=_TABLE_BLOCKS[layout]
+    )
+
+
+def _weights_size(shape: ModelShape, layout: str, parameters: int, context_length: int, *, beside: bool) -> int:
+    """Bytes of all graphs' weights: layers, the tables but for one ``beside``, and cosines and sines."""
     table = shape.vocab_size * shape.table_columns
     tables = table * (2 if shape.family != "encoder" and not shape.footprint.tied else 1)
     layers = max(0, parameters - tables)
     rotary = _FLOAT_BYTES * shape.rotary_values * context_length
     if layout == "fp32":
         return _FLOAT_BYTES * (layers + tables) + rotary
-    if layout == "rows":  # the table has a file of its own
+    if beside:
         tables = table
     return int(_LAYER_BYTES[layout] * layers + _TABLE_BYTES.get(layout, _USUAL_TABLE_BYTES) * tables) + rotary
 

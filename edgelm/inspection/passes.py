@@ -209,4 +209,4 @@ def _embedding(bundle: Bundle) -> EmbeddingTable | None:
     table = bundle.manifest.embedding
     if table is None:
         return None
-    return EmbeddingTable(bundle.path(table.file), rows=table.rows, columns=table.columns)
+    return EmbeddingTable(bundle.path(table.file), rows=table.rows, columns=table.columns, block_size=table.block_size)

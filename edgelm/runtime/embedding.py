@@ -1,7 +1,8 @@
 """The embedding table of a decoder whose graph takes vectors: rows are read from the file when they are needed.
 
 A table is a large part of a small model's weights, and a prompt needs a few hundred of its rows. Left in a file, it
-costs no resident memory at all. A row is ``columns`` int8 steps and their float32 scale, little-endian.
+costs no resident memory at all. A row is ``columns`` int8 steps and behind them their float32 scale, or one scale for
+each block of them, little-endian.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from edgelm.errors import ClosedError, ModelError, NumericError
 _MOST_SCALE = 1e15
 
 
-def row_dtype(columns: int) -> np.dtype[np.void]:
-    """How a row lies in the file: ``columns`` + 4 bytes."""
-    return np.dtype([("steps", np.int8, (columns,)), ("scale", "<f4")])
+def row_dtype(columns: int, block_size: int | None = None) -> np.dtype[np.void]:
+    """How a row lies in the file: ``columns`` bytes, and 4 for each ``block_size`` of them; None: for all of them."""
+    scales = -(-columns // (block_size or columns))
+    return np.dtype([("steps", np.int8, (columns,)), ("scales", "<f4", (scales,))])
 
 
 class EmbeddingTable:
@@ -31,15 +33,17 @@ class EmbeddingTable:
         path: the file.
         rows: tokens of the vocabulary.
         columns: length of a vector.
+        block_size: how many neighbouring columns share a scale, the last ones maybe fewer; None: all.
 
     Raises:
         ModelError: the file is missing or not of that size.
     """
 
-    def __init__(self, path: Path, *, rows: int, columns: int) -> None:
+    def __init__(self, path: Path, *, rows: int, columns: int, block_size: int | None = None) -> None:
         self.rows = rows
         self.columns = columns
-        self._dtype = row_dtype(columns)
+        self._block_size = min(block_size or columns, columns)
+        self._dtype = row_dtype(columns, block_size)
         self._lock = threading.Lock()
         try:
             self._file = path.open("rb", buffering=0)
@@ -62,9 +66,10 @@ class EmbeddingTable:
         """
         for place, token in enumerate(ids):
             row = self._row(int(token))
-            if not abs(row["scale"]) < _MOST_SCALE:
+            if not np.abs(row["scales"]).max() < _MOST_SCALE:
                 raise NumericError(f"the embedding of token {token} is not of finite numbers")
-            np.multiply(row["steps"], row["scale"], out=out[place], dtype=np.float32)
+            scales = np.repeat(row["scales"], self._block_size)[: self.columns]
+            np.multiply(row["steps"], scales, out=out[place], dtype=np.float32)
 
     def close(self) -> None:
         """Closes the file; may be called twice."""

@@ -151,4 +151,6 @@ def _embedding(bundle: Bundle) -> EmbeddingTable | None:
     described = bundle.manifest.embedding
     if described is None:
         return None
-    return EmbeddingTable(bundle.path(described.file), rows=described.rows, columns=described.columns)
+    return EmbeddingTable(
+        bundle.path(described.file), rows=described.rows, columns=described.columns, block_size=described.block_size
+    )

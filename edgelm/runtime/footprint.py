@@ -36,8 +36,12 @@ _USUAL_LOADING_COPIES = 2.7
 _LAYER_BYTES = {"int4": 0.625, "fp32": 4.0}
 _TABLE_BYTES = {"fp32": 4.0}
 _USUAL_WEIGHT_BYTES = 1.125
-# An output head beside a table in a file of its own is stored in pieces.
+# An output head beside a table in a file of its own is stored in pieces: of rows with a scale each, and of blocks.
 _HEAD_PIECES = 4
+_BLOCK_HEAD_PIECES = 16
+# Bytes of a weight in blocks of 32 that are there besides: their scales in this processor's layout, and times the zero
+# point.
+_BLOCK_COPIES = 0.25
 # A run's values that live at one time, for each of its tokens, in multiples of the width of the stream, of attention
 # and of the feed-forward layers (there of two projections, if it has a gate).
 _LIVE_WIDTHS = {"encoder": (4.0, 4.0, 2.0), "decoder": (4.0, 10.0, 4.5), "encoder-decoder": (4.0, 11.0, 4.5)}
@@ -97,7 +101,7 @@ def weight_bytes(manifest: Manifest, sizes: Footprint) -> int:
     twice = sum(_MERGED_SHARE * size for name, size in inside.items() if "merged" in name and size >= MB)
     shares_table = sizes.tied and manifest.embedding is None and _gives_logits(manifest)
     again = _table_bytes(manifest, sizes) if shares_table else 0
-    return int(beside + held + max(twice, min(again, beside + held)))
+    return int(beside + held + max(twice, min(again, beside + held))) + _block_copies(manifest, sizes, beside)
 
 
 def loading_bytes(manifest: Manifest, sizes: Footprint) -> int:
@@ -110,7 +114,8 @@ def loading_bytes(manifest: Manifest, sizes: Footprint) -> int:
     layer = sizes.hidden_size * sizes.intermediate_size * (2 if sizes.gated else 1)
     largest = int(_LAYER_BYTES.get(str(scheme), _USUAL_WEIGHT_BYTES) * layer)
     if manifest.embedding is not None:
-        largest = max(largest, _table_bytes(manifest, sizes) // _HEAD_PIECES)
+        pieces = _HEAD_PIECES if manifest.embedding.block_size is None else _BLOCK_HEAD_PIECES
+        largest = max(largest, _table_bytes(manifest, sizes) // pieces)
     elif _gives_logits(manifest):
         largest = max(largest, _table_bytes(manifest, sizes))
     return int(_LOADING_COPIES.get(str(scheme), _USUAL_LOADING_COPIES) * largest)
@@ -193,6 +198,15 @@ def _table_bytes(manifest: Manifest, sizes: Footprint) -> int:
     if manifest.layout != NATIVE_LAYOUT:
         each = FLOAT_BYTES
     return int(each * manifest.vocab_size * sizes.hidden_size)
+
+
+def _block_copies(manifest: Manifest, sizes: Footprint, beside: int) -> int:
+    """Of a decoder's block-wise weights; with a table in the graph, what that is counted again covers them."""
+    if manifest.embedding is None or manifest.embedding.block_size is None:
+        return 0
+    head = min(_table_bytes(manifest, sizes), beside)
+    layer_bytes = _LAYER_BYTES.get(str(manifest.quantization.get("scheme")), _USUAL_WEIGHT_BYTES)
+    return int(_BLOCK_COPIES * ((beside - head) / layer_bytes + head / _USUAL_WEIGHT_BYTES))
 
 
 def _usual_sizes(manifest: Manifest) -> tuple[int, int, int]:

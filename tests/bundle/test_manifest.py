@@ -83,6 +83,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
                 file=st.sampled_from(sorted(files)),
                 rows=st.integers(vocab_size, 10**7),
                 columns=st.integers(1, 1 << 20),
+                block_size=st.none() | st.integers(1, 1 << 20),
             )
         ),
         source=Source(
@@ -166,6 +167,14 @@ REFUSED: list[tuple[str, Any, str]] = [
         "embedding",
         {"file": "tokenizer.json", "rows": 10**6, "columns": 0},
         "embedding.columns must be an integer from 1 to 1048576, not 0",
+    ),
+    *(
+        (
+            "embedding",
+            {"file": "tokenizer.json", "rows": 10**6, "columns": 8, "block_size": size},
+            f"embedding.block_size must be an integer from 1 to 1048576, not {json.dumps(size)}",
+        )
+        for size in (0, -32, 1 << 21, 32.0, True, "32")
     ),
     ("kv", None, "kv must be an object, not null"),
     ("state", {"layers": 0, "size": 8}, "state.layers must be an integer from 1 to 1024, not 0"),

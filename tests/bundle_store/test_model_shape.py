@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgelm.bundle.catalog import CatalogEntry, own_catalog, parse_catalog
-from edgelm.bundle.manifest import Manifest, parse_manifest
+from edgelm.bundle.manifest import EmbeddingFile, Manifest, parse_manifest
 from edgelm.bundle.model_shape import ModelShape, expected_manifest, parse_shape
 from edgelm.errors import ConfigError
 from edgelm.runtime.memory import budget, encoder_budget
@@ -90,7 +90,23 @@ def test_a_decoder_that_cannot_be_rotated_gets_blocks() -> None:
     shape = parse_shape(SMALL)
     assert expected(shape).embedding is not None
     blocks = expected(replace(shape, rotates=False))
-    assert (blocks.quantization, blocks.embedding) == ({"scheme": "int8-block"}, None)
+    assert blocks.quantization == {"scheme": "int8-block"}
+    assert blocks.embedding == EmbeddingFile("embedding.int8", rows=1000, columns=64, block_size=32)
+
+
+def test_a_table_of_blocks_lies_beside_a_decoder_and_in_no_other() -> None:
+    shape = parse_shape({**SMALL, "hidden_size": 72, "tied": True})
+    inside, beside = (expected(shape, scheme=scheme) for scheme in ("dynamic-int8", "int4"))
+    assert inside.embedding is None
+    assert beside.embedding is not None
+    assert beside.files["embedding.int8"].size == 1000 * (72 + 3 * 4)
+    untied = replace(shape, footprint=replace(shape.footprint, tied=False))
+    tied_size, untied_size = (
+        expected(s, scheme="int4", parameters=parameters_of(s)).files["decoder.onnx.data"].size for s in (shape, untied)
+    )
+    assert tied_size == untied_size, "the head is a matrix of its own in both"
+    other = parse_shape({**SMALL, "family": "encoder-decoder", "decoder_layers": 2})
+    assert expected(other, scheme="int4").embedding is None
 
 
 def test_rotary_tables_grow_with_the_context() -> None:

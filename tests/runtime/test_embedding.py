@@ -6,8 +6,10 @@ import threading
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.bundles import GRAPH_NAME, TinyDecoder
-from support.embedding_bundle import TABLE_NAME, quantized, write_embedding_bundles
+from support.embedding_bundle import TABLE_NAME, quantized, vectors, write_embedding_bundles
 
 import edgelm
 from edgelm.bundle.manifest import EmbeddingFile
@@ -39,12 +41,37 @@ def test_a_row_is_its_steps_times_its_scale(table, tmp_path):
     ids = [0, 39, 7, 7, 20]
     out = np.full((5, 24), np.nan, np.float32)
     table.lookup(ids, out)
-    np.testing.assert_array_equal(out, rows["steps"][ids].astype(np.float32) * rows["scale"][ids, None])
+    np.testing.assert_array_equal(out, rows["steps"][ids].astype(np.float32) * rows["scales"][ids])
     np.testing.assert_allclose(out, VECTORS[ids], atol=np.abs(VECTORS).max() / 200)
 
 
-def test_a_row_takes_its_columns_and_four_bytes():
-    assert row_dtype(24).itemsize == 28
+def test_a_row_takes_its_columns_and_four_bytes_for_each_scale():
+    assert row_dtype(24).itemsize == row_dtype(24, 24).itemsize == row_dtype(24, 99).itemsize == 28
+    assert row_dtype(24, 10).itemsize == 24 + 3 * 4
+
+
+@given(columns=st.integers(1, 70), block_size=st.integers(1, 80), seed=st.integers(0, 9))
+def test_blocks_of_any_size_are_read_as_they_were_written(columns, block_size, seed, tmp_path_factory):
+    values = np.random.default_rng(seed).normal(0, 3, (5, columns)).astype(np.float32)
+    rows = quantized(values, block_size)
+    path = tmp_path_factory.getbasetemp() / "blocks.bin"
+    path.write_bytes(rows.tobytes())
+    table = EmbeddingTable(path, rows=5, columns=columns, block_size=block_size)
+    out = np.full((3, columns), np.nan, np.float32)
+    table.lookup([4, 0, 4], out)
+    table.close()
+    np.testing.assert_array_equal(out, vectors(rows, block_size)[[4, 0, 4]])
+    np.testing.assert_allclose(out, values[[4, 0, 4]], atol=np.abs(values).max() / 253)
+
+
+def test_one_scale_of_a_row_that_is_not_finite_is_enough(tmp_path):
+    rows = quantized(VECTORS, 8)
+    rows["scales"][3, 2] = np.nan
+    (tmp_path / TABLE_NAME).write_bytes(rows.tobytes())
+    table = EmbeddingTable(tmp_path / TABLE_NAME, rows=40, columns=24, block_size=8)
+    with pytest.raises(NumericError, match="token 3 is not of finite numbers"):
+        table.lookup([3], np.zeros((1, 24), np.float32))
+    table.close()
 
 
 @pytest.mark.parametrize("token", [-1, 40, 2**40])
@@ -56,7 +83,7 @@ def test_a_token_outside_the_table_is_refused(table, token):
 @pytest.mark.parametrize("scale", [np.nan, np.inf, -np.inf, 1e37])
 def test_a_vector_that_is_not_of_finite_numbers_is_refused(tmp_path, scale):
     rows = quantized(VECTORS)
-    rows["scale"][7] = scale
+    rows["scales"][7] = scale
     (tmp_path / TABLE_NAME).write_bytes(rows.tobytes())
     table = EmbeddingTable(tmp_path / TABLE_NAME, rows=40, columns=24)
     with pytest.raises(NumericError, match=r"^the embedding of token 7 is not of finite numbers$"):
@@ -64,10 +91,12 @@ def test_a_vector_that_is_not_of_finite_numbers_is_refused(tmp_path, scale):
     table.close()
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(39, 24), (41, 24), (40, 23)])
-def test_a_file_of_another_size_is_refused(table, tmp_path, rows, columns):
+@pytest.mark.parametrize(
+    ("rows", "columns", "block_size"), [(39, 24, None), (41, 24, 24), (40, 23, None), (40, 24, 12)]
+)
+def test_a_file_of_another_size_is_refused(table, tmp_path, rows, columns, block_size):
     with pytest.raises(ModelError, match=f"{TABLE_NAME}: 1120 bytes, but {rows} rows take"):
-        EmbeddingTable(tmp_path / TABLE_NAME, rows=rows, columns=columns)
+        EmbeddingTable(tmp_path / TABLE_NAME, rows=rows, columns=columns, block_size=block_size)
 
 
 def test_a_missing_file_is_refused(tmp_path):
@@ -125,11 +154,11 @@ def test_a_decoder_on_vectors_is_one_on_tokens(bundles, chunk):
     table.close()
 
 
-@pytest.mark.parametrize("prepack", [False, True])
-def test_a_model_on_vectors_answers_as_one_on_tokens(bundles, tmp_path, monkeypatch, prepack):
+@pytest.mark.parametrize(("prepack", "block_size"), [(False, None), (True, None), (True, 10)])
+def test_a_model_on_vectors_answers_as_one_on_tokens(tmp_path, monkeypatch, prepack, block_size):
     monkeypatch.setenv("EDGELM_HOME", str(tmp_path))
     answers = []
-    for folder in bundles:
+    for folder in write_embedding_bundles(tmp_path, SIZES, block_size=block_size):
         with edgelm.load(folder, threads=1, prepack=prepack) as lm:
             answers.append(lm.generate("the quick brown", max_new_tokens=20, eos_token_id=[]).token_ids)
     assert answers[0] == answers[1]

@@ -148,6 +148,19 @@ def test_a_tied_table_in_the_graph_is_there_twice():
     assert untied.loading > budget(beside, tokens=9, prefill_chunk=9).loading > 0
 
 
+def test_blocks_have_their_scales_thrice_and_a_head_in_small_pieces():
+    rows = model(footprint=replace(SIZES, tied=True), embedding=EmbeddingFile("embedding.int8", 30_000, 512))
+    blocks = replace(rows, embedding=EmbeddingFile("embedding.int8", 30_000, 512, block_size=32))
+    head = int(1.125 * 30_000 * 512)
+    for scheme, layer_bytes in (("int8-block", 1.125), ("int4", 0.625)):
+        of_rows, of_blocks = (
+            budget(replace(made, quantization={"scheme": scheme}), tokens=1, prefill_chunk=1) for made in (rows, blocks)
+        )
+        weights = (of_rows.weights - head) / layer_bytes + 30_000 * 512
+        assert of_blocks.weights - of_rows.weights == pytest.approx(weights / 4, abs=2)
+        assert of_blocks.loading < of_rows.loading
+
+
 def test_loading_counts_only_where_it_is_more_than_running():
     manifest = model()
     short, long = (budget(manifest, tokens=tokens, prefill_chunk=128) for tokens in (8, 20_000))

@@ -22,29 +22,42 @@ from edgelm.bundle.manifest import EmbeddingFile
 from edgelm.runtime.embedding import row_dtype
 
 TABLE_NAME = "embedding.bin"
+Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
-def write_embedding_bundles(root: Path, sizes: TinyDecoder, **changes: Any) -> tuple[Path, Path]:
+def write_embedding_bundles(
+    root: Path, sizes: TinyDecoder, *, block_size: int | None = None, **changes: Any
+) -> tuple[Path, Path]:
     """Two bundles of one model: one looks tokens up in a file, the other has the same vectors in its graph."""
     model = decoder_model(sizes)
     (embeddings,) = (tensor for tensor in model.graph.initializer if tensor.name == "embeddings")
-    table = quantized(numpy_helper.to_array(embeddings))
-    vectors = table["steps"].astype(np.float32) * table["scale"][:, None]
-    embeddings.CopyFrom(numpy_helper.from_array(vectors, "embeddings"))
+    table = quantized(numpy_helper.to_array(embeddings), block_size)
+    embeddings.CopyFrom(numpy_helper.from_array(vectors(table, block_size), "embeddings"))
     inside = _write(root / "inside", sizes, model)
     _take_vectors(model, sizes.hidden)
     outside = _write(root / "outside", sizes, model)
     (outside / TABLE_NAME).write_bytes(table.tobytes())
-    embedding = EmbeddingFile(TABLE_NAME, rows=sizes.vocab_size, columns=sizes.hidden)
+    embedding = EmbeddingFile(TABLE_NAME, rows=sizes.vocab_size, columns=sizes.hidden, block_size=block_size)
     return seal(outside, **{"embedding": embedding, **changes}), inside
 
 
-def quantized(vectors: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.void]]:
+def quantized(values: Floats, block_size: int | None = None) -> np.ndarray[Any, np.dtype[np.void]]:
     """Rows as they lie in the file."""
-    table = np.zeros(len(vectors), row_dtype(vectors.shape[1]))
-    table["scale"] = np.abs(vectors).max(axis=1) / 127
-    table["steps"] = np.rint(vectors / table["scale"][:, None])
+    columns = values.shape[1]
+    table = np.zeros(len(values), row_dtype(columns, block_size))
+    for place, start in enumerate(range(0, columns, block_size or columns)):
+        block = values[:, start : start + (block_size or columns)]
+        table["scales"][:, place] = np.abs(block).max(axis=1) / 127
+        table["steps"][:, start : start + block.shape[1]] = np.rint(block / table["scales"][:, place, None])
     return table
+
+
+def vectors(table: np.ndarray[Any, np.dtype[np.void]], block_size: int | None = None) -> Floats:
+    """What the rows stand for."""
+    columns = table["steps"].shape[1]
+    scales = np.repeat(table["scales"], block_size or columns, axis=1)[:, :columns]
+    values: Floats = table["steps"].astype(np.float32) * scales
+    return values
 
 
 def _write(folder: Path, sizes: TinyDecoder, model: onnx.ModelProto) -> Path:

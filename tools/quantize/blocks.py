@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm_tools.checkpoint.base import BlockQuantized
 from edgelm_tools.graph import MICROSOFT, GraphBuilder
-from edgelm_tools.matrix import Matrix, Part
-from edgelm_tools.quantize import blockwise
+from edgelm_tools.matrix import Matrix
+from edgelm_tools.quantize.block_parts import quantized_parts
 from edgelm_tools.quantize.blockwise import Blocks
 from edgelm_tools.quantize.scheme import Rows, token_ids
+from edgelm_tools.quantize.tables import BLOCK_HEAD_PIECES, EMBEDDING_BLOCK, VECTORS, embedding_beside
 
 # One block's activations are rounded together with int8 dot products.
 INT8_COMPUTE = 4
-EMBEDDING_BLOCK = 32
 
 
 class Int8Tables:
     """The tables of a ``Scheme``: embeddings and output head in int8 blocks of 32, stored once where they are tied."""
 
     def head(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, tied_to: str | None) -> str:
-        if tied_to is None:
+        if not tied_to:
             _store_blocks(g, name, matrix, 8, EMBEDDING_BLOCK)
         stored = [f"{tied_to or name}.weight", f"{tied_to or name}.scales"]
         return _matmul_nbits(g, x, name, stored, matrix, 8, EMBEDDING_BLOCK)
@@ -69,6 +68,18 @@ class Blockwise(Int8Tables):
     def settings(self) -> dict[str, Any]:
         return {"bits": self.bits, "block_size": self.block_size}
 
+    def head(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, tied_to: str | None) -> str:
+        whole = super().head
+        if not g.takes(VECTORS):
+            return whole(g, x, name, matrix, tied_to)
+        pieces = enumerate(matrix.split(BLOCK_HEAD_PIECES))
+        logits = [whole(g, x, f"{name}.{i}", piece, None) for i, piece in pieces]
+        return g.node("Concat", logits, name=f"{name}.joined", axis=-1)
+
+    def embedding(self, g: GraphBuilder, name: str, matrix: Matrix) -> tuple[str, str]:
+        """Beside the graph; the head is a matrix of its own then."""
+        return embedding_beside(g, matrix, EMBEDDING_BLOCK), ""
+
     def linear(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, *, rows: Rows = "uneven") -> str:
         stored = _store_blocks(g, name, matrix, self.bits, self.block_size)
         return _matmul_nbits(g, x, name, stored, matrix, self.bits, self.block_size)
@@ -100,7 +111,7 @@ def _store_blocks(g: GraphBuilder, name: str, matrix: Matrix, bits: int, block_s
     zero_points: list[NDArray[np.uint8]] = []
 
     def data() -> Iterator[NDArray[np.uint8]]:
-        for blocks in _quantized(matrix, bits, block_size):
+        for blocks in quantized_parts(matrix, bits, block_size):
             scales.append(blocks.scales)
             if bits == 4:
                 zero_points.append(_explicit_zero_points(blocks))
@@ -119,20 +130,3 @@ def _explicit_zero_points(blocks: Blocks) -> NDArray[np.uint8]:
         return blocks.zero_points
     rows, count = blocks.scales.shape
     return np.full((rows, -(-count // 2)), 0x88, np.uint8)
-
-
-def _quantized(matrix: Matrix, bits: int, block_size: int) -> Iterator[Blocks]:
-    quantize: Callable[[NDArray[np.float32], int], Blocks] = (
-        blockwise.quantize_int8 if bits == 8 else blockwise.quantize_int4
-    )
-    carry = blockwise.carry_int8 if bits == 8 else blockwise.carry_int4
-    for part in matrix.parts():
-        if isinstance(part, BlockQuantized) and (part.bits, part.block_size) == (bits, block_size):
-            yield carry(part)
-        else:
-            for rows in _only(part, matrix).float_parts():
-                yield quantize(rows, block_size)
-
-
-def _only(part: Part, matrix: Matrix) -> Matrix:
-    return Matrix(matrix.rows, matrix.columns, lambda: iter([part]))

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.runtime.embedding import row_dtype
 from edgelm_tools.graph import MICROSOFT, GraphBuilder
 from edgelm_tools.matrix import Matrix
-from edgelm_tools.quantize import blockwise
 from edgelm_tools.quantize.blocks import Int8Tables
 from edgelm_tools.quantize.gptq import round_to_inputs
 from edgelm_tools.quantize.rotation import hadamard, largest_hadamard
 from edgelm_tools.quantize.rowwise import round_rows, row_scales
 from edgelm_tools.quantize.scheme import Calibration, Rows
+from edgelm_tools.quantize.tables import HEAD_PIECES, embedding_beside
 
-EMBEDDING_NAME = "embedding.int8"
 HADAMARD_SIZE = 128
-HEAD_PIECES = 4
 # Far below the square of any activation: a row of zeros stays one.
 _NO_ROW = 1e-20
 
@@ -56,15 +52,13 @@ class Rowwise(Int8Tables):
     def head(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, tied_to: str | None) -> str:
         if tied_to is not None:
             return super().head(g, x, name, matrix, tied_to)
-        # Loading holds the largest weight twice more for a moment: a head in pieces keeps that moment small.
         pieces = matrix.split(HEAD_PIECES)
         logits = [self.linear(g, x, f"{name}.{i}", piece, rows="normed") for i, piece in enumerate(pieces)]
         return g.node("Concat", logits, name=f"{name}.joined", axis=-1)
 
     def embedding(self, g: GraphBuilder, name: str, matrix: Matrix) -> tuple[str, str]:
-        """The table goes into a file of its own, see ``edgelm.runtime.embedding``: it takes no memory there."""
-        store_embedding(g.path.with_name(EMBEDDING_NAME), matrix)
-        return g.input("inputs_embeds", np.float32, ("batch", "sequence", matrix.columns)), ""
+        """Beside the graph."""
+        return embedding_beside(g, matrix), ""
 
 
 @dataclass(frozen=True)
@@ -80,16 +74,6 @@ class DynamicInt8(Int8Tables):
     def linear(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, *, rows: Rows = "uneven") -> str:
         weight, scales = store_rowwise(g, name, matrix)
         return _integer_product(g, x, name, weight, scales)
-
-
-def store_embedding(path: Path, matrix: Matrix) -> None:
-    """Writes the table row by row: int8 steps, and the scale that makes the largest magnitude of the row 127."""
-    with path.open("wb") as file:
-        for part in matrix.float_parts():
-            rows = np.zeros(len(part), row_dtype(matrix.columns))
-            rows["scale"] = np.abs(part).max(axis=1) / np.float32(127)
-            rows["steps"] = np.rint(part * blockwise.reciprocal(rows["scale"])[:, None])
-            file.write(rows.data)
 
 
 def _integer_product(g: GraphBuilder, x: str, name: str, weight: str, scales: str) -> str:

@@ -6,8 +6,9 @@ from edgelm.errors import ConfigError
 from edgelm_tools.quantize.blocks import Blockwise
 from edgelm_tools.quantize.carried import CarriedInt8
 from edgelm_tools.quantize.plain import Float32, Recorder
-from edgelm_tools.quantize.rows import EMBEDDING_NAME, DynamicInt8, Rowwise
+from edgelm_tools.quantize.rows import DynamicInt8, Rowwise
 from edgelm_tools.quantize.scheme import Calibration, Rows, Scheme
+from edgelm_tools.quantize.tables import EMBEDDING_NAME
 
 __all__ = [
     "EMBEDDING_NAME",

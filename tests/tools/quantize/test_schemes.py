@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
+from edgelm.errors import ModelError
 from edgelm.runtime.embedding import EmbeddingTable
 from edgelm_tools.checkpoint.base import BlockQuantized
 from edgelm_tools.graph import GraphBuilder
@@ -17,6 +20,7 @@ from edgelm_tools.matrix import Matrix, Part
 from edgelm_tools.quantize import blockwise
 from edgelm_tools.quantize.gptq import error_factor
 from edgelm_tools.quantize.rowwise import round_rows, row_scales
+from edgelm_tools.quantize.scheme import token_ids
 from edgelm_tools.quantize.schemes import (
     EMBEDDING_NAME,
     Blockwise,
@@ -26,6 +30,7 @@ from edgelm_tools.quantize.schemes import (
     Rowwise,
     Scheme,
 )
+from edgelm_tools.quantize.tables import open_embedding, written_embedding
 
 Floats = NDArray[np.float32]
 INT8, INT4 = Blockwise("int8-block", bits=8, block_size=32), Blockwise("int4", bits=4, block_size=32)
@@ -217,11 +222,11 @@ IDS = np.array([[3, 0, 10, 3]])
 
 @pytest.mark.parametrize("columns", [24, 64])
 @pytest.mark.parametrize("scheme", EMBEDDED, ids=lambda scheme: scheme.name)
-def test_tied_embedding_and_head_share_their_weights(scheme: Scheme, columns: int, tmp_path: Path) -> None:
+def test_tied_table_and_head_in_a_graph_share_their_weights(scheme: Scheme, columns: int, tmp_path: Path) -> None:
     weight = random_weight((11, columns))
     matrix = matrix_of(weight)
     with GraphBuilder(tmp_path / "tied.onnx", name="tied") as g:
-        vectors, table = scheme.embedding(g, "embed", matrix)
+        vectors, table = scheme.lookup(g, "embed", matrix, token_ids(g))
         size = (tmp_path / "tied.onnx.data").stat().st_size
         result(g, scheme.head(g, vectors, "head", matrix, table), 11)
     assert (tmp_path / "tied.onnx.data").stat().st_size <= size + 4096
@@ -246,6 +251,62 @@ def test_rowwise_keeps_its_embedding_in_a_file_and_its_head_in_pieces(tmp_path: 
     stored = stored_values(Rowwise(), np.where(weight, weight, 1e-20).astype(np.float32))
     error = np.abs(run(tmp_path / "g.onnx", inputs_embeds=rows) - rows @ stored.T)
     assert (error <= rounding_of_inputs(DynamicInt8(), rows) @ np.abs(stored).T * 1.01 + 1e-4).all()
+
+
+def embedded(folder: Path, scheme: Scheme, matrix: Matrix, *, beside: bool) -> Floats:
+    """Logits (1, rows, rows) of all tokens, whose table lies in the graph or beside it."""
+    path = folder / f"{beside}.onnx"
+    with GraphBuilder(path, name="embedded") as g:
+        look_up = scheme.embedding(g, "embed", matrix) if beside else scheme.lookup(g, "embed", matrix, token_ids(g))
+        result(g, scheme.head(g, look_up[0], "head", matrix, look_up[1]), matrix.rows)
+    if not beside:
+        return run(path, input_ids=np.arange(matrix.rows)[None])
+    rows = np.empty((1, matrix.rows, matrix.columns), np.float32)
+    table = open_embedding(folder, rows=matrix.rows, columns=matrix.columns)
+    table.lookup(range(matrix.rows), rows[0])
+    table.close()
+    return run(path, inputs_embeds=rows)
+
+
+@pytest.mark.parametrize("columns", [24, 64, 72])
+@pytest.mark.parametrize("scheme", [INT8, INT4], ids=lambda scheme: scheme.name)
+def test_a_table_in_blocks_computes_the_same_beside_the_graph(scheme: Scheme, columns: int, tmp_path: Path) -> None:
+    matrix = matrix_of(random_weight((13, columns)))
+    inside, beside = (embedded(tmp_path, scheme, matrix, beside=place) for place in (False, True))
+    # The head's products over all rows and over a quarter of them may be added up in another order.
+    np.testing.assert_allclose(inside, beside, rtol=1e-5, atol=1e-5)
+    table = written_embedding(tmp_path, rows=13, columns=columns)
+    assert table is not None
+    assert table.block_size == (None if columns <= 32 else 32)
+
+
+def test_a_checkpoint_s_table_of_blocks_is_carried_to_file_and_head(tmp_path: Path) -> None:
+    random = np.random.default_rng(10)
+    values = random.integers(-128, 127, (11, 96), endpoint=True).astype(np.int8)
+    values[:, 0] = 64  # no block uses the whole range, so rounding anew would change it
+    blocks = BlockQuantized(values // 2, random.uniform(0.1, 1, (11, 3)).astype(np.float32), 32, 8)
+    exact = blocks.values * np.repeat(blocks.scales, 32, axis=1)
+    with GraphBuilder(tmp_path / "g.onnx", name="carried") as g:
+        vectors, table = INT4.embedding(g, "embed", matrix_of(blocks))
+        result(g, INT4.head(g, vectors, "head", matrix_of(blocks), table), 11)
+    written = open_embedding(tmp_path, rows=11, columns=96)
+    rows = np.empty((11, 96), np.float32)
+    written.lookup(range(11), rows)
+    written.close()
+    np.testing.assert_array_equal(rows, exact)
+    weights = onnx.load(tmp_path / "g.onnx")
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in weights.graph.initializer}
+    pieces = sorted({name.split(".")[1] for name in stored if name.startswith("head.")}, key=int)
+    steps = np.concatenate([stored[f"head.{piece}.weight"].reshape(-1, 96) for piece in pieces])
+    np.testing.assert_array_equal(steps.astype(np.int16) - 128, blocks.values)
+    np.testing.assert_array_equal(np.concatenate([stored[f"head.{piece}.scales"] for piece in pieces]), blocks.scales)
+    assert len(pieces) == 11, "the head comes in pieces, of a row at least"
+
+
+def test_a_folder_without_a_table_has_none(tmp_path: Path) -> None:
+    assert written_embedding(tmp_path, rows=3, columns=4) is None
+    with pytest.raises(ModelError, match=f"{EMBEDDING_NAME}: cannot be read"):
+        open_embedding(tmp_path, rows=3, columns=4)
 
 
 def test_the_recorder_computes_in_fp32_and_gives_out_what_rowwise_would_round(tmp_path: Path) -> None:
