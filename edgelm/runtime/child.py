@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgelm.bundle.lifeline import lifeline
+from edgelm.runtime.library_room import THREADS_OF_NUMPY
 from edgelm.runtime.usable_memory import status_bytes, usable_memory
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def run_child(module: str, function: str, *arguments: str, seconds: float | None
                 stderr=subprocess.PIPE,
                 encoding="utf-8",
                 errors="replace",
+                env={THREADS_OF_NUMPY: "1", **os.environ},  # each takes memory, and none is of use there
                 # A group of its own, so that what it starts can be ended with it.
                 process_group=None if sys.platform == "win32" else 0,
             )
