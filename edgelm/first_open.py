@@ -47,7 +47,7 @@ def try_first(bundle: Bundle, runtime: RuntimeConfig) -> None:
             try_prepack(bundle, role)  # a process of its own, too, whose memory is not that of the trial
     weights = sum(entry.size for entry in manifest.files.values())
     request = {
-        "folder": str(bundle.folder.absolute()),
+        "folder": str(bundle.folder),
         "variant": bundle.variant,
         "prepack": runtime.prepack,
         "max_memory": runtime.max_memory,

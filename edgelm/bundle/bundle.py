@@ -29,7 +29,7 @@ class Bundle:
     """An open, checked bundle.
 
     Attributes:
-        folder: where it is.
+        folder: where it is, from the root: files are read later, too, and an application may change its folder.
         manifest: of a folder of another tool, what it would say.
         graphs: role → what is known of its graph, as in the manifest.
         documents: text files that another tool keeps otherwise, by the names they have in a bundle.
@@ -127,13 +127,13 @@ def open_bundle(folder: Path, *, stamps: Path | None = None, variant: str | None
         from edgelm.bundle.layouts.read import read_folder
 
         found = read_folder(folder, variant=variant)
-        return Bundle(folder, found.manifest, found.graphs, found.documents, found.variants, found.variant)
+        return Bundle(folder.absolute(), found.manifest, found.graphs, found.documents, found.variants, found.variant)
     if variant is not None:
         raise ConfigError(f"{folder} is a bundle, which has no variants; {variant!r:.80} was asked for")
     manifest = read_manifest(folder)
     verify_files(folder, manifest, stamps=stamps)
     checked = {name: check_graph(folder, name, manifest) for name in dict.fromkeys(manifest.graphs.values())}
-    return Bundle(folder, manifest, {role: checked[name] for role, name in manifest.graphs.items()})
+    return Bundle(folder.absolute(), manifest, {role: checked[name] for role, name in manifest.graphs.items()})
 
 
 def read_manifest(folder: Path) -> Manifest:

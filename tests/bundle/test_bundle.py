@@ -19,6 +19,9 @@ from support.bundles import (
     seal,
     write_decoder_bundle,
 )
+from support.foreign_graphs import CONFIG
+from support.foreign_graphs import decoder as foreign_decoder
+from support.foreign_graphs import write_folder as write_foreign_folder
 
 from edgelm.bundle.bundle import open_bundle
 from edgelm.bundle.manifest import MANIFEST_NAME
@@ -45,6 +48,16 @@ def test_a_path_with_spaces_and_emoji_opens(tmp_path: Path) -> None:
 def test_a_link_to_a_bundle_opens(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(write_decoder_bundle(tmp_path / "bundle"))
     assert open_bundle(tmp_path / "link").manifest.name == "tiny"
+
+
+def test_a_bundle_is_read_where_it_was_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_decoder_bundle(tmp_path / "bundle")
+    write_foreign_folder(tmp_path / "folder", {"model.onnx": foreign_decoder(), "config.json": CONFIG})
+    monkeypatch.chdir(tmp_path)
+    bundles = [open_bundle(Path(name)) for name in ("bundle", "folder")]
+    monkeypatch.chdir("/")
+    assert bundles[0].read_text("chat_template.jinja", 1000) == CHAT_TEMPLATE
+    assert all(bundle.read_json("config.json") for bundle in bundles)
 
 
 def test_an_empty_folder_names_the_missing_file(tmp_path: Path) -> None:
