@@ -1,22 +1,28 @@
 """Gives back memory of code that has run: libraries are read in large part only to be loaded and set up.
 
-The pages are those of files, unchanged, so that the system has them again at once where they are needed.
+The pages are those of files, unchanged, so that the system has them again at once where they are needed. A library with
+a page that is not as in its file is left alone: who changed it, such as a debugger or a tracer, relies on it.
 """
 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import re
 import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+
 _PROC = Path("/proc/self")
 _DONT_NEED = 4  # of Linux
-# The line of a mapping of a library's code, and the one behind it that says how much is not as in the file.
+# The line of a mapping of a library's code.
 _CODE = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) r-xp \S+ \S+ \S+\s+/.*\.so(?:\.[\d.]+)?$", re.MULTILINE)
-_CHANGED = re.compile(r"^Anonymous:\s+(\d+) kB$", re.MULTILINE)
+# What the system tells of a page: 64 bits, of which these say that it is in memory, swapped out, and a file's.
+_ENTRY_BYTES = 8
+_PRESENT, _SWAPPED, _OF_FILE = (np.uint64(1 << bit) for bit in (63, 62, 61))
 
 
 def give_back_code() -> None:
@@ -24,34 +30,30 @@ def give_back_code() -> None:
     give_back = _madvise()
     if give_back is None:
         return
-    unchanged = _unchanged()
     try:
-        mappings = (_PROC / "maps").read_text(errors="replace")
+        mappings = code_mappings((_PROC / "maps").read_text(errors="replace"))
+        with (_PROC / "pagemap").open("rb", buffering=0) as pages:
+            for start, end in mappings:
+                pages.seek(_ENTRY_BYTES * (start // mmap.PAGESIZE))
+                if is_unchanged(pages.read(_ENTRY_BYTES * ((end - start) // mmap.PAGESIZE))):
+                    give_back(start, end - start, _DONT_NEED)
     except OSError:
         return
-    for found in _CODE.finditer(mappings):
-        if found[0] in unchanged:
-            start, end = (int(address, 16) for address in found.groups())
-            give_back(start, end - start, _DONT_NEED)
 
 
-def unchanged_code(smaps: str) -> frozenset[str]:
-    """Of ``/proc/PID/smaps`` the first line of each mapping of a library's code that is as in its file."""
-    lines = []
-    for found in _CODE.finditer(smaps):
-        changed = _CHANGED.search(smaps, found.end())
-        if changed is not None and changed[1] == "0":
-            lines.append(found[0])
-    return frozenset(lines)
+def code_mappings(maps: str) -> list[tuple[int, int]]:
+    """Where the code of libraries lies, by ``/proc/PID/maps``: (first address, address behind the last)."""
+    return [(int(found[1], 16), int(found[2], 16)) for found in _CODE.finditer(maps)]
 
 
-@cache
-def _unchanged() -> frozenset[str]:
-    """Looked up once, before weights are mapped: the system counts the pages of everything to tell."""
-    try:
-        return unchanged_code((_PROC / "smaps").read_text(errors="replace"))
-    except OSError:
-        return frozenset()
+def is_unchanged(pagemap: bytes) -> bool:
+    """Whether all pages of a mapping are those of its file, by its part of ``/proc/PID/pagemap``.
+
+    Source: the kernel's documentation, admin-guide/mm/pagemap.
+    """
+    pages = np.frombuffer(pagemap, np.uint64)
+    own = (pages & _PRESENT != 0) & (pages & _OF_FILE == 0)
+    return not bool((own | (pages & _SWAPPED != 0)).any())
 
 
 @cache
