@@ -65,7 +65,7 @@ def start_guiding(
     if most > sizes.context_length:
         raise ContextLengthError(
             f"the negative prompt has {away.size} tokens: with the answer's {most - away.size} they do not fit into "
-            f"the context window of {sizes.context_length}"
+            f"the context window of {sizes.context_length}; a shorter one does, or fewer tokens (max_new_tokens, -n)"
         )
     loan = pool.borrow(away, most)
     loan.decoder.reserve(most)

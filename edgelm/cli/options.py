@@ -109,7 +109,11 @@ def _checked_machine(context: click.Context, parameter: click.Parameter, value: 
 
 def _context_size(context: click.Context, parameter: click.Parameter, value: str | None) -> int | str | None:
     """A whole number, or ``auto``."""
-    size = value if value is None or value == "auto" else click.INT(value, parameter, context)
+    size: int | str | None = None if value is None else value.strip().lower()
+    try:
+        size = size if size is None or size == "auto" else int(size)
+    except ValueError:
+        raise click.BadParameter(f"{value!r:.80} is neither a whole number nor auto") from None
     refuse_out_of_range(RuntimeConfig, {str(parameter.name): size})
     return size
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgelm.bundle.manifest import NATIVE_LAYOUT
 from edgelm.cli import console
 from edgelm.cli.answers import cost_line, cut_line, dropped_line, print_stream
 from edgelm.cli.form_options import form_options
@@ -115,7 +116,7 @@ def command(
         prompt_exit(),
         load_folder(folder, machine, draft) as lm,
         kept_in(prompt_cache, lm, verbose=verbose),
-        _ways_on(generation),
+        _ways_on(lm),
     ):
         tell_spaced_tokens(lm, generation)
         asker = answers_of(lm, record)
@@ -146,15 +147,25 @@ def _tell(result: GenerationResult, max_time: float | None, *, verbose: bool) ->
 
 
 @contextmanager
-def _ways_on(generation: dict[str, Any]) -> Iterator[None]:
+def _ways_on(lm: LanguageModel) -> Iterator[None]:
     """Adds to the refusal of a prompt that is too long what may be done about it."""
     try:
         yield
     except ContextLengthError as error:
-        fewer = "-n with fewer tokens leaves more room, " if generation.get("max_new_tokens", 0) > 1 else ""
-        raise ContextLengthError(
-            f"{error}; {fewer}--ctx-size makes the window larger up to the model's limit, --overflow sink lets it slide"
-        ) from None
+        raise ContextLengthError("; ".join([str(error), *_longer_windows(lm)])) from None
+
+
+def _longer_windows(lm: LanguageModel) -> Iterator[str]:
+    """How a decoder's window may become longer than it is; an encoder takes as much as it takes."""
+    manifest = lm.bundle.manifest
+    if manifest.family != "decoder":
+        return
+    if "context_length" in lm.fitting.changed:
+        yield f"{'more free memory' if lm.runtime.max_memory is None else 'a higher --max-memory'} makes it longer"
+    elif lm.context_length < manifest.context_length:
+        yield f"--ctx-size makes it longer, up to {manifest.context_length}"
+    if manifest.layout == NATIVE_LAYOUT:
+        yield "--overflow sink lets it slide"
 
 
 def _print_answer(stream: TextStream, lm: LanguageModel, behind: dict[str, Any], *, as_json: bool) -> None:

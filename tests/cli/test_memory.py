@@ -49,8 +49,16 @@ def test_a_window_that_is_asked_for_must_fit(invoke, endless, need):
     assert re.search(
         r"60000 tokens do not fit .*; what would: a context window of up to \d{4,5} tokens", error_of(refused)
     )
-    for window in ((), ("-c", "2000"), ("-c", "auto")):
+    for window in ((), ("-c", "2000"), ("-c", "auto"), ("-c", "AUTO")):
         assert invoke(*arguments, *window).exit_code == 0
+
+
+def test_a_prompt_that_is_too_long_for_a_window_that_memory_chose(invoke, endless, need):
+    arguments = ("run", endless, "a" * 5000, "-c", "auto", "--max-memory")
+    refused = invoke(*arguments, str(need(2000, prefill_chunk=32)))
+    assert refused.exit_code == 2
+    assert refused.stderr.endswith("; a higher --max-memory makes it longer; --overflow sink lets it slide\n")
+    assert invoke(*arguments, str(need(6000)), "-n", "1").exit_code == 0
 
 
 def test_without_a_limit_nothing_is_changed_or_told(invoke):
@@ -59,7 +67,9 @@ def test_without_a_limit_nothing_is_changed_or_told(invoke):
     assert (memory["limit_bytes"], memory["changed"], result.stderr) == (None, {}, "")
 
 
-@pytest.mark.parametrize(("given", "words"), [("some", "'some' is not a valid integer"), ("0", "must be at least 1")])
+@pytest.mark.parametrize(
+    ("given", "words"), [("some", "'some' is neither a whole number nor auto"), ("0", "must be at least 1")]
+)
 def test_windows_that_are_none(invoke, given, words):
     result = invoke("run", "tiny", "hello", "--ctx-size", given)
     assert result.exit_code == 2
