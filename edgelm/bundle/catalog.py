@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from edgelm.bundle.home import user_catalog_file
+from edgelm.bundle.home import expanded, user_catalog_file
 from edgelm.bundle.manifest import QUANTIZATION_SCHEMES
 from edgelm.bundle.model_shape import ModelShape, parse_shape
 from edgelm.bundle.sources import HubSource, LocalSource, Source, parse_source
@@ -169,7 +169,7 @@ def _entry(name: str, table: object, folder: Path) -> CatalogEntry:
         raise ConfigError(f"{missing[0]!r} is missing")
     source = parse_source(_text(table, "source"))
     if isinstance(source, LocalSource):
-        source = LocalSource(folder / source.path.expanduser())
+        source = LocalSource(folder / expanded(source.path))
     aliases = _texts(table, "aliases")
     for alias in aliases:
         _check_name(alias)

@@ -6,17 +6,30 @@ import os
 import sys
 from pathlib import Path
 
+from edgelm.errors import ConfigError
+
 
 def home() -> Path:
     """The folder of everything EdgeLM keeps: ``EDGELM_HOME``, else ``edgelm`` in the platform's user cache.
 
     The variables are read at each call, as the XDG base directory specification has it: a relative
     ``XDG_CACHE_HOME`` is ignored. A relative ``EDGELM_HOME`` is taken from the current folder.
+
+    Raises:
+        ConfigError: the variable is not set, and nothing tells where this user's folders are.
     """
     chosen = os.environ.get("EDGELM_HOME")
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        return expanded(Path(chosen)).absolute()
     return _user_cache() / "edgelm"
+
+
+def expanded(path: Path) -> Path:
+    """A path as a shell has it: ``~`` at its beginning is a user's folder, and part of a name where there is none."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
 
 
 def models_folder() -> Path:
@@ -47,8 +60,15 @@ def user_catalog_file() -> Path:
 def _user_cache() -> Path:
     if sys.platform == "win32":
         local = os.environ.get("LOCALAPPDATA")
-        return Path(local) if local else Path.home() / "AppData" / "Local"
+        return Path(local) if local else _own_folder() / "AppData" / "Local"
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches"
+        return _own_folder() / "Library" / "Caches"
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return cache if cache.is_absolute() else Path.home() / ".cache"
+    return cache if cache.is_absolute() else _own_folder() / ".cache"
+
+
+def _own_folder() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:  # as in a container, for a user whom its list does not have
+        raise ConfigError("nothing tells where this user's folders are; set EDGELM_HOME to one for models") from None

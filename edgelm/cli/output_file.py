@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgelm.bundle.home import expanded
 from edgelm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class _OutputFile(_FileType):
         self._suffix = suffix
 
     def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        path = Path(value).expanduser()
+        path = expanded(Path(value))
         try:
             if path.is_dir():
                 raise ConfigError(f"{path} is a folder; name a file in it")

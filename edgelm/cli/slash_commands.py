@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from edgelm.bundle.home import expanded
 from edgelm.cli import console
 from edgelm.cli.chat_session import ChatSession
 from edgelm.cli.conversation import Conversation
@@ -168,7 +169,7 @@ def _is_conversation(file: Path) -> bool:
 def _file(argument: str, command: str) -> Path:
     if not argument or "\0" in argument:
         raise ConfigError(f"{command} needs the name of a file")
-    return Path(argument).expanduser()
+    return expanded(Path(argument))
 
 
 def _help(session: ChatSession, argument: str) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from edgelm.bundle import home as home_module
-from edgelm.bundle.home import downloads_folder, home, models_folder, prepacked_folder, stamps_folder
+from edgelm.bundle.home import downloads_folder, expanded, home, models_folder, prepacked_folder, stamps_folder
+from edgelm.errors import ConfigError
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the XDG folders are Linux's")
 
@@ -22,6 +23,26 @@ def test_a_relative_variable_becomes_absolute(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EDGELM_HOME", "here")
     assert home() == tmp_path / "here"
+
+
+@pytest.mark.parametrize("name", ["~no-such-user", "~no-such-user/x", "~x.json"])
+def test_a_tilde_of_nobody_is_part_of_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDGELM_HOME", name)
+    assert home() == tmp_path / name
+    assert expanded(Path(name)) == Path(name)
+    assert expanded(Path("~/x")) == Path.home() / "x"
+
+
+def test_a_user_without_a_folder_is_asked_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", unknown)
+    for name in ("EDGELM_HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError, match="set EDGELM_HOME"):
+        home()
 
 
 @linux_only
