@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import platform
@@ -245,10 +246,12 @@ def _memory() -> int | None:
 
 
 def _disk(folder: Path) -> Disk:
-    """Of the nearest folder above that exists, if it does not itself."""
-    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    writable = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
-    return Disk(str(folder), shutil.disk_usage(place).free, writable)
+    """Of the nearest folder above that can be looked at, if it cannot itself: it may not be there yet, or be closed."""
+    for place in (folder, *folder.absolute().parents):
+        with contextlib.suppress(OSError):
+            free = shutil.disk_usage(place).free
+            return Disk(str(folder), free, place.is_dir() and os.access(place, os.W_OK | os.X_OK))
+    return Disk(str(folder), 0, writable=False)  # on a drive that is not there
 
 
 def _version(package: str) -> str | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -153,6 +156,37 @@ def test_a_home_that_is_not_there_yet_is_judged_by_what_is_above(
     found = diagnose(seconds=0.01)
     assert not found.disk.writable
     assert "Not a directory" in found.faults[0]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="rights are others there")
+def test_a_home_in_a_closed_folder_is_told_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, invoke: Invoke
+) -> None:
+    home, real = tmp_path / "closed" / "x", os.stat
+
+    def stat(path: Any, **how: Any) -> os.stat_result:  # root may look into every folder
+        if str(path).startswith(str(home)):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, **how)
+
+    (tmp_path / "closed").mkdir(0o500)
+    monkeypatch.setenv("EDGELM_HOME", str(home))
+    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(os, "statvfs", lambda path, real=os.statvfs: stat(path) and real(path))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    done = invoke("doctor")
+    assert done.exit_code == 4
+    assert f"{home} cannot be written" in done.stderr
+    assert done.stdout.count("free at") == 1
+
+
+def test_a_home_on_a_drive_that_is_not_there_has_no_room(monkeypatch: pytest.MonkeyPatch, found: Diagnosis) -> None:
+    def none(path: Path) -> None:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr("edgelm.cli.diagnosis.shutil.disk_usage", none)
+    disk = diagnose(seconds=0.01).disk
+    assert (disk.free, disk.writable) == (0, False)
 
 
 def test_a_mistake_in_the_users_catalog_is_told_and_stops_nothing(invoke: Invoke, home: Path) -> None:
