@@ -18,7 +18,7 @@ from edgelm.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, 
 from edgelm.bundle.regular_file import read_file
 from edgelm.bundle.strict_json import load_json
 from edgelm.config import GenerationConfig
-from edgelm.errors import ConfigError, ModelError, ModelNotFoundError
+from edgelm.errors import ConfigError, ManifestError, ModelError, ModelNotFoundError
 
 GENERATION_CONFIG_NAME = "generation_config.json"
 MAX_JSON_BYTES = 16 << 20
@@ -143,7 +143,11 @@ def read_manifest(folder: Path) -> Manifest:
         ManifestError: ``edgelm.json`` breaks a rule.
         ModelError: it is missing, or cannot be read.
     """
-    return parse_manifest(read_file(folder, MANIFEST_NAME, limit=MAX_MANIFEST_BYTES))
+    data = read_file(folder, MANIFEST_NAME, limit=MAX_MANIFEST_BYTES)
+    try:
+        return parse_manifest(data)
+    except ManifestError as error:
+        raise ManifestError(f"{error} (in {folder})") from None
 
 
 def manifest_of(folder: Path, *, variant: str | None = None) -> Manifest:

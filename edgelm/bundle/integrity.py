@@ -30,6 +30,8 @@ _TICK_NS = 2_000_000_000
 
 Stamp = dict[str, list[Any]]
 
+_DAMAGED = "the bundle is damaged: fetch or export it again"
+
 
 def verify_files(folder: Path, manifest: Manifest, *, stamps: Path | None) -> None:
     """Checks every file that the manifest lists; files that it does not list are never read.
@@ -44,7 +46,7 @@ def verify_files(folder: Path, manifest: Manifest, *, stamps: Path | None) -> No
         IntegrityError: a file is missing, no regular file, or of another size or SHA-256; gives both.
         ModelError: a file cannot be read.
     """
-    statuses = {name: check_size(folder, name, entry) for name, entry in manifest.files.items()}
+    statuses = check_sizes(folder, manifest)
     stamp_file = stamps / f"{_folder_key(folder)}.json" if stamps is not None else None
     known = _read_stamp(stamp_file) if stamp_file is not None else {}
     fresh: Stamp = {}
@@ -61,17 +63,24 @@ def verify_files(folder: Path, manifest: Manifest, *, stamps: Path | None) -> No
         _write_stamp(stamp_file, fresh)
 
 
-def check_size(folder: Path, name: str, entry: FileEntry) -> os.stat_result:
-    """What the system says of a file whose size is right.
+def check_sizes(folder: Path, manifest: Manifest) -> dict[str, os.stat_result]:
+    """What the system says of all files that the manifest lists, whose sizes are right.
 
     Raises:
-        IntegrityError: the file is missing, no regular file, or of another size; gives both sizes.
+        IntegrityError: a file is missing, no regular file, or of another size; gives both sizes.
     """
-    status = stat_file(folder, name)
+    return {name: check_size(folder, name, entry) for name, entry in manifest.files.items()}
+
+
+def check_size(folder: Path, name: str, entry: FileEntry) -> os.stat_result:
+    """The same of one file."""
+    try:
+        status = stat_file(folder, name)
+    except IntegrityError as error:
+        raise IntegrityError(f"{error}; {_DAMAGED}") from None
     if status.st_size != entry.size:
         raise IntegrityError(
-            f"{name} in {folder} has {status.st_size} bytes, not the {entry.size} of the manifest; "
-            "the bundle is damaged: fetch or export it again"
+            f"{name} in {folder} has {status.st_size} bytes, not the {entry.size} of the manifest; {_DAMAGED}"
         )
     return status
 
@@ -86,8 +95,7 @@ def _check_hash(folder: Path, name: str, entry: FileEntry) -> None:
             raise ModelError(f"{name} in {folder} cannot be read: {error.strerror or error}") from error
     if digest != entry.sha256:
         raise IntegrityError(
-            f"{name} in {folder} has SHA-256 {digest[:12]}…, not the {entry.sha256[:12]}… of the manifest; "
-            "the bundle is damaged: fetch or export it again"
+            f"{name} in {folder} has SHA-256 {digest[:12]}…, not the {entry.sha256[:12]}… of the manifest; {_DAMAGED}"
         )
 
 

@@ -14,7 +14,7 @@ from edgelm.bundle.bundle import read_manifest
 from edgelm.bundle.catalog import NAME, Catalog, load_catalog
 from edgelm.bundle.files import tree_size
 from edgelm.bundle.home import models_folder
-from edgelm.bundle.integrity import check_size
+from edgelm.bundle.integrity import check_sizes
 from edgelm.bundle.manifest import MANIFEST_NAME, Manifest
 from edgelm.bundle.names import name_fault
 from edgelm.bundle.publish import discard, heal, interrupted_targets
@@ -200,8 +200,7 @@ def _entry(path: Path) -> StoreEntry | None:
     try:
         modified = path.stat().st_mtime
         manifest = read_manifest(path)
-        for name, file in manifest.files.items():
-            check_size(path, name, file)
+        check_sizes(path, manifest)
     except FileNotFoundError:
         return None  # removed by another process meanwhile
     except ModelError as error:

@@ -14,7 +14,8 @@ import click
 
 from edgelm.bundle.bundle import manifest_of
 from edgelm.bundle.catalog import NAME, CatalogEntry, load_catalog
-from edgelm.bundle.manifest import Manifest
+from edgelm.bundle.integrity import check_sizes
+from edgelm.bundle.manifest import NATIVE_LAYOUT, Manifest
 from edgelm.bundle.store import Store
 from edgelm.cli import console
 from edgelm.cli.expected import expected_of_checkpoint, expected_of_entry
@@ -25,7 +26,10 @@ from edgelm.cli.options import json_option, max_memory_option, scheme_option
 from edgelm.cli.origin import DEFAULT_SCHEME, exists
 from edgelm.cli.summary import catalog_rows, catalog_values, expected_rows, manifest_rows, quality_rows
 from edgelm.cli.units import size_text, table
-from edgelm.errors import ConfigError, ModelNotFoundError
+from edgelm.config import RuntimeConfig
+from edgelm.errors import ConfigError, ModelError, ModelNotFoundError
+from edgelm.runtime.fitting import LEAST_TOKENS, Limit, fit, least_need
+from edgelm.runtime.memory import Budget, megabytes
 from edgelm.runtime.usable_memory import MemoryBound, usable_memory
 
 _EXAMPLES = """
@@ -72,6 +76,7 @@ def command(
         _print_fields({"path": str(folder), **dataclasses.asdict(manifest), **fields})
     else:
         _print_text(folder, manifest, report)
+    _warn_of_damage(folder, manifest)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -93,6 +98,7 @@ class _Report:
         if self.limit is not None:
             fields["memory_limit"] = {"bytes": self.limit.nbytes, "source": self.limit.source}
             fields["tokens_within_limit"] = self._within(manifest, self.limit)
+        fields["least_bytes"] = _least(manifest).total
         return fields
 
     def text(self, manifest: Manifest) -> str:
@@ -101,12 +107,19 @@ class _Report:
         text = memory_text(self.needs(manifest), width=width, colour=colour)
         if self.limit is None:
             return text
-        within = self._within(manifest, self.limit)
-        found = [f"{count} tokens" + ("" if kind == "any" else f" ({kind} cache)") for kind, count in within.items()]
-        told = f"the limit of {self.limit.source}, {size_text(self.limit.nbytes)}"
+        return f"{text}\n\n{self._verdict(manifest, self.limit)}"
+
+    def _verdict(self, manifest: Manifest, limit: MemoryBound) -> str:
+        """How long a context may be, and what of the tables' settings that changes."""
+        within = self._within(manifest, limit)
+        told = f"the limit of {limit.source}, {size_text(limit.nbytes)}"
         if not any(within.values()):
-            return f"{text}\n\nIt does not fit into {told}"
-        return f"{text}\n\nWithin {told}: {', '.join(found)}"
+            least = megabytes(_least(manifest).total, up=True)
+            return f"It does not fit into {told}: {_least_tokens(manifest)} tokens take {least} at least"
+        found = [f"{count} tokens" + ("" if kind == "any" else f" ({kind} cache)") for kind, count in within.items()]
+        steps = fit(manifest, RuntimeConfig(), max(within.values()), limit=Limit(limit.nbytes)).steps
+        chunks = [f", with {step}" for step in steps if step.setting == "prefill_chunk"]
+        return f"Within {told}: {', '.join(found)}{''.join(chunks)}"
 
     @staticmethod
     def _within(manifest: Manifest, limit: MemoryBound) -> dict[str, int]:
@@ -168,6 +181,24 @@ def _print_text(folder: Path, manifest: Manifest, report: _Report | None) -> Non
     console.answer_drawn(needed)  # this alone sets colours: all else is cleared of control characters
     files = [(name, size_text(file.size)) for name, file in manifest.files.items()]
     console.answer("Files\n" + _columns(files) + "\n")
+
+
+def _least_tokens(manifest: Manifest) -> int:
+    return min(LEAST_TOKENS, manifest.context_length)
+
+
+def _least(manifest: Manifest) -> Budget:
+    """The smallest limit that the model is loaded within."""
+    return least_need(manifest, RuntimeConfig(), _least_tokens(manifest))
+
+
+def _warn_of_damage(folder: Path, manifest: Manifest) -> None:
+    """Files that are missing or cut are seen at once; what is in them is looked at when the model is opened."""
+    if manifest.layout == NATIVE_LAYOUT:
+        try:
+            check_sizes(folder, manifest)
+        except ModelError as error:
+            console.warning(str(error))
 
 
 def _columns(rows: Sequence[tuple[str, ...]]) -> str:

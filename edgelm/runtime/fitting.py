@@ -128,6 +128,11 @@ def need_of(manifest: Manifest, runtime: RuntimeConfig, tokens: int) -> Budget:
     return replace(need, loading=max(need.loading, reading_bytes(manifest) - need.kv_cache - need.activations))
 
 
+def least_need(manifest: Manifest, runtime: RuntimeConfig, tokens: int) -> Budget:
+    """What that takes with every step to fit that ``runtime`` leaves open."""
+    return need_of(manifest, list(_settings(manifest, runtime))[-1], tokens)
+
+
 def fit(
     manifest: Manifest, runtime: RuntimeConfig, tokens: int, *, limit: Limit, beside: Beside = nothing_beside
 ) -> Fitting:

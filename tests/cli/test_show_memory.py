@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,9 +54,28 @@ def test_the_limit_tells_how_long_a_context_may_be(invoke: Invoke) -> None:
     assert most_tokens(smollm2(), limit, "int8") > 2 * within
     said = invoke("show", "smollm2", "--memory", "--max-memory", "300MB").stdout
     assert f"Within the limit of --max-memory, 300 MB: {within} tokens (f32 cache), " in said
-    assert "tokens (int8 cache)" in said
+    assert "tokens (int8 cache), with prompts read 32 tokens at a time, not 128\n" in said, "as in the tables"
+
+
+def test_what_does_not_fit_is_told_with_the_least_that_does(invoke: Invoke) -> None:
     none = invoke("show", "smollm2", "--memory", "--max-memory", "100MB").stdout
-    assert "It does not fit into the limit of --max-memory, 100 MB" in none
+    found = re.search(r"fit into the limit of --max-memory, 100 MB: 256 tokens take (\d+) MB at least\n", none)
+    assert found is not None, none
+    least = json.loads(invoke("show", "smollm2", "--memory", "--json").stdout)["least_bytes"]
+    assert int(found[1]) - 1 < least / 1e6 <= int(found[1])
+    assert fit(smollm2(), RuntimeConfig(), 256, limit=Limit(least)).need.total == least
+    with pytest.raises(MemoryLimitError):
+        fit(smollm2(), RuntimeConfig(), 256, limit=Limit(least - 1))
+
+
+def test_damage_that_is_seen_at_once_is_told(invoke: Invoke, home: Path) -> None:
+    (home / "models" / "tiny" / "tokenizer.json").unlink()
+    told = invoke("show", "tiny")
+    assert (told.exit_code, "tokenizer.json" in told.stdout) == (0, True)
+    assert re.fullmatch(r"edgelm: warning: tokenizer.json is missing in .*; the bundle is damaged: .*\n", told.stderr)
+    (home / "models" / "tiny" / "edgelm.json").write_text("{")
+    refused = invoke("show", "tiny")
+    assert refused.stderr.endswith(f"(in {home / 'models' / 'tiny'})\n")
 
 
 def test_json_has_everything(invoke: Invoke) -> None:
