@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgelm.bundle.files import storage_error
 from edgelm.cli import console
 from edgelm.cli.generation_options import generation_options, refuse_unseen_logprobs
 from edgelm.cli.help_page import PagedCommand, SectionOption, examples
@@ -16,7 +15,7 @@ from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
 from edgelm.cli.loading import load_for_labels
 from edgelm.cli.options import MachineOptions, json_option, machine_options
-from edgelm.cli.output_file import OUTPUT_FILE, PNG_FILE
+from edgelm.cli.output_file import OUTPUT_FILE, PNG_FILE, write_output
 from edgelm.cli.prompt_input import checked_text, read_prompt
 from edgelm.cli.units import table
 from edgelm.errors import ConfigError
@@ -151,11 +150,7 @@ def _write(found: Attention, html: Path | None, png: Path | None) -> None:
             name = png if len(found.maps) == 1 else png.with_name(f"{png.stem}-{one.kind}{png.suffix}")
             files.append((name, attention_png(one)))
     for path, data in files:
-        try:
-            path.write_bytes(data)
-        except OSError as error:
-            raise storage_error(error, path) from error
-        console.say(f"wrote {path}")
+        write_output(path, data)
 
 
 def _check_printable(found: Attention) -> None:

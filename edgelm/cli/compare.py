@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgelm.bundle.files import storage_error
 from edgelm.cli import console
 from edgelm.cli.compare_options import CompareOptions, compare_options, grid_settings
 from edgelm.cli.form_options import form_options
@@ -23,6 +22,7 @@ from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
 from edgelm.cli.loading import load_folder, system_prompt
 from edgelm.cli.options import MachineOptions, json_option, machine_options
+from edgelm.cli.output_file import write_output
 from edgelm.cli.progress_bar import shown_progress
 from edgelm.cli.prompt_input import checked_text, read_prompt
 from edgelm.cli.standard_input import is_piped
@@ -162,10 +162,5 @@ def _write(found: Comparison, comparing: CompareOptions) -> None:
     from edgelm.comparison.html_page import comparison_page
 
     for path, render in ((comparing.html, comparison_page), (comparing.csv, csv_table)):
-        if path is None:
-            continue
-        try:
-            path.write_bytes(render(found).encode("utf-8", "replace"))
-        except OSError as error:
-            raise storage_error(error, path) from error
-        console.say(f"wrote {path}")
+        if path is not None:
+            write_output(path, render(found).encode("utf-8", "replace"))

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgelm.bundle.files import storage_error
 from edgelm.cli import console
 from edgelm.cli.explain_table import Blocks
 from edgelm.cli.form_options import form_options
@@ -19,7 +18,7 @@ from edgelm.cli.installed import ensure_installed
 from edgelm.cli.interrupt import prompt_exit
 from edgelm.cli.loading import load_folder, system_prompt
 from edgelm.cli.options import MachineOptions, file_option, json_option, machine_options
-from edgelm.cli.output_file import OUTPUT_FILE
+from edgelm.cli.output_file import OUTPUT_FILE, write_output
 from edgelm.cli.prompt_input import checked_text, read_prompt_in_context
 from edgelm.cli.spaced_tokens import tell_spaced_tokens
 
@@ -149,8 +148,4 @@ def _write(found: Explanation, html: Path | None) -> None:
         return
     from edgelm.inspection.explain_page import explain_page
 
-    try:
-        html.write_bytes(explain_page(found).encode())
-    except OSError as error:
-        raise storage_error(error, html) from error
-    console.say(f"wrote {html}")
+    write_output(html, explain_page(found).encode())

@@ -1,4 +1,4 @@
-"""Files that a command writes at its end: refused at its beginning where their folder is not there."""
+"""Files that a command writes at its end: whole, and refused at its beginning where their folder is not there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgelm.bundle.files import storage_error
 from edgelm.bundle.home import expanded
+from edgelm.cli import console
 from edgelm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,3 +51,21 @@ def refuse_missing_folder(output: Path | None) -> None:
     """
     if output is not None and not output.absolute().parent.is_dir():
         raise ConfigError(f"there is no folder {str(output.parent)!r} to write {output.name} into; make it first")
+
+
+def write_output(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all, and says so; into a device, or through a link, directly.
+
+    Raises:
+        StorageError: the disk is full, read-only or failing.
+    """
+    from edgelm.bundle.publish import write_file_atomic  # for the end of a command
+
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        try:
+            path.write_bytes(data)
+        except OSError as error:
+            raise storage_error(error, path) from error
+    else:
+        write_file_atomic(path, data)
+    console.say(f"wrote {path}")

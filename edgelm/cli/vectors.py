@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -14,10 +13,8 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.bundle.files import storage_error
-from edgelm.bundle.publish import write_file_atomic
 from edgelm.cli import console
-from edgelm.cli.output_file import refuse_missing_folder
+from edgelm.cli.output_file import refuse_missing_folder, write_output
 
 FORMATS = ("json", "npy", "tsv")
 VECTORS_NAME, METADATA_NAME = "vectors.tsv", "metadata.tsv"
@@ -47,12 +44,12 @@ def write_vectors(texts: Sequence[str], vectors: NDArray[np.float32], form: str,
         StorageError: a file cannot be written.
     """
     if form == "tsv" and output is not None:
-        _write(output / VECTORS_NAME, _table(vectors))
-        _write(output / METADATA_NAME, "".join(f"{_one_cell(text)}\n" for text in texts).encode())
+        write_output(output / VECTORS_NAME, _table(vectors))
+        write_output(output / METADATA_NAME, "".join(f"{_one_cell(text)}\n" for text in texts).encode())
         return
     data = _npy(vectors) if form == "npy" else _lines(texts, vectors)
     if output is not None:
-        _write(output, data)
+        write_output(output, data)
     elif sys.stdout is not None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
@@ -83,15 +80,3 @@ def _table(vectors: NDArray[np.float32]) -> bytes:
 def _one_cell(text: str) -> str:
     """Without what ends a cell or a line; an empty cell would shift those below it."""
     return re.sub(r"\s+", " ", text).strip() or "(empty)"
-
-
-def _write(path: Path, data: bytes) -> None:
-    """A file is written whole or not at all; into a device, or through a link, directly."""
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        try:
-            path.write_bytes(data)
-        except OSError as error:
-            raise storage_error(error, path) from error
-    else:
-        write_file_atomic(path, data)
-    console.say(f"wrote {os.fspath(path)}")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import Result
+
+from edgelm.cli.output_file import write_output
+from edgelm.errors import StorageError
 
 Invoke = Callable[..., Result]
 
@@ -62,3 +66,36 @@ def test_a_conversation_makes_no_folder(invoke: Invoke, tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert "there is no folder" in done.stderr
     assert not (tmp_path / "none").exists()
+
+
+def test_a_file_that_is_replaced_stays_whole_where_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    write_output(page, b"old")
+    assert capsys.readouterr().err == f"wrote {page}\n"
+
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("edgelm.bundle.publish.sync_file", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        write_output(page, b"new")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"page.html": b"old"}
+    assert capsys.readouterr().err == ""
+
+
+def test_through_a_link_and_into_a_device_it_is_written_directly(tmp_path: Path) -> None:
+    link, page = tmp_path / "link", tmp_path / "page.html"
+    page.write_bytes(b"old")
+    link.symlink_to(page)
+    write_output(link, b"new")
+    assert link.is_symlink()
+    assert page.read_bytes() == b"new"
+    if Path("/dev/full").exists():
+        link.unlink()
+        link.symlink_to("/dev/full")
+        for device in (link, Path("/dev/full")):
+            with pytest.raises(StorageError, match="No space left on device"):
+                write_output(device, b"new")
+        assert not Path("/dev/full").is_file()
