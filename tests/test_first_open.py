@@ -1,0 +1,101 @@
+"""What becomes of a bundle by how the process ended that opened it first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.bundles import write_decoder_bundle
+
+from edgelm.bundle import opened
+from edgelm.bundle.bundle import Bundle, open_bundle
+from edgelm.config import RuntimeConfig
+from edgelm.errors import MemoryLimitError, ModelError, UnsupportedModelError
+from edgelm.first_open import READY, try_first
+from edgelm.runtime.child import ChildEnd, NoChildError
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    monkeypatch.setenv("EDGELM_HOME", str(tmp_path / "home"))
+    folder = write_decoder_bundle(tmp_path / "bundle")
+    monkeypatch.setattr(opened, "_HERE", set())
+    return open_bundle(folder)
+
+
+@pytest.fixture
+def tries(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Callable[[ChildEnd | Exception], int]:
+    """Opens the bundle twice, its processes ending in a certain way; returns how many there were."""
+
+    def tries(end: ChildEnd | Exception) -> int:
+        begun = []
+
+        def run_child(module: str, function: str, request: str, *, seconds: float) -> ChildEnd:
+            begun.append(json.loads(request))
+            if isinstance(end, Exception):
+                raise end
+            return end
+
+        monkeypatch.setattr("edgelm.first_open.run_child", run_child)
+        for _ in range(2):
+            try_first(bundle, RuntimeConfig(prepack=False))
+        return len(begun)
+
+    return tries
+
+
+def said(answer: object, code: int = 0, behind: str = "") -> ChildEnd:
+    return ChildEnd(code, f"{READY}\n{json.dumps(answer)}\n{behind}", "")
+
+
+def test_what_went_well_is_remembered(tries: Callable[[ChildEnd | Exception], int]) -> None:
+    assert tries(said({})) == 1
+
+
+def test_what_others_write_behind_the_answer_is_theirs(tries: Callable[[ChildEnd | Exception], int]) -> None:
+    assert tries(said({}, behind="coverage: 3 files\n")) == 1
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        NoChildError("no interpreter"),
+        ChildEnd(1, "", "No module named 'numpy'"),
+        ChildEnd(0, "welcome to this interpreter\nready\n{}\n", ""),
+        said({"error": "LockedError", "message": "another process is writing it"}),
+        said({"error": "no such error", "message": "x"}),
+    ],
+    ids=["no process", "one that does not begin", "another's words", "another's fault", "an unknown fault"],
+)
+def test_what_says_nothing_of_the_bundle_is_tried_again(
+    tries: Callable[[ChildEnd | Exception], int], end: ChildEnd | Exception
+) -> None:
+    assert tries(end) == 2
+
+
+@pytest.mark.parametrize(
+    ("end", "kind", "words"),
+    [
+        (ChildEnd(-9, f"{READY}\n", ""), MemoryLimitError, "was ended by SIGKILL, as the system does where memory"),
+        (ChildEnd(-11, f"{READY}\n", "x"), ModelError, "was ended by SIGSEGV: the bundle is refused"),
+        (ChildEnd(None, f"{READY}\n", "x"), ModelError, "took too long: the bundle is refused"),
+        (ChildEnd(3, f"{READY}\n", "a panic"), ModelError, r"ended with exit code 3 \(a panic\): the bundle is"),
+        (ChildEnd(0, f"{READY}\n", ""), ModelError, "exit code 0 and did not say how that went: the bundle is refused"),
+        (said({"error": "MemoryLimitError", "message": "too large"}), MemoryLimitError, "^too large$"),
+        (said({"error": "UnsupportedModelError", "message": "unknown"}), UnsupportedModelError, "^unknown$"),
+    ],
+)
+def test_what_speaks_against_the_bundle_is_an_error(
+    bundle: Bundle,
+    tries: Callable[[ChildEnd | Exception], int],
+    end: ChildEnd,
+    kind: type[Exception],
+    words: str,
+) -> None:
+    with pytest.raises(kind, match=words) as caught:
+        tries(end)
+    assert type(caught.value) is kind
+    if not words.startswith("^"):
+        assert str(bundle.folder) in str(caught.value)
