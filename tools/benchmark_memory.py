@@ -87,7 +87,8 @@ def measure(
     command = [sys.executable, "-c", _CHILD, json.dumps({"model": model, **settings})]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"the process ended with {done.returncode}: {done.stderr.strip()[-300:]}")
+        said = done.stderr.strip().splitlines() or ["it said nothing"]
+        raise RuntimeError(f"the process ended with {done.returncode}: {said[-1][:300]}")
     told = json.loads(done.stdout)
     return Row(
         limit=limit,

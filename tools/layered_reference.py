@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.bundle.progress import NoProgress, Progress
+from edgelm.bundle.progress import NoProgress, Progress, transfer
 from edgelm.language_model import available_cores
 from edgelm.runtime.session import Session, Tensor, give_back_freed_memory
 from edgelm_tools.graph import GraphBuilder
@@ -100,17 +100,16 @@ def layered_reference(
         progress: told of each layer.
     """
     shown = progress or NoProgress()
-    shown.start("Computing the fp32 reference", pieces.layers)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         place = Path(temporary)
-        with _built(place, pieces.build_entry) as session:
-            states = [_entered(session, ids, pieces.hidden_size, chunk) for ids in texts]
-        for layer in range(pieces.layers):
-            with _built(place, lambda g, i=layer: pieces.build_layer(g, i)) as session:  # type: ignore[misc]
-                for state in states:
-                    _pass(session, state, chunk)
-            shown.advance(1)
-        shown.finish()
+        with transfer(shown, "Computing the fp32 reference", pieces.layers):
+            with _built(place, pieces.build_entry) as session:
+                states = [_entered(session, ids, pieces.hidden_size, chunk) for ids in texts]
+            for layer in range(pieces.layers):
+                with _built(place, lambda g, i=layer: pieces.build_layer(g, i)) as session:  # type: ignore[misc]
+                    for state in states:
+                        _pass(session, state, chunk)
+                shown.advance(1)
         with _built(place, pieces.build_exit) as session:
             yield LayeredReference(session, dict(zip(map(tuple, texts), states, strict=True)), chunk)
 
