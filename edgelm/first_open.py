@@ -62,8 +62,7 @@ def try_first(bundle: Bundle, runtime: RuntimeConfig) -> None:
         )
     except NoChildError:
         return
-    # Others may write behind it: what an interpreter is set up to do at its end.
-    ready, answer = [*ended.output.splitlines(), "", ""][:2]
+    ready, _, answer = ended.output.partition("\n")
     if ready != READY:  # not EdgeLM's doing: no process of this interpreter gets so far
         return
     if _went_well(bundle, ended, answer):
@@ -78,8 +77,6 @@ def _went_well(bundle: Bundle, ended: ChildEnd, answer: str) -> bool:
     if ended.code != 0:
         told = f" ({ended.last_line[:200]})" if ended.last_line and ended.code is not None and ended.code > 0 else ""
         raise ModelError(f"{what}{told}: the bundle is refused")
-    if not answer:
-        raise ModelError(f"{what} and did not say how that went: the bundle is refused")
     fault = json.loads(answer)
     kind = getattr(errors, fault.get("error", ""), None)
     if kind is not None and issubclass(kind, (ModelError, MemoryLimitError)):

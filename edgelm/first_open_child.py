@@ -48,7 +48,7 @@ def answer(request: str) -> None:
         fault = {"error": type(error).__name__, "message": str(error)}
     except MemoryError:
         fault = {"error": MemoryLimitError.__name__, "message": f"{asked['folder']}: there is not enough memory"}
-    sys.stdout.write(f"{json.dumps(fault)}\n")
+    sys.stdout.write(json.dumps(fault))
 
 
 def take_a_step(bundle: Bundle, runtime: RuntimeConfig) -> None:

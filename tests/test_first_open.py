@@ -46,16 +46,12 @@ def tries(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Callable[[ChildEnd
     return tries
 
 
-def said(answer: object, code: int = 0, behind: str = "") -> ChildEnd:
-    return ChildEnd(code, f"{READY}\n{json.dumps(answer)}\n{behind}", "")
+def said(answer: object) -> ChildEnd:
+    return ChildEnd(0, f"{READY}\n{json.dumps(answer)}", "")
 
 
 def test_what_went_well_is_remembered(tries: Callable[[ChildEnd | Exception], int]) -> None:
     assert tries(said({})) == 1
-
-
-def test_what_others_write_behind_the_answer_is_theirs(tries: Callable[[ChildEnd | Exception], int]) -> None:
-    assert tries(said({}, behind="coverage: 3 files\n")) == 1
 
 
 @pytest.mark.parametrize(
@@ -82,7 +78,6 @@ def test_what_says_nothing_of_the_bundle_is_tried_again(
         (ChildEnd(-11, f"{READY}\n", "x"), ModelError, "was ended by SIGSEGV: the bundle is refused"),
         (ChildEnd(None, f"{READY}\n", "x"), ModelError, "took too long: the bundle is refused"),
         (ChildEnd(3, f"{READY}\n", "a panic"), ModelError, r"ended with exit code 3 \(a panic\): the bundle is"),
-        (ChildEnd(0, f"{READY}\n", ""), ModelError, "exit code 0 and did not say how that went: the bundle is refused"),
         (said({"error": "MemoryLimitError", "message": "too large"}), MemoryLimitError, "^too large$"),
         (said({"error": "UnsupportedModelError", "message": "unknown"}), UnsupportedModelError, "^unknown$"),
     ],

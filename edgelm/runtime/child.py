@@ -21,11 +21,14 @@ from edgelm.runtime.usable_memory import status_bytes, usable_memory
 if TYPE_CHECKING:
     import subprocess
 
+# What follows the function's own output when it has returned.
+_RETURNED = "\nedgelm: returned\n"
 # Run with -P, and edgelm's own place last on the path.
 _CODE = (
     "import sys; sys.path.append(sys.argv.pop()); "
     "from edgelm.bundle.lifeline import end_with_parent; end_with_parent(); "
-    "from {module} import {function}; {function}(*sys.argv[1:])"
+    "from {module} import {function}; {function}(*sys.argv[1:]); "
+    "sys.stdout.write({returned!r}); sys.stdout.flush()"
 )
 _PACKAGES = Path(__file__).parents[2]
 _STATUS = Path("/proc/self/status")
@@ -37,8 +40,9 @@ class ChildEnd:
     """How such a process ended.
 
     Attributes:
-        code: its exit code, negative for a signal's number; None: it took too long and was ended.
-        output: what it wrote to stdout.
+        code: its exit code, 0 only if the function returned, negative for a signal's number; None: it took too long and
+            was ended.
+        output: what the function wrote to stdout.
         last_line: the last line that it wrote to stderr.
     """
 
@@ -74,7 +78,7 @@ def run_child(module: str, function: str, *arguments: str, seconds: float | None
 
     if not sys.executable or getattr(sys, "frozen", False):  # a frozen application would start itself once more
         raise NoChildError("there is no Python interpreter to start it with")
-    code = _CODE.format(module=module, function=function)
+    code = _CODE.format(module=module, function=function, returned=_RETURNED)
     command = [sys.executable, "-P", "-c", code, *arguments, str(_PACKAGES)]
     try:
         with lifeline() as stdin:
@@ -108,6 +112,10 @@ def _ended(process: subprocess.Popen[str], seconds: float | None) -> ChildEnd:
         _end(process)
         process.communicate()
         raise
+    written, returned, behind = output.rpartition(_RETURNED)
+    output = written if returned else behind
+    if code == 0 and not returned:  # an application that ignores SIGCHLD is told nothing else
+        code = 1
     lines = errors.strip().splitlines()
     return ChildEnd(code, output, lines[-1] if lines else "")
 

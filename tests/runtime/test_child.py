@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.command_line import ROOT
 
 from edgelm.runtime import child
 from edgelm.runtime.child import NoChildError, run_child
@@ -29,6 +30,26 @@ def test_a_function_is_called_with_its_arguments(module: Path) -> None:
     module.write_text("import sys\ndef f(*a):\n    print(ascii(a)); print('first\\nlast', file=sys.stderr)\n")
     ended = run_child("own", "f", "a b", "é 🦙", "")
     assert (ended.code, ended.output, ended.last_line) == (0, ascii(("a b", "é 🦙", "")) + "\n", "last")
+
+
+def test_what_others_write_around_its_output_is_not_its_own(module: Path) -> None:
+    module.write_text("import atexit\ndef f():\n    print('mine', end=''); atexit.register(print, 'not mine')\n")
+    ended = run_child("own", "f")
+    assert (ended.code, ended.output) == (0, "mine")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="a signal of POSIX")
+@pytest.mark.parametrize(("ends", "code"), [("pass", "0"), ("os.abort()", "1"), ("os._exit(3)", "1")])
+def test_an_application_that_ignores_its_children_is_not_told_that_all_is_well(
+    module: Path, ends: str, code: str
+) -> None:
+    module.write_text(f"import os\ndef f():\n    {ends}\n")
+    script = (
+        "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        "from edgelm.runtime.child import run_child; print(run_child('own', 'f').code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{code}\n"
 
 
 def test_nothing_of_the_current_folder_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
