@@ -68,8 +68,9 @@ def fetch_hub(source: HubSource, *, offline: bool, progress: Progress) -> Fetche
     ):
         snapshot = _snapshot(hub, source, local_files_only=False)
     fetched = _pinned(source, snapshot)
-    if fetched.revision == commit:  # a branch may have moved on since it was asked what it has
-        check_content(snapshot, files, source.uri, progress)
+    if fetched.revision != commit:  # a branch has moved on since it was asked what it has
+        files = _listed(hub, HubSource(source.repo, fetched.revision))[1]
+    check_content(snapshot, files, source.uri, progress)
     return fetched
 
 

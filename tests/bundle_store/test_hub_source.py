@@ -241,6 +241,18 @@ def test_content_that_is_not_what_the_hub_lists_is_refused_and_not_kept(client: 
     assert (Path(outcome["path"]) / name).read_bytes() == MODEL[name]
 
 
+def test_a_branch_that_moves_on_meanwhile_is_checked_by_what_it_has_become(client: Client) -> None:
+    newer = Repo({**MODEL, "config.json": b'{"newer": 1}'})
+    client.hub.repos["org/name"], client.hub.moves["org/name"] = Repo(MODEL), newer
+    client.hub.changed["model.safetensors"] = WEIGHTS[:-1] + b"!"
+    outcome = client.one("hf:org/name")
+    assert "IntegrityError" in outcome["error"]
+    assert "model.safetensors of hf:org/name" in outcome["message"]
+    client.hub.changed.clear()
+    client.hub.repos["org/name"], client.hub.moves["org/name"] = Repo(MODEL), newer
+    assert client.one("hf:org/name")["revision"] == newer.commit
+
+
 def test_a_hash_pins_no_repository(client: Client) -> None:
     (outcome,) = client.all({"source": "hf:org/name", "sha256": "a" * 64})
     assert outcome["error"][0] == "ConfigError"

@@ -52,7 +52,8 @@ class Hub:
     """``url``: for HF_ENDPOINT; ``cut``: file name → bytes after which its next GET is cut off; ``broken``: answer
     500 to everything; ``changed``: file name → what is served in the place of the content that is listed; ``foreign``:
     answers that are not the hub's, one for each next request, as a hotel's network has;
-    ``anonymous_401``: a missing repository is answered as the hub answers those without a token.
+    ``anonymous_401``: a missing repository is answered as the hub answers those without a token; ``moves``: name of a
+    repository → what it becomes as soon as it was listed.
     """
 
     repos: dict[str, Repo] = field(default_factory=dict)
@@ -61,6 +62,7 @@ class Hub:
     changed: dict[str, bytes] = field(default_factory=dict)
     foreign: list[bytes] = field(default_factory=list)
     anonymous_401: bool = False
+    moves: dict[str, Repo] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     url: str = ""
 
@@ -119,6 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
         if revision not in (*repo.tags, repo.commit):
             return self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         if path.startswith("/api/"):
+            self.served.repos[match["repo"]] = self.served.moves.pop(match["repo"], repo)
             return self._json(_tree(repo) if match["kind"] == "tree" else _info(match["repo"], repo))
         if repo.gated and self.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self._error(401, "GatedRepo", f"Access to model {match['repo']} is restricted.")
