@@ -229,10 +229,15 @@ def test_a_partial_cache_is_not_taken_for_the_model(client: Client) -> None:
     assert "in the hub's cache" in outcome["message"]
 
 
+def altered(data: bytes) -> bytes:
+    """Other bytes, of the same number."""
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
 @pytest.mark.parametrize(("name", "kind"), [("model.safetensors", "SHA-256"), ("config.json", "git hash")])
 def test_content_that_is_not_what_the_hub_lists_is_refused_and_not_kept(client: Client, name: str, kind: str) -> None:
     client.hub.repos["org/name"] = Repo(MODEL)
-    client.hub.changed[name] = MODEL[name][:-1] + b"!"
+    client.hub.changed[name] = altered(MODEL[name])
     outcome = client.one("hf:org/name")
     assert "IntegrityError" in outcome["error"]
     assert f"{name} of hf:org/name came with the {kind} " in outcome["message"]
@@ -244,7 +249,7 @@ def test_content_that_is_not_what_the_hub_lists_is_refused_and_not_kept(client: 
 def test_a_branch_that_moves_on_meanwhile_is_checked_by_what_it_has_become(client: Client) -> None:
     newer = Repo({**MODEL, "config.json": b'{"newer": 1}'})
     client.hub.repos["org/name"], client.hub.moves["org/name"] = Repo(MODEL), newer
-    client.hub.changed["model.safetensors"] = WEIGHTS[:-1] + b"!"
+    client.hub.changed["model.safetensors"] = altered(WEIGHTS)
     outcome = client.one("hf:org/name")
     assert "IntegrityError" in outcome["error"]
     assert "model.safetensors of hf:org/name" in outcome["message"]
