@@ -1,5 +1,16 @@
 """The command line: one command a file, which parses, calls and prints."""
 
-from edgelm.cli.app import main
+from __future__ import annotations
 
-__all__ = ["main"]
+import sys
+
+_EXIT_INTERRUPTED = 130
+
+
+def main() -> None:
+    """The command ``edgelm``, also where it is interrupted while it is still being read."""
+    try:
+        from edgelm.cli import app
+    except KeyboardInterrupt:
+        sys.exit(_EXIT_INTERRUPTED)
+    app.main()

@@ -121,6 +121,23 @@ def test_an_interrupt_is_quiet() -> None:
     assert (result.exit_code, result.output) == (130, "")
 
 
+INTERRUPTED = """
+import sys
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "click":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+from edgelm.cli import main
+main()
+"""
+
+
+def test_an_interrupt_before_the_command_line_is_read_is_quiet() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], cwd=ROOT, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
 def test_tracebacks_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EDGELM_DEBUG", raising=False)
     assert "Traceback" in CliRunner().invoke(raising(KeyError("x")), ["it", "--verbose"]).stderr
