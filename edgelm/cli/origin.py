@@ -9,11 +9,11 @@ from pathlib import Path
 import click
 
 from edgelm.bundle.catalog import NAME, CatalogEntry, load_catalog
-from edgelm.bundle.manifest import Manifest
+from edgelm.bundle.manifest import MANIFEST_NAME, Manifest
 from edgelm.bundle.names import name_fault
 from edgelm.bundle.sources import HubSource, PypiSource, Source, parse_source
 from edgelm.bundle.store import Store, store_name
-from edgelm.errors import ConfigError, ModelNotFoundError
+from edgelm.errors import ConfigError, ModelError, ModelNotFoundError
 
 DEFAULT_SCHEME = "int8"
 UNKNOWN_LICENSE = "unknown"
@@ -52,6 +52,7 @@ def find_origin(text: str) -> Origin:
     Raises:
         ConfigError: a source that is not written as one, or that gives no name for the bundle.
         ModelNotFoundError: nothing of that name; names near ones.
+        ModelError: it is a bundle, of which none is made.
     """
     # What can be no name needs no catalog, which the user may have to mend first.
     entry = load_catalog().get(text) if NAME.fullmatch(text) else None
@@ -62,6 +63,8 @@ def find_origin(text: str) -> Origin:
         return Origin(name=store_name(text), source=source)
     if isinstance(source, PypiSource):
         return Origin(name=bundle_name(Path(source.member).stem), source=source)
+    if exists(source.path / MANIFEST_NAME):
+        raise ModelError(f"{text} is a bundle already, and runs as it is: edgelm run {text!r}")
     if exists(source.path):
         return Origin(name=bundle_name(_stem(source.path)), source=source)
     Store().resolve(text)  # raises with near names, unless it is an installed model that is in no catalog

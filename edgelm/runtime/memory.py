@@ -79,7 +79,8 @@ class Budget:
         if limit is not None and self.total > limit:
             raise MemoryLimitError(
                 f"needs {megabytes(self.total, up=True)}, {source} is {megabytes(limit)}: "
-                f"weights {megabytes(self.weights)}, KV cache {megabytes(self.kv_cache)}, "
+                f"weights {megabytes(self.weights)}, "
+                + (f"KV cache {megabytes(self.kv_cache)}, " if self.kv_cache else "")
                 + (f"sources {megabytes(self.cross)}, " if self.cross else "")
                 + f"activations {megabytes(self.activations)}, graph {megabytes(self.graph)}, "
                 f"tokenizer {megabytes(self.text)}, Python and libraries {megabytes(self.interpreter)}"

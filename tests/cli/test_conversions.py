@@ -199,6 +199,17 @@ def test_export_to_a_folder(invoke: Invoke, tmp_path: Path, checkpoint: Path) ->
     assert invoke("run", str(folder), "hello", "-n", "3").exit_code == 0
 
 
+def test_export_refuses_a_bundle_by_name(invoke: Invoke, home: Path, tmp_path: Path) -> None:
+    bundle = str(home / "models" / "tiny")
+    for command in (("export", bundle, "-o", str(tmp_path / "made")), ("export", bundle, "--force"), ("pull", bundle)):
+        refused = invoke(*command)
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert (
+            refused.stderr == f"edgelm: error: {bundle} is a bundle already, and runs as it is: edgelm run {bundle!r}\n"
+        )
+    assert invoke("run", bundle, "hello", "-n", "2").exit_code == 0
+
+
 def test_export_refuses(invoke: Invoke, checkpoint: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"no gguf")
