@@ -6,6 +6,8 @@ those of the graph's own tables, so whatever scaling a model has is in them; two
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgelm.bundle.bundle import Bundle
 from edgelm.bundle.manifest import NATIVE_LAYOUT
-from edgelm.bundle.onnx_model import OnnxGraph, OnnxNode, OnnxTensor
+from edgelm.bundle.onnx_model import OnnxGraph, OnnxTensor
 from edgelm.bundle.onnx_reader import read_model
 from edgelm.bundle.regular_file import open_file, read_file
 from edgelm.config import KVCacheType
@@ -24,6 +26,7 @@ MAX_GRAPH_BYTES = 1 << 31
 # Places among GroupQueryAttention's inputs.
 _PAST_KEY, _COS, _SIN = 3, 7, 8
 _FLOAT32 = 1
+_ATTENTION = "GroupQueryAttention"
 
 
 class _Angles(NamedTuple):
@@ -56,15 +59,8 @@ class KeyTurn:
                 f"{name} cannot go on past its context window: it learned its positions one by one, and what is in the "
                 "cache cannot be moved to others"
             )
-        tables = {tensor.name: tensor for tensor in graph.initializers}
-        read: dict[tuple[str, str], _Angles] = {}
-        self._angles: dict[str, _Angles] = {}
-        for node in _attention(graph, layers=bundle.manifest.kv.layers if bundle.manifest.kv else 0, name=name):
-            pair = node.inputs[_COS : _SIN + 1]
-            if len(pair) == 2 and all(pair):  # a layer without knows no positions, or biases by distance
-                key = (pair[0], pair[1])
-                read.setdefault(key, _angles(bundle, tables, key, positions))
-                self._angles[node.inputs[_PAST_KEY]] = read[key]
+        _check_attention(graph, layers=bundle.manifest.kv.layers if bundle.manifest.kv else 0, name=name)
+        self._angles = _angles(graph, bundle.path, positions, name)
         self._scales = scales_by_input(cache_scales(bundle)) if kv_cache == "int8" else {}
 
     def __call__(self, name: str, keys: NDArray[Any]) -> None:
@@ -81,17 +77,22 @@ class KeyTurn:
         keys[:] = quantized(values, scale[:, None])
 
 
-def rotated_pairs(graph: OnnxGraph) -> dict[str, int]:
-    """How many pairs of channels a decoder turns in the keys of each layer, by the input's name.
+def rotary_angles(graph: OnnxGraph, folder: Path) -> dict[str, NDArray[np.float32]]:
+    """What each position turns the keys of a layer by, further than the one before it: (pairs,) radians each.
 
-    Channel i is turned together with channel i + that number. A layer that knows no positions is left out.
+    Args:
+        graph: one of EdgeLM's own decoders.
+        folder: where its tables are.
+
+    Returns:
+        By the input's name; channel i is turned together with channel i + the number of pairs. A layer that knows no
+        positions is left out.
+
+    Raises:
+        UnsupportedModelError: a table cannot be read.
     """
-    widths = {tensor.name: tensor.dims[-1] for tensor in graph.initializers if tensor.dims}
-    return {
-        node.inputs[_PAST_KEY]: widths[node.inputs[_COS]]
-        for node in graph.nodes
-        if node.op_type == "GroupQueryAttention" and len(node.inputs) > _COS and node.inputs[_COS] in widths
-    }
+    found = _angles(graph, folder.joinpath, 1, graph.name)
+    return {name: np.arctan2(angles.sin, angles.cos) for name, angles in found.items()}
 
 
 def _turn(keys: NDArray[np.float32], angles: _Angles) -> None:
@@ -102,22 +103,36 @@ def _turn(keys: NDArray[np.float32], angles: _Angles) -> None:
     first[:] = turned
 
 
-def _attention(graph: OnnxGraph, *, layers: int, name: str) -> list[OnnxNode]:
-    nodes = [node for node in graph.nodes if node.op_type == "GroupQueryAttention"]
+def _check_attention(graph: OnnxGraph, *, layers: int, name: str) -> None:
+    nodes = [node for node in graph.nodes if node.op_type == _ATTENTION]
     known = all(
         len(node.inputs) > _PAST_KEY and all(a.name != "rotary_interleaved" for a in node.attributes) for node in nodes
     )
     if len(nodes) != layers or not known:
         raise UnsupportedModelError(f"{name} cannot go on past its context window: its attention is of an unknown form")
-    return nodes
 
 
-def _angles(bundle: Bundle, tables: dict[str, OnnxTensor], names: tuple[str, str], positions: int) -> _Angles:
-    cos, sin = (_Table(bundle, tables, name) for name in names)
+def _angles(graph: OnnxGraph, path_of: Callable[[str], Path], positions: int, model: str) -> dict[str, _Angles]:
+    """What so many positions turn the keys of each layer by, by the input's name; ``model`` is for errors."""
+    tables = {tensor.name: tensor for tensor in graph.initializers}
+    read: dict[tuple[str, str], _Angles] = {}
+    found: dict[str, _Angles] = {}
+    for node in graph.nodes:
+        pair = node.inputs[_COS : _SIN + 1] if node.op_type == _ATTENTION else ()
+        if len(pair) == 2 and all(pair):  # a layer without knows no positions, or biases by distance
+            names = (pair[0], pair[1])
+            if names not in read:
+                cos, sin = (_Table(tables.get(name), path_of, model) for name in names)
+                read[names] = _read_angles(cos, sin, positions)
+            found[node.inputs[_PAST_KEY]] = read[names]
+    return found
+
+
+def _read_angles(cos: _Table, sin: _Table, positions: int) -> _Angles:
     scale = cos.row(0)  # of YaRN and its like; the sine of nothing is 0
     rotated = scale > 0  # what pads a head has neither
     if not rotated.any():
-        raise ModelError(f"{bundle.manifest.name}: {names[0]} is no table of cosines")
+        raise ModelError(f"{cos.name} is no table of cosines")
     scale = np.where(rotated, scale, np.float32(1))
     return _Angles(np.where(rotated, cos.row(positions) / scale, np.float32(1)), sin.row(positions) / scale)
 
@@ -125,13 +140,11 @@ def _angles(bundle: Bundle, tables: dict[str, OnnxTensor], names: tuple[str, str
 class _Table:
     """A table beside the graph, of which single rows are read."""
 
-    def __init__(self, bundle: Bundle, tables: dict[str, OnnxTensor], name: str) -> None:
-        tensor = tables.get(name)
+    def __init__(self, tensor: OnnxTensor | None, path_of: Callable[[str], Path], model: str) -> None:
         if tensor is None or tensor.external is None or tensor.dtype != _FLOAT32 or len(tensor.dims) != 2:
-            raise UnsupportedModelError(
-                f"{bundle.manifest.name} cannot go on past its context window: its table {name[:80]!a} cannot be read"
-            )
-        self._path = bundle.path(tensor.external.location)
+            raise UnsupportedModelError(f"{model} cannot turn its keys: a table of its positions cannot be read")
+        self.name = f"{model}: {tensor.name[:80]!a}"
+        self._path = path_of(tensor.external.location)
         self._offset = tensor.external.offset
         self._rows, self._columns = tensor.dims
 

@@ -16,9 +16,9 @@ from edgelm.bundle.onnx_reader import read_model
 from edgelm.bundle.progress import NoProgress
 from edgelm.runtime.decoder import Decoder
 from edgelm.runtime.int8_cache import Scales, quantized
-from edgelm.runtime.rotary import rotated_pairs
+from edgelm.runtime.rotary import rotary_angles
 from edgelm.runtime.session import Session
-from edgelm_tools.cache_scales import KV_SCALES_NAME, measured_scales
+from edgelm_tools.cache_scales import KV_SCALES_NAME, Turning, measured_scales
 
 
 def add_cache_scales(folder: Path) -> Path:
@@ -29,8 +29,9 @@ def add_cache_scales(folder: Path) -> Path:
     texts = np.random.default_rng(7).integers(3, manifest.vocab_size, (16, length))
     with closing(Session(folder / GRAPH_NAME, threads=1)) as session:
         decoder = Decoder(session, context_length=length, prefill_chunk=16)
-        pairs = rotated_pairs(read_model((folder / GRAPH_NAME).read_bytes(), what=GRAPH_NAME).graph)
-        scales = measured_scales(decoder, manifest.kv, pairs, texts, NoProgress())
+        angles = rotary_angles(read_model((folder / GRAPH_NAME).read_bytes(), what=GRAPH_NAME).graph, folder)
+        turning = Turning(angles, manifest.context_length)
+        scales = measured_scales(decoder, manifest.kv, turning, texts, NoProgress())
     (folder / KV_SCALES_NAME).write_bytes(scales.astype("<f4").tobytes())
     return seal(folder, kv=replace(manifest.kv, scales=KV_SCALES_NAME))
 

@@ -24,10 +24,10 @@ from edgelm.bundle.progress import NoProgress
 from edgelm.errors import NumericError
 from edgelm.runtime.decoder import Decoder
 from edgelm.runtime.int8_cache import Scales, cache_scales, load_int8_cache_graph
-from edgelm.runtime.rotary import rotated_pairs
+from edgelm.runtime.rotary import rotary_angles
 from edgelm.runtime.session import Session
 from edgelm_tools.architectures.registry import understand
-from edgelm_tools.cache_scales import KV_SCALES_NAME, measured_scales
+from edgelm_tools.cache_scales import KV_SCALES_NAME, Turning, measured_scales
 from edgelm_tools.export import SCHEMES, export
 from edgelm_tools.quantize.schemes import Float32
 
@@ -54,23 +54,41 @@ def exported(tmp_path: Path, scheme: str, *, report: bool = False) -> Path:
     return target
 
 
-def measured(folder: Path, texts: Any = TEXTS) -> tuple[Scales, dict[str, Any]]:
+def measured(folder: Path, texts: Any = TEXTS, positions: int = 64) -> tuple[Scales, dict[str, Any]]:
     """The scales, and the keys and values of the last text."""
     manifest = open_bundle(folder).manifest
     assert manifest.kv is not None
-    pairs = rotated_pairs(read_model((folder / GRAPH_NAME).read_bytes(), what=GRAPH_NAME).graph)
+    angles = rotary_angles(read_model((folder / GRAPH_NAME).read_bytes(), what=GRAPH_NAME).graph, folder)
     with closing(Session(folder / GRAPH_NAME, threads=1)) as session:
         decoder = Decoder(session, context_length=64, prefill_chunk=16)
-        scales = measured_scales(decoder, manifest.kv, pairs, texts, NoProgress())
+        scales = measured_scales(decoder, manifest.kv, Turning(angles, positions), texts, NoProgress())
         return scales, {name: array.copy() for name, array in decoder.cache.arrays()}
 
 
-def test_a_pair_of_channels_shares_the_length_that_turning_keeps(tmp_path: Path) -> None:
+def test_a_channel_gets_the_most_that_its_pair_has_in_it_at_any_position() -> None:
+    """Fast pairs their length, slow ones less, a pair that is not turned what its channels are."""
+    rng = np.random.default_rng(3)
+    angles = np.array([1, 0.1, 0.03, 0.01, 0.001, 0], np.float32)
+    keys = rng.normal(size=(2, 9, 14)).astype(np.float32)  # the last two channels are in no pair
+    sizes = Turning({"keys": angles}, 64).sizes("keys", keys.copy())
+    unturned = (keys[..., :6] + 1j * keys[..., 6:12]) * np.exp(-1j * np.arange(9)[:, None] * angles)
+    places = np.arange(0, 63.001, 0.05)[:, None, None, None]
+    turned = unturned * np.exp(1j * places * angles)
+    for found, parts in ((sizes[..., :6], turned.real), (sizes[..., 6:12], turned.imag)):
+        np.testing.assert_allclose(found, np.abs(parts).max(axis=0), rtol=2e-3, atol=1e-5)
+    np.testing.assert_array_equal(sizes[..., 12:], np.abs(keys[..., 12:]))
+    np.testing.assert_allclose(sizes[..., 0], np.hypot(keys[..., 0], keys[..., 6]), rtol=1e-6)
+    np.testing.assert_allclose(sizes[..., 5], np.abs(keys[..., 5]), rtol=1e-6)
+
+
+def test_scales_are_the_largest_sizes(tmp_path: Path) -> None:
     folder = write_decoder_bundle(tmp_path / "b", SIZES)
     scales, held = measured(folder, TEXTS[:1])
     keys, values = held["past_key_values.1.key"][0], held["past_key_values.1.value"][0]
-    lengths = np.hypot(keys[..., :8], keys[..., 8:]).max(axis=1) / 127
-    np.testing.assert_allclose(scales[1, 0], np.concatenate([lengths, lengths], axis=1), rtol=1e-6)
+    lengths = np.hypot(keys[..., 0], keys[..., 8]).max(axis=1) / 127
+    np.testing.assert_allclose(scales[1, 0, :, [0, 8]], [lengths, lengths], rtol=1e-6)
+    slow = np.abs(keys[..., [7, 15]]).max(axis=1) / 127
+    np.testing.assert_allclose(scales[1, 0][:, [7, 15]], slow, rtol=0.1)
     np.testing.assert_allclose(scales[1, 1], np.abs(values).max(axis=1) / 127, rtol=1e-6)
 
 
@@ -110,7 +128,7 @@ def test_channels_that_are_never_used_get_a_scale_all_the_same(tmp_path: Path) -
     kv = understand(MemoryCheckpoint(llama_tensors())).facts.kv
     assert kv is not None
     kv = type(kv)(1, 2, 16)
-    scales = measured_scales(Silent(), kv, {}, TEXTS, NoProgress())  # type: ignore[arg-type]
+    scales = measured_scales(Silent(), kv, Turning({}, 64), TEXTS, NoProgress())  # type: ignore[arg-type]
     assert (scales[:, :, 0] == np.float32(1 / 127)).all()
     assert scales[0, 0, 1, 3] == pytest.approx(0.01 * 15 / 16 / 127)
     assert scales[0, 0, 1, 4] == pytest.approx(1 / 127)
@@ -120,7 +138,9 @@ def test_keys_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     def break_weights(model: Any) -> None:
         path = tmp_path / "b" / "decoder.onnx.data"
         data = np.fromfile(path, np.float32)
-        data[:] = np.inf
+        broken = next(tensor for tensor in model.graph.initializer if tensor.name == "layer1_qkv")
+        place = {entry.key: int(entry.value) for entry in broken.external_data if entry.key != "location"}
+        data[place["offset"] // 4 :][: place["length"] // 4] = np.inf
         data.tofile(path)
 
     folder = write_decoder_bundle(tmp_path / "b", SIZES, edit=break_weights)
@@ -157,8 +177,8 @@ def test_other_families_take_it(model_type: str, tmp_path: Path) -> None:
     write_native(path, source, Float32())
     kv = understand(source).facts.kv
     assert kv is not None
-    pairs = rotated_pairs(read_model(path.read_bytes(), what=path.name).graph)
-    assert bool(pairs) == (model_type == "gpt_neox")
+    angles = rotary_angles(read_model(path.read_bytes(), what=path.name).graph, tmp_path)
+    assert bool(angles) == (model_type == "gpt_neox")
     ids = np.random.default_rng(1).integers(0, 50, 50)
     found = []
     scales: Scales | None = None
@@ -167,7 +187,7 @@ def test_other_families_take_it(model_type: str, tmp_path: Path) -> None:
         with closing(Session(path, threads=1, graph=made)) as session:
             decoder = Decoder(session, context_length=64, prefill_chunk=16)
             if scales is None:
-                scales = measured_scales(decoder, kv, pairs, [ids[:25], ids[25:]], NoProgress())
+                scales = measured_scales(decoder, kv, Turning(angles, 64), [ids[:25], ids[25:]], NoProgress())
             decoder.rewind(0)
             found.append(np.concatenate([part.copy() for part in decoder.all_logits(ids)]))
     exact, ours = found
