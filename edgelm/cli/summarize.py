@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -58,11 +59,14 @@ def command(
 ) -> None:
     """Summarize a text or a dialogue.
 
-    TEXT may also come from a file, or on standard input (-, or no text and a pipe). A text above the context window is
-    summarized in parts, and the parts' summaries together: nothing is cut off.
+    TEXT may also come from a file, or on standard input (-, or no text and a pipe). A text above the context window, or
+    above the one that --max-memory has room for, is summarized in parts, and the parts' summaries together: nothing is
+    cut off.
     """
     refuse_unseen_logprobs(generation, "edgelm run --json")
     given = read_prompt(text, None, file, what="text")
+    if machine.max_memory is not None and machine.context_length is None:
+        machine = replace(machine, context_length="auto")
     folder = ensure_installed(model, offline=machine.offline, max_memory=machine.max_memory)
     with prompt_exit(), load_folder(folder, machine) as lm, shown_progress() as progress:
         from edgelm.tasks.summarization import Summarizer

@@ -61,6 +61,17 @@ def test_a_prompt_that_is_too_long_for_a_window_that_memory_chose(invoke, endles
     assert invoke(*arguments, str(need(6000)), "-n", "1").exit_code == 0
 
 
+def test_a_text_that_memory_does_not_hold_is_summarized_in_parts(invoke, endless, need):
+    text = "This is a sentence of the text. " * 150
+    limit = ("--max-memory", str(need(2000, prefill_chunk=32)))
+    made = invoke("summarize", endless, text, "-n", "3", *limit, "--json")
+    assert made.exit_code == 0, made.stderr
+    assert json.loads(made.stdout)["parts"] > 1
+    assert "context window of" in made.stderr
+    whole = invoke("summarize", endless, text, "-n", "3", *limit, "-c", "60000")
+    assert whole.exit_code == 3, "as it was asked for"
+
+
 def test_without_a_limit_nothing_is_changed_or_told(invoke):
     result = invoke("run", "tiny", "hello", "--json")
     memory = json.loads(result.stdout)["memory"]
