@@ -49,7 +49,7 @@ def _text(found: Diagnosis) -> str:
     parts = [f"{title}\n{_indented(rows)}" for title, rows in sections.items()]
     header = ("  MODEL", "NEEDS", "TOKENS/S", "HERE")
     rows = [_model_row(model, found) for model in found.models]
-    told = f"memory for {USUAL_TOKENS} tokens; tokens/s are estimated from the speed of memory"
+    told = f"memory for {USUAL_TOKENS} tokens, or one text; tokens/s are estimated from the speed of memory"
     return "\n\n".join([*parts, f"Models ({told})\n{table(header, rows)}"]) + "\n"
 
 

@@ -119,7 +119,8 @@ class _Report:
         found = [f"{count} tokens" + ("" if kind == "any" else f" ({kind} cache)") for kind, count in within.items()]
         steps = fit(manifest, RuntimeConfig(), max(within.values()), limit=Limit(limit.nbytes)).steps
         chunks = [f", with {step}" for step in steps if step.setting == "prefill_chunk"]
-        return f"Within {told}: {', '.join(found)}{''.join(chunks)}"
+        batches = ", one text at a time; the table has batches" if manifest.family == "encoder" else ""
+        return f"Within {told}: {', '.join(found)}{''.join(chunks)}{batches}"
 
     @staticmethod
     def _within(manifest: Manifest, limit: MemoryBound) -> dict[str, int]:
