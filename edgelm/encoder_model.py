@@ -104,7 +104,7 @@ class EncoderModel(LoadedModel):
             )
         self.labels: tuple[str, ...] = manifest.head.labels if manifest.head is not None else ()
         self._fit_memory(runtime)
-        try_first(bundle, self.runtime)
+        self._tokenizer_fault = try_first(bundle, self.runtime)
         with self._reading_text():
             self._encoder = BatchedEncoder(bundle, self.runtime, self._memory)
 

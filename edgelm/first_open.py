@@ -28,11 +28,15 @@ _BYTES_PER_SECOND = 10_000_000
 _MAPPED = 2
 
 
-def try_first(bundle: Bundle, runtime: RuntimeConfig) -> None:
+def try_first(bundle: Bundle, runtime: RuntimeConfig) -> str | None:
     """Tries a bundle in a process of its own: graphs, tokenizer and a step, within ``runtime.max_memory``.
 
     Does nothing for what was made here, or opened before: see ``bundle.opened``. Where no process can be started, as in
     a frozen application, there is no trial, and none is remembered.
+
+    Returns:
+        What is wrong with the tokenizer, which not every work needs, so that nobody need read it again: its library
+        writes a page to stderr where it fails.
 
     Raises:
         ModelError: the process crashed, hung, or refused the bundle; names the signal.
@@ -41,7 +45,7 @@ def try_first(bundle: Bundle, runtime: RuntimeConfig) -> None:
     stamps = stamps_folder()
     manifest = bundle.manifest
     if is_known(bundle.folder, manifest, stamps=stamps):
-        return
+        return None
     if runtime.prepack and manifest.layout == NATIVE_LAYOUT:
         for role in FAMILY_ROLES[manifest.family]:
             try_prepack(bundle, role)  # a process of its own, too, whose memory is not that of the trial
@@ -61,24 +65,26 @@ def try_first(bundle: Bundle, runtime: RuntimeConfig) -> None:
             seconds=_SECONDS + weights / _BYTES_PER_SECOND,
         )
     except NoChildError:
-        return
+        return None
     ready, _, answer = ended.output.partition("\n")
     if ready != READY:  # not EdgeLM's doing: no process of this interpreter gets so far
-        return
-    if _went_well(bundle, ended, answer):
+        return None
+    told = _what_it_told(bundle, ended, answer)
+    if not told:
         remember(bundle.folder, manifest, stamps=stamps)
+    return told.get("tokenizer")
 
 
-def _went_well(bundle: Bundle, ended: ChildEnd, answer: str) -> bool:
-    """Raises what speaks against the bundle; False for other errors, which the caller will meet itself."""
+def _what_it_told(bundle: Bundle, ended: ChildEnd, answer: str) -> dict[str, str]:
+    """Raises what speaks against the bundle; gives other faults, which the caller will meet itself."""
     what = f"{bundle.manifest.name} in {bundle.folder} was opened in a process of its own first, which {ended}"
     if ended.code == _KILLED:
         raise MemoryLimitError(f"{what}, as the system does where memory runs out")
     if ended.code != 0:
         told = f" ({ended.last_line[:200]})" if ended.last_line and ended.code is not None and ended.code > 0 else ""
         raise ModelError(f"{what}{told}: the bundle is refused")
-    fault = json.loads(answer)
+    fault: dict[str, str] = json.loads(answer)
     kind = getattr(errors, fault.get("error", ""), None)
     if kind is not None and issubclass(kind, (ModelError, MemoryLimitError)):
         raise kind(fault["message"])
-    return not fault
+    return fault

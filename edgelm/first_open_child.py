@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 from pathlib import Path
@@ -20,7 +19,7 @@ from edgelm.runtime.encoder import Encoder
 from edgelm.runtime.engine import open_engine
 from edgelm.runtime.prepack import graph_to_load
 from edgelm.runtime.session import Session
-from edgelm.text_side import read_tokenizer
+from edgelm.text_side import TOKENIZER_NAME, read_tokenizer
 
 # A prompt, so that both a run of several tokens and one of a single token are tried.
 _PROMPT = 2
@@ -38,16 +37,19 @@ def answer(request: str) -> None:
     sys.stdout.write(f"{READY}\n")
     sys.stdout.flush()
     limit_own_memory(asked["max_memory"], mapped=asked["mapped"])
-    fault = {}
+    fault: dict[str, str] = {}
     try:
         bundle = open_bundle(Path(asked["folder"]), stamps=stamps_folder(), variant=asked["variant"])
-        with contextlib.suppress(EdgeLMError):  # not every work needs it, and who does is told
-            read_tokenizer(bundle)
+        if bundle.has(TOKENIZER_NAME):  # a part that not every work needs
+            try:
+                read_tokenizer(bundle)
+            except EdgeLMError as error:
+                fault["tokenizer"] = str(error)
         take_a_step(bundle, RuntimeConfig(threads=1, prepack=asked["prepack"]))
     except EdgeLMError as error:
-        fault = {"error": type(error).__name__, "message": str(error)}
+        fault |= {"error": type(error).__name__, "message": str(error)}
     except MemoryError:
-        fault = {"error": MemoryLimitError.__name__, "message": f"{asked['folder']}: there is not enough memory"}
+        fault |= {"error": MemoryLimitError.__name__, "message": f"{asked['folder']}: there is not enough memory"}
     sys.stdout.write(json.dumps(fault))
 
 

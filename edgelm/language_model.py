@@ -154,7 +154,7 @@ class LanguageModel(ExplainedModel, CachedModel):
         self._fit_memory(runtime, nothing_beside if self._draft is None else self._draft.bytes_beside)
         defaults = bundle.generation_defaults()
         self.generation_config = defaults.updated(eos_token_id=defaults.eos_token_id or manifest.eos_token_id)
-        try_first(bundle, self.runtime)
+        self._tokenizer_fault = try_first(bundle, self.runtime)
         with self._reading_text():
             self._generator = Generator(bundle, self.runtime, self.context_length, self._memory, self._draft)
 

@@ -17,7 +17,7 @@ from edgelm.bundle.bundle import Bundle, open_bundle
 from edgelm.bundle.home import stamps_folder
 from edgelm.bundle.store import Store
 from edgelm.config import RuntimeConfig
-from edgelm.errors import ConfigError, EdgeLMError, MemoryLimitError
+from edgelm.errors import ConfigError, EdgeLMError, MemoryLimitError, ModelError
 from edgelm.runtime.fitting import LEAST_TOKENS, Beside, Fitting, Limit, fit_window, need_of, nothing_beside
 from edgelm.runtime.kv_cache_types import check_kv_cache
 from edgelm.runtime.memory import Budget
@@ -65,6 +65,7 @@ class LoadedModel(ABC):
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
+        self._tokenizer_fault: str | None = None
         self.name = bundle.manifest.name
         self.tasks = bundle.manifest.tasks
 
@@ -129,6 +130,8 @@ class LoadedModel(ABC):
         from edgelm.runtime.session import give_back_freed_memory
         from edgelm.text_side import read_tokenizer
 
+        if self._tokenizer_fault is not None:
+            raise ModelError(self._tokenizer_fault)
         tokenizer = read_tokenizer(self.bundle)
         give_back_freed_memory()
         return tokenizer

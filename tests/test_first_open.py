@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 from support.bundles import write_decoder_bundle
 
+import edgelm
 from edgelm.bundle import opened
 from edgelm.bundle.bundle import Bundle, open_bundle
 from edgelm.config import RuntimeConfig
 from edgelm.errors import MemoryLimitError, ModelError, UnsupportedModelError
 from edgelm.first_open import READY, try_first
 from edgelm.runtime.child import ChildEnd, NoChildError
+
+Tries = Callable[[ChildEnd | Exception], int]
 
 
 @pytest.fixture
@@ -26,7 +29,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
 
 
 @pytest.fixture
-def tries(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Callable[[ChildEnd | Exception], int]:
+def tries(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Tries:
     """Opens the bundle twice, its processes ending in a certain way; returns how many there were."""
 
     def tries(end: ChildEnd | Exception) -> int:
@@ -50,8 +53,15 @@ def said(answer: object) -> ChildEnd:
     return ChildEnd(0, f"{READY}\n{json.dumps(answer)}", "")
 
 
-def test_what_went_well_is_remembered(tries: Callable[[ChildEnd | Exception], int]) -> None:
+def test_what_went_well_is_remembered(tries: Tries) -> None:
     assert tries(said({})) == 1
+
+
+def test_what_is_wrong_with_a_tokenizer_is_told_to_who_needs_it(bundle: Bundle, tries: Tries) -> None:
+    assert tries(said({"tokenizer": "no tokenizer"})) == 2
+    runtime = RuntimeConfig(prepack=False, preload_text=False)
+    with edgelm.LanguageModel(bundle, runtime) as lm, pytest.raises(ModelError, match=r"^no tokenizer$"):
+        lm.encode("text")
 
 
 @pytest.mark.parametrize(
@@ -65,9 +75,7 @@ def test_what_went_well_is_remembered(tries: Callable[[ChildEnd | Exception], in
     ],
     ids=["no process", "one that does not begin", "another's words", "another's fault", "an unknown fault"],
 )
-def test_what_says_nothing_of_the_bundle_is_tried_again(
-    tries: Callable[[ChildEnd | Exception], int], end: ChildEnd | Exception
-) -> None:
+def test_what_says_nothing_of_the_bundle_is_tried_again(tries: Tries, end: ChildEnd | Exception) -> None:
     assert tries(end) == 2
 
 
@@ -84,7 +92,7 @@ def test_what_says_nothing_of_the_bundle_is_tried_again(
 )
 def test_what_speaks_against_the_bundle_is_an_error(
     bundle: Bundle,
-    tries: Callable[[ChildEnd | Exception], int],
+    tries: Tries,
     end: ChildEnd,
     kind: type[Exception],
     words: str,

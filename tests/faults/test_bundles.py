@@ -224,6 +224,16 @@ def test_a_crash_at_the_first_open_is_a_model_error_and_the_process_lives(tmp_pa
     assert contents(folder) == before
 
 
+def test_a_tokenizer_that_panics_is_told_in_one_line(tmp_path: Path, home: Path) -> None:
+    """Its library would write a page to the process's own stderr."""
+    folder = write_decoder_bundle(tmp_path / "bundle", files={"tokenizer.json": PANICS})
+    for _ in range(2):  # nor is it remembered as a bundle that is sound
+        done = run_for_the_first_time(folder, home, "--no-prepack")
+        assert (done.returncode, done.stdout) == (ModelError.exit_code, "")
+        assert ends_with_one_line(done.stderr, "tokenizer.json", "not a usable tokenizer"), done.stderr
+        assert done.stderr.count("\n") == 1
+
+
 def test_a_bundle_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_decoder_bundle(tmp_path / "bundle")
     children: list[str] = []

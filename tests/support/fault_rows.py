@@ -43,7 +43,7 @@ ROWS: dict[str, dict[str, str]] = {
         "a template that renders 200 MB → capped": f"{_REFUSED}[a template that renders 200 MB]",
     },
     "Background of bundles": {
-        "tokenizer panics arrive as BaseException": f"{_REFUSED}[a tokenizer that panics]",
+        "tokenizer panics arrive as BaseException": _BUNDLES + "test_a_tokenizer_that_panics_is_told_in_one_line",
         "lone surrogates in text": _BUNDLES + "test_a_lone_surrogate_in_a_prompt_is_a_prompt_error",
         "lone surrogates in a manifest": f"{_REFUSED}[manifest with a lone surrogate]",
         "NaN in a manifest": f"{_REFUSED}[manifest with NaN]",
