@@ -36,6 +36,8 @@ _MATRIX_COPIES = 6
 _HESSIAN_COPIES = 3.3
 # Of a part's weights in fp32: as they are mapped, and as they are laid out anew.
 _LOADED_COPIES = 2.1
+# Of the output head's share in a bundle that is loaded: it is the largest of what is laid out anew.
+_HEAD_COPIES = 2
 # Values of a run for each token, in widths of the stream and of the feed-forward layers.
 _RUN_WIDTHS = 12
 # Of the logits of both: as they come, and in the runtime.
@@ -151,16 +153,17 @@ class ConversionEstimate:
             return self._base + candidate + int(_LOADED_COPIES * FLOAT_BYTES * self.model.parameters())
         streams = 2 * FLOAT_BYTES * EVALUATION_TOKENS * sizes.hidden_size
         running = FLOAT_BYTES * CHUNK * _RUN_WIDTHS * (sizes.hidden_size + sizes.intermediate_size)
-        comparing = candidate + int(_LOADED_COPIES * FLOAT_BYTES * self._table) + self._logits
-        return self._base + streams + max(self._layer + running, comparing)
+        comparing = self._head + int(_LOADED_COPIES * FLOAT_BYTES * self._table) + self._logits
+        return self._base + self._states + max(candidate, streams + max(self._layer + running, comparing))
 
     def cache_scales(self) -> int:
         """Of running the bundle over long texts."""
         return self._base + self._running(min(_CACHE_TEXT, self.model.facts.context_length))
 
     def cache_figures(self) -> int:
-        """Of comparing the bundle with itself."""
-        return self._base + 2 * self._running(min(WINDOW, self.model.facts.context_length)) + self._logits
+        """Of comparing the bundle with itself: of running it, and of its output head beside what it reads."""
+        running = self._running(min(WINDOW, self.model.facts.context_length))
+        return self._base + 2 * self._states + max(running, self._head + self._logits)
 
     @property
     def calibrates_whole(self) -> bool:
@@ -179,6 +182,20 @@ class ConversionEstimate:
     @cached_property
     def _logits(self) -> int:
         return FLOAT_BYTES * _LOGIT_SETS * CHUNK * self.model.facts.vocab_size + _COMPARED
+
+    @cached_property
+    def _states(self) -> int:
+        """Of the evaluation text: what the last layer's attention leaves, and the stream beside it."""
+        sizes = self.model.facts.footprint
+        return FLOAT_BYTES * EVALUATION_TOKENS * (sizes.hidden_size + sizes.heads * sizes.head_size)
+
+    @cached_property
+    def _head(self) -> int:
+        """The bundle's output head at work, and the end of its last layer."""
+        parameters = self.model.parameters()
+        layers = sum(self.model.layers(role) for role in self.model.facts.graphs)
+        share = (self._table + max(0, parameters - self._table) // layers) / max(parameters, 1)
+        return int(min(1, _HEAD_COPIES * share) * self._running(1))
 
     @cached_property
     def _layer(self) -> int:

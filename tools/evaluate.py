@@ -9,14 +9,15 @@ from typing import Protocol
 
 import numpy as np
 
-from edgelm.bundle.progress import NoProgress, Progress
+from edgelm.bundle.progress import NoProgress, Progress, transfer
 from edgelm.language_model import available_cores
 from edgelm.runtime.decoder import Decoder
-from edgelm.runtime.int8_cache import Scales, load_int8_cache_graph
-from edgelm.runtime.session import Session
+from edgelm.runtime.int8_cache import Scales, int8_cache_graph
+from edgelm.runtime.session import Session, give_back_freed_memory
 from edgelm.runtime.token_rows import Logits
 from edgelm.text.tokenizer import Tokenizer
 from edgelm_tools.architectures.base import ModelFacts
+from edgelm_tools.decoder_halves import SecondHalf, States, hidden_states, open_second_half, split_decoder
 from edgelm_tools.evaluate_encoder import measure_encoder
 from edgelm_tools.evaluate_seq2seq import measure_seq2seq
 from edgelm_tools.layered_reference import DecoderPieces, layered_reference
@@ -44,7 +45,7 @@ class Measured(Protocol):
 
 
 class Yardstick(Protocol):
-    """What a decoder is compared with."""
+    """A decoder, or what a decoder is compared with."""
 
     def rewind(self, length: int) -> None:
         """As in ``Decoder``."""
@@ -60,23 +61,41 @@ def measure_decoder(
 ) -> Quality:
     """Runs the decoder of a folder, and the model in fp32, over the evaluation text in windows that fit the context.
 
-    ``folder`` holds the tokenizer, too; the model is computed layer by layer, before the decoder is loaded.
+    ``folder`` holds the tokenizer, too. The decoder is run before the model is computed layer by layer, and only its
+    output head beside the model's.
     """
-    windows = _windows(folder, facts)
+    windows, shown = _windows(folder, facts), progress or NoProgress()
     graph = folder / "decoder.onnx"
+    halves = split_decoder(graph.read_bytes())
+    with transfer(shown, "Running the model", sum(map(len, windows))):
+        states = _hidden_states(graph, halves.first, facts, windows, shown)
     with (
         layered_reference(pieces, windows, folder=folder, chunk=CHUNK, progress=progress) as yardstick,
-        open_decoder(graph, len(windows[0])) as candidate,
+        open_second_half(graph, halves.second) as head,
     ):
-        return compare(candidate, yardstick, windows, progress)
+        return compare(SecondHalf(head, states, CHUNK), yardstick, windows, progress)
 
 
 def measure_int8_cache(folder: Path, facts: ModelFacts, scales: Scales, progress: Progress | None = None) -> Quality:
-    """What an int8 KV cache costs the decoder of a folder: over the same text, beside the decoder itself."""
-    windows = _windows(folder, facts)
-    graph, length = folder / "decoder.onnx", len(windows[0])
-    with open_decoder(graph, length, scales) as candidate, open_decoder(graph, length) as yardstick:
-        return compare(candidate, yardstick, windows, progress, label="Measuring the int8 KV cache")
+    """What an int8 KV cache costs the decoder of a folder: over the same text, in turn with the decoder itself."""
+    windows, shown = _windows(folder, facts), progress or NoProgress()
+    graph = folder / "decoder.onnx"
+    halves = split_decoder(graph.read_bytes())
+    changed = int8_cache_graph(halves.first, scales, what=graph.name)
+    with transfer(shown, "Running with an int8 KV cache", 2 * sum(map(len, windows))):
+        found = [_hidden_states(graph, half, facts, windows, shown) for half in (changed, halves.first)]
+    with open_second_half(graph, halves.second) as head:
+        candidate, yardstick = (SecondHalf(head, states, CHUNK) for states in found)
+        return compare(candidate, yardstick, windows, progress)
+
+
+def _hidden_states(
+    graph: Path, half: bytes, facts: ModelFacts, windows: Sequence[Sequence[int]], progress: Progress
+) -> States:
+    with open_decoder(graph, len(windows[0]), half, vocab_size=facts.vocab_size) as decoder:
+        states = hidden_states(decoder, windows, progress)
+    give_back_freed_memory()
+    return states
 
 
 def _windows(folder: Path, facts: ModelFacts) -> list[list[int]]:
@@ -87,45 +106,50 @@ def _windows(folder: Path, facts: ModelFacts) -> list[list[int]]:
 
 
 @contextmanager
-def open_decoder(graph: Path, context_length: int, scales: Scales | None = None) -> Iterator[Decoder]:
-    """A decoder over a graph file that needs no manifest; with ``scales``, its KV cache is one of int8."""
+def open_decoder(
+    path: Path, context_length: int, graph: bytes | None = None, *, vocab_size: int | None = None
+) -> Iterator[Decoder]:
+    """A decoder over a graph file that needs no manifest.
+
+    Args:
+        path: the file.
+        context_length: tokens that its cache may hold.
+        graph: used in its place.
+        vocab_size: where that has no logits of the vocabulary.
+    """
     with ExitStack() as opened:
-        changed = None if scales is None else load_int8_cache_graph(graph, scales)
-        session = opened.enter_context(closing(Session(graph, threads=available_cores(), graph=changed)))
+        session = opened.enter_context(closing(Session(path, threads=available_cores(), graph=graph)))
         embedding = None
         if VECTORS in session.inputs:
             columns = int(session.inputs[VECTORS].shape[2])
-            rows = int(session.outputs["logits"].shape[1])
-            table = open_embedding(graph.parent, rows=rows, columns=columns)
+            rows = vocab_size or int(session.outputs["logits"].shape[1])
+            table = open_embedding(path.parent, rows=rows, columns=columns)
             embedding = opened.enter_context(closing(table))
         yield Decoder(session, context_length=context_length, prefill_chunk=CHUNK, embedding=embedding)
 
 
 def compare(
-    candidate: Decoder,
+    candidate: Yardstick,
     reference: Yardstick,
     windows: Sequence[Sequence[int]],
     progress: Progress | None = None,
-    *,
-    label: str = "Measuring quality",
 ) -> Quality:
     """Teacher-forced comparison over texts of token ids, (T,) each, at least one of them with T ≥ 2.
 
     Each window is a text of its own, for which both decoders are rewound.
     """
     shown = progress or NoProgress()
-    shown.start(label, sum(map(len, windows)))
     tally = Tally()
-    for ids in windows:
-        candidate.rewind(0)
-        reference.rewind(0)
-        start = 0
-        for ours, theirs in zip(candidate.all_logits(ids), reference.all_logits(ids), strict=True):
-            end = start + len(ours)
-            tally.add(ours, theirs, np.asarray(ids[start + 1 : end + 1], np.int64))
-            start = end
-            shown.advance(len(ours))
-    shown.finish()
+    with transfer(shown, "Measuring quality", sum(map(len, windows))):
+        for ids in windows:
+            candidate.rewind(0)
+            reference.rewind(0)
+            start = 0
+            for ours, theirs in zip(candidate.all_logits(ids), reference.all_logits(ids), strict=True):
+                end = start + len(ours)
+                tally.add(ours, theirs, np.asarray(ids[start + 1 : end + 1], np.int64))
+                start = end
+                shown.advance(len(ours))
     return tally.quality()
 
 
