@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,22 @@ from hypothesis import HealthCheck, settings
 # How long an example takes says something about the machine and what else runs on it, nothing about the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Gives each of several workers cores of its own: threads that spin while they wait would take the others'."""
+    worker = getattr(config, "workerinput", None)
+    if worker is None or not hasattr(os, "sched_setaffinity"):
+        return
+    cores, workers = sorted(os.sched_getaffinity(0)), worker["workercount"]
+    if workers <= len(cores):
+        os.sched_setaffinity(0, cores[int(worker["workerid"].removeprefix("gw")) :: workers])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file of real models comes first: one worker converts them, while the others do what needs none."""
+    first = next((item.path for item in items if item.path.parent.name == "models"), None)
+    items.sort(key=lambda item: item.path != first)
 
 
 @pytest.fixture(scope="session", autouse=True)

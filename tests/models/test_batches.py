@@ -5,7 +5,7 @@ from __future__ import annotations
 import edgelm
 from edgelm_tools.benchmark_batches import prompts_of_many_lengths
 
-NEW_TOKENS = 60
+NEW_TOKENS = 32
 
 
 def test_fp32_answers_of_a_batch_are_those_one_by_one(fp32: edgelm.LanguageModel) -> None:
