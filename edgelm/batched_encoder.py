@@ -19,7 +19,7 @@ from edgelm.runtime.memory import Budget, encoder_budget
 from edgelm.runtime.pooling import pool
 from edgelm.runtime.prepack import graph_to_load
 from edgelm.runtime.process_memory import ProcessMemory
-from edgelm.runtime.session import Session, available_cores
+from edgelm.runtime.session import Session, available_cores, give_back_freed_memory
 
 if TYPE_CHECKING:
     from edgelm.text.encoding import Encoding
@@ -139,7 +139,10 @@ class BatchedEncoder:
         # What batches of other lengths leave behind is of little use for the next, and would add up.
         shrink = last or self._memory.limited
         types = [encoding.type_ids for encoding in encodings] if self._encoder.takes_types else None
-        return self._encoder.run([encoding.ids for encoding in encodings], types, shrink=shrink)
+        outputs = self._encoder.run([encoding.ids for encoding in encodings], types, shrink=shrink)
+        if self._memory.limited:  # glibc would keep what the arena gives back: 30 MB and more after some batches
+            give_back_freed_memory()
+        return outputs
 
     def _finite(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         if not np.isfinite(values).all():
