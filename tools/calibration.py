@@ -28,7 +28,7 @@ from edgelm_tools.checkpoint.base import TextAssets
 from edgelm_tools.graph import GraphBuilder
 from edgelm_tools.matrix import Matrix
 from edgelm_tools.quantize.gptq import error_factor
-from edgelm_tools.quantize.schemes import Recorder, Rowwise, Scheme
+from edgelm_tools.quantize.schemes import Blockwise, Recorder, Rowwise, Scheme
 from edgelm_tools.runs import run
 
 Sequences = NDArray[np.int64]
@@ -56,8 +56,8 @@ class LayeredDecoder:
 
 
 def calibrated(
-    scheme: Rowwise, decoder: LayeredDecoder, facts: ModelFacts, assets: TextAssets, folder: Path
-) -> Rowwise:
+    scheme: Rowwise | Blockwise, decoder: LayeredDecoder, facts: ModelFacts, assets: TextAssets, folder: Path
+) -> Rowwise | Blockwise:
     """The scheme with what it needs to know of a decoder's inputs; it is computed while a graph is built.
 
     Args:

@@ -21,7 +21,7 @@ from edgelm_tools.calibration import CALIBRATION_TOKENS
 from edgelm_tools.evaluate import CHUNK, EVALUATION_TOKENS, WINDOW
 from edgelm_tools.expected import shape_of
 from edgelm_tools.matrix import MOST_VALUES
-from edgelm_tools.quantize.schemes import Rowwise, Scheme, scheme_named
+from edgelm_tools.quantize.schemes import Scheme, calibrates, scheme_named
 
 MB = 1_000_000
 FLOAT_BYTES = 4
@@ -56,7 +56,7 @@ class ConversionPlan:
         report: measure what quantization cost.
         cache_scales: measure the scales that an int8 KV cache needs.
         cache_figures: measure what such a cache costs.
-        calibration_tokens: of the text that int8 is calibrated on.
+        calibration_tokens: of the text that int8 or int4 is calibrated on.
         left_out: what is not done that would have been, in words.
         need: bytes of resident memory at its peak, as estimated.
     """
@@ -126,7 +126,7 @@ class ConversionEstimate:
     @property
     def calibrates(self) -> bool:
         """Whether inputs of the layers are looked at."""
-        return isinstance(self._used, Rowwise)
+        return calibrates(self._used)
 
     def quantizing(self, calibration_tokens: int) -> int:
         """Of reading, calibrating, rounding and writing, tensor by tensor."""

@@ -30,7 +30,7 @@ from edgelm_tools.conversion_memory import ConversionPlan, plan_conversion
 from edgelm_tools.evaluate import MEASURES, Measured, measure_decoder, measure_int8_cache
 from edgelm_tools.generation_settings import check_tokens, generation_settings
 from edgelm_tools.graph import GraphBuilder, SharedWeights
-from edgelm_tools.quantize.schemes import SCHEMES, Float32, Rowwise, Scheme, scheme_named
+from edgelm_tools.quantize.schemes import SCHEMES, Blockwise, Float32, Rowwise, Scheme, scheme_named
 from edgelm_tools.quantize.tables import written_embedding
 
 __all__ = ["SCHEMES", "export", "graph_name", "write_graph", "write_graphs", "write_text_assets"]
@@ -82,7 +82,7 @@ def export(
         plan = plan_conversion(model, chosen.name, source, report=report, limit=max_memory)
         for words in plan.left_out:
             tell(f"to stay within {megabytes(max_memory or 0)}: {words}")
-        if isinstance(chosen, Rowwise):
+        if isinstance(chosen, (Rowwise, Blockwise)):
             chosen = replace(chosen, calibration_tokens=plan.calibration_tokens)
         with publishing(target, force=force) as folder:
             used = model.prepared(chosen, assets, folder)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +19,9 @@ from edgelm_tools.architectures.llama_model import LlamaModel
 from edgelm_tools.architectures.llama_spec import llama_spec
 from edgelm_tools.architectures.llama_weights import LlamaWeights
 from edgelm_tools.calibration import LayerwiseCalibration, calibration_sequences
+from edgelm_tools.checkpoint.base import BlockQuantized
 from edgelm_tools.quantize.gptq import error_factor
-from edgelm_tools.quantize.schemes import Rowwise
+from edgelm_tools.quantize.schemes import Blockwise, Rowwise, Scheme, calibrates, scheme_named
 
 IDS = np.random.default_rng(3).integers(0, 50, (4, 16))
 
@@ -45,6 +48,35 @@ def test_layers_that_read_the_same_share_what_is_known(tmp_path: Path) -> None:
     assert known.factor("head.0") is known.factor("head.3")
     assert known.factor("head.0").shape == (24, 24)
     assert not list(tmp_path.iterdir())
+
+
+def prepared_int4(tensors: Mapping[str, NDArray[Any] | BlockQuantized], folder: Path) -> Scheme:
+    return LlamaModel(MemoryCheckpoint(tensors)).prepared(scheme_named("int4"), None, folder)
+
+
+def test_int4_is_rotated_and_its_inputs_are_not_spread(tmp_path: Path) -> None:
+    scheme = prepared_int4(llama_tensors(), tmp_path)
+    assert calibrates(scheme)
+    assert isinstance(scheme, Blockwise)
+    assert scheme.settings() == {"bits": 4, "block_size": 32, "rotation": "hadamard"}
+    model = LlamaModel(MemoryCheckpoint(llama_tensors()))
+    plain, spread = (
+        LayerwiseCalibration(model._layered(scheme), IDS, hadamard_size=size, folder=tmp_path)
+        for size in (scheme.hadamard_size, 8)
+    )
+    np.testing.assert_array_equal(plain.factor("layer0.gate"), spread.factor("layer0.gate"))
+    assert not np.allclose(plain.factor("layer0.down"), spread.factor("layer0.down"))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_int4_blocks_of_a_checkpoint_are_left_alone(bits: int, tmp_path: Path) -> None:
+    tensors: dict[str, NDArray[Any] | BlockQuantized] = {**llama_tensors()}
+    name = "model.layers.0.mlp.down_proj.weight"
+    rows, columns = tensors[name].shape  # type: ignore[union-attr]
+    blocks = np.zeros((rows, columns), np.int8), np.ones((rows, columns // 8), np.float32)
+    tensors[name] = BlockQuantized(*blocks, block_size=8, bits=bits)
+    scheme = prepared_int4(tensors, tmp_path)
+    assert scheme.wants_rotation == calibrates(scheme) == (bits == 8)
 
 
 def test_a_layer_that_fails_leaves_nothing(tmp_path: Path) -> None:

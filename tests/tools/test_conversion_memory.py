@@ -120,10 +120,11 @@ def test_what_cannot_be_held_is_refused_before_anything_is_written(small: Path, 
 
 
 def test_a_scheme_without_calibration_is_named_where_it_helps(checkpoint: Path) -> None:
-    with pytest.raises(MemoryLimitError, match="--scheme int8-block, which needs no calibration and"):
-        plan(checkpoint, 100_000_000)
+    for scheme in ("int8", "int4"):
+        with pytest.raises(MemoryLimitError, match="--scheme int8-block, which needs no calibration and"):
+            plan(checkpoint, 100_000_000, scheme)
     with pytest.raises(MemoryLimitError) as error:
-        plan(checkpoint, 100_000_000, "int4")
+        plan(checkpoint, 100_000_000, "int8-block")
     assert "int8-block" not in str(error.value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -18,7 +19,7 @@ from edgelm_tools.calibration import LayeredDecoder, Sequences, calibrated
 from edgelm_tools.checkpoint.base import TextAssets
 from edgelm_tools.graph import GraphBuilder
 from edgelm_tools.layered_reference import DecoderPieces
-from edgelm_tools.quantize.schemes import INT8_BLOCK, Float32, Rowwise, Scheme
+from edgelm_tools.quantize.schemes import INT8_BLOCK, Blockwise, Float32, Scheme, calibrates
 
 WeightsT = TypeVar("WeightsT", bound=DecoderWeights)
 
@@ -77,7 +78,10 @@ class DecoderModel(ABC, Generic[WeightsT]):
     def prepared(self, scheme: Scheme, assets: TextAssets | None, folder: Path) -> Scheme:
         if scheme.wants_rotation and not self.spec.can_rotate:
             return INT8_BLOCK
-        if not isinstance(scheme, Rowwise) or assets is None:
+        if isinstance(scheme, Blockwise) and scheme.bits == 4:
+            # Integers that the checkpoint has already stay as they are.
+            scheme = replace(scheme, wants_rotation=self.spec.can_rotate and not self._weights.has_blocks(4))
+        if not calibrates(scheme) or assets is None:
             return scheme
         return calibrated(scheme, self._layered(scheme), self.facts, assets, folder)
 

@@ -20,6 +20,8 @@ from edgelm_tools.quantize.rotation import rotation_matrix
 Shape = tuple[int, ...]
 # Any numbers do: of three rotations of the stream, perplexity rises by 0.4, 0.4 and 0.6 %.
 STREAM_SEED, HEAD_SEED = 3, 2
+# In the names of its tensors, whatever stands before and behind.
+_FIRST_LAYER = ".0."
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,12 @@ class DecoderWeights(ABC):
     def parameters(self) -> int:
         """How many values the checkpoint has."""
         return sum(math.prod(self.checkpoint.shape(name)) for name in self._stored)
+
+    def has_blocks(self, bits: int) -> bool:
+        """Whether the checkpoint has a matrix of the first layer in blocks of so many bits already."""
+        names = sorted(name for name in self._stored if _FIRST_LAYER in name)
+        found = (self.checkpoint.quantized(name) for name in names)
+        return any(part is not None and part.bits == bits for part in found)
 
     @cached_property
     def _stored(self) -> frozenset[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from edgelm_tools.graph import MICROSOFT, GraphBuilder
 from edgelm_tools.matrix import Matrix
 from edgelm_tools.quantize.block_parts import quantized_parts
 from edgelm_tools.quantize.blockwise import Blocks
-from edgelm_tools.quantize.scheme import Rows, token_ids
+from edgelm_tools.quantize.scheme import Calibration, Rows, token_ids
 from edgelm_tools.quantize.tables import BLOCK_HEAD_PIECES, EMBEDDING_BLOCK, VECTORS, embedding_beside
 
 # One block's activations are rounded together with int8 dot products.
@@ -57,16 +57,22 @@ class Int8Tables:
 class Blockwise(Int8Tables):
     """Blocks of weights along the input dimension share a scale (operators MatMulNBits and GatherBlockQuantized).
 
-    Embeddings and output head are int8 in blocks of 32 whatever ``bits`` is: they are few and matter most.
+    Embeddings and output head are int8 in blocks of 32 whatever ``bits`` is: they are few and matter most. A decoder's
+    int4 is rotated and calibrated, as ``Rowwise`` is, where it can be.
     """
 
     name: str
     bits: int
     block_size: int
     wants_rotation: bool = False
+    calibration: Calibration | None = None
+    calibration_tokens: int = 4096
+    # Inputs are rounded in blocks as well: what stands out harms its neighbours alone, and need not be spread.
+    hadamard_size: ClassVar[int] = 1
 
     def settings(self) -> dict[str, Any]:
-        return {"bits": self.bits, "block_size": self.block_size}
+        rotation = {"rotation": "hadamard"} if self.wants_rotation else {}
+        return {"bits": self.bits, "block_size": self.block_size, **rotation}
 
     def head(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, tied_to: str | None) -> str:
         whole = super().head
@@ -81,7 +87,8 @@ class Blockwise(Int8Tables):
         return embedding_beside(g, matrix, EMBEDDING_BLOCK), ""
 
     def linear(self, g: GraphBuilder, x: str, name: str, matrix: Matrix, *, rows: Rows = "uneven") -> str:
-        stored = _store_blocks(g, name, matrix, self.bits, self.block_size)
+        factor = self.calibration.factor(name) if self.calibration else None
+        stored = _store_blocks(g, name, matrix, self.bits, self.block_size, factor)
         return _matmul_nbits(g, x, name, stored, matrix, self.bits, self.block_size)
 
 
@@ -105,13 +112,20 @@ def _matmul_nbits(
     )
 
 
-def _store_blocks(g: GraphBuilder, name: str, matrix: Matrix, bits: int, block_size: int) -> list[str]:
+def _store_blocks(
+    g: GraphBuilder,
+    name: str,
+    matrix: Matrix,
+    bits: int,
+    block_size: int,
+    factor: NDArray[np.float32] | None = None,
+) -> list[str]:
     """Streams the blocks to the data file; scales and zero points, a fraction of them, are kept until the end."""
     scales: list[NDArray[np.float32]] = []
     zero_points: list[NDArray[np.uint8]] = []
 
     def data() -> Iterator[NDArray[np.uint8]]:
-        for blocks in quantized_parts(matrix, bits, block_size):
+        for blocks in quantized_parts(matrix, bits, block_size, factor):
             scales.append(blocks.scales)
             if bits == 4:
                 zero_points.append(_explicit_zero_points(blocks))

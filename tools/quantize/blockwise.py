@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from edgelm_tools.checkpoint.base import BlockQuantized
 
 ZERO_POINT = 128
+MOST_INT4 = 15
+# How much of a block's range int4 covers, as is tried.
+_CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8)
 _TINY = np.finfo(np.float32).tiny
 
 
@@ -57,21 +60,37 @@ def quantize_int4(rows: NDArray[np.float32], block_size: int) -> Blocks:
     rows: (N, K) float32. Several clippings of the block's range are tried; round-to-nearest decides within each.
     """
     blocks = _blocks(rows, block_size)
-    low = np.minimum(blocks.min(axis=2), 0)
-    high = np.maximum(blocks.max(axis=2), 0)
+    scales, zero = int4_grid(blocks)
+    steps = np.rint(blocks * reciprocal(scales)[:, :, None]) + zero[:, :, None]
+    return packed_int4(np.clip(steps, 0, MOST_INT4).astype(np.uint8), scales, zero)
+
+
+def int4_grid(
+    blocks: NDArray[np.float32], importance: NDArray[np.float32] | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The scale and zero point of least squared error for each of some blocks: (…,) float32 each, whole zero points.
+
+    blocks: (…, block_size); importance: (block_size,), what an error costs in each place.
+    """
+    low = np.minimum(blocks.min(axis=-1), 0)
+    high = np.maximum(blocks.max(axis=-1), 0)
     best_error = np.full(low.shape, np.inf, np.float32)
     best_scale = np.ones_like(low)
     best_zero = np.zeros_like(low)
-    for clip in (1.0, 0.95, 0.9, 0.85, 0.8):
-        scale = (high - low) * np.float32(clip / 15)
-        zero = np.clip(np.rint(-low * np.float32(clip) * reciprocal(scale)), 0, 15)
-        error = np.square(blocks - _round_trip(blocks, scale, zero, 15)).sum(axis=2)
+    for clip in _CLIPS:
+        scale = (high - low) * np.float32(clip / MOST_INT4)
+        zero = np.clip(np.rint(-low * np.float32(clip) * reciprocal(scale)), 0, MOST_INT4)
+        squares = np.square(blocks - _round_trip(blocks, scale, zero))
+        error = squares.sum(axis=-1) if importance is None else squares @ importance
         better = error < best_error
         best_error = np.where(better, error, best_error)
         best_scale, best_zero = np.where(better, scale, best_scale), np.where(better, zero, best_zero)
-    steps = np.rint(blocks * reciprocal(best_scale)[:, :, None]) + best_zero[:, :, None]
-    stored = np.clip(steps, 0, 15).astype(np.uint8)
-    return Blocks(_pack(stored), best_scale, 4, _pack_zero_points(best_zero.astype(np.uint8)))
+    return best_scale, best_zero
+
+
+def packed_int4(steps: NDArray[np.uint8], scales: NDArray[np.float32], zero: NDArray[np.float32]) -> Blocks:
+    """Blocks of steps 0 … 15 (N, blocks, block_size), with their scales and zero points (N, blocks)."""
+    return Blocks(_pack(steps), scales, 4, _pack_zero_points(zero.astype(np.uint8)))
 
 
 def dequantize(blocks: Blocks, columns: int) -> NDArray[np.float32]:
@@ -99,10 +118,10 @@ def reciprocal(scales: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _round_trip(
-    blocks: NDArray[np.float32], scale: NDArray[np.float32], zero: NDArray[np.float32], most: int
+    blocks: NDArray[np.float32], scale: NDArray[np.float32], zero: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    steps = np.rint(blocks * reciprocal(scale)[:, :, None]) + zero[:, :, None]
-    values: NDArray[np.float32] = (np.clip(steps, 0, most) - zero[:, :, None]) * scale[:, :, None]
+    steps = np.rint(blocks * reciprocal(scale)[..., None]) + zero[..., None]
+    values: NDArray[np.float32] = (np.clip(steps, 0, MOST_INT4) - zero[..., None]) * scale[..., None]
     return values
 
 

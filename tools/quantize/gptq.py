@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm_tools.quantize.blockwise import reciprocal
+from edgelm_tools.quantize.blockwise import MOST_INT4, Blocks, int4_grid, packed_int4, reciprocal
 from edgelm_tools.quantize.rowwise import nearest_steps
 
 _BLOCK = 128
@@ -37,6 +37,33 @@ def round_to_inputs(
             errors[row - start] = error
         rest[end:] -= factor[start:end, end:].T @ errors
     return steps
+
+
+def round_blocks_to_inputs(weight: NDArray[np.float32], block_size: int, factor: NDArray[np.float32]) -> Blocks:
+    """Rounds weight (N, K) to int4 in blocks along the inputs; ``factor``: as in ``round_to_inputs``.
+
+    Scale and zero point of a block are chosen when its turn comes, for its weights as they are by then.
+    """
+    rest = np.ascontiguousarray(weight.T)
+    count = -(-len(rest) // block_size)
+    steps = np.zeros((count, block_size, rest.shape[1]), np.uint8)
+    scales, zeros = np.empty((2, count, rest.shape[1]), np.float32)
+    errors = np.empty((block_size, rest.shape[1]), np.float32)
+    for place in range(count):
+        start, end = place * block_size, min((place + 1) * block_size, len(rest))
+        importance = np.diag(factor)[start:end] ** np.float32(-2)
+        scale, zero = int4_grid(rest[start:end].T, importance)
+        inverse = reciprocal(scale)
+        for row in range(start, end):
+            rounded = np.clip(np.rint(rest[row] * inverse) + zero, 0, MOST_INT4)
+            steps[place, row - start] = rounded
+            error = (rest[row] - (rounded - zero) * scale) / factor[row, row]
+            rest[row + 1 : end] -= factor[row, row + 1 : end, None] * error
+            errors[row - start] = error
+        rest[end:] -= factor[start:end, end:].T @ errors[: end - start]
+        steps[place, end - start :] = zero
+        scales[place], zeros[place] = scale, zero
+    return packed_int4(steps.transpose(2, 0, 1), scales.T, zeros.T)
 
 
 def error_factor(hessian: NDArray[np.float32]) -> NDArray[np.float32]:

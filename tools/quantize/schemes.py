@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from edgelm.errors import ConfigError
 from edgelm_tools.quantize.blocks import Blockwise
 from edgelm_tools.quantize.carried import CarriedInt8
@@ -23,6 +25,7 @@ __all__ = [
     "Rows",
     "Rowwise",
     "Scheme",
+    "calibrates",
     "scheme_named",
 ]
 
@@ -35,6 +38,11 @@ _SCHEMES: dict[str, Scheme] = {
     "fp32": Float32(),
 }
 SCHEMES = tuple(_SCHEMES)
+
+
+def calibrates(scheme: Scheme) -> TypeGuard[Rowwise | Blockwise]:
+    """Whether it wants to know a decoder's inputs."""
+    return isinstance(scheme, (Rowwise, Blockwise)) and scheme.wants_rotation
 
 
 def scheme_named(name: str) -> Scheme:

@@ -87,6 +87,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_quantized_graphs_stay_near_fp32(case: Case, scheme: Scheme, tmp_path: Path) -> None:
     used = write_native(tmp_path / "decoder.onnx", case.checkpoint, scheme)
     assert used.name == ("int8-block" if scheme.name == "int8" and case.name in FIXED else scheme.name)
+    assert used.wants_rotation == (scheme.name in ("int8", "int4") and case.name not in FIXED)
     assert case.quality(tmp_path / "decoder.onnx").kl < BOUNDS[used.name]
 
 
@@ -99,7 +100,7 @@ def test_windows_are_texts_of_their_own(case: Case, tmp_path: Path) -> None:
     assert both.kl == pytest.approx((10 * apart[0].kl + 20 * apart[1].kl) / 30, rel=1e-4)
 
 
-@pytest.mark.parametrize("scheme", sorted(set(SCHEMES) - {"int8"}))
+@pytest.mark.parametrize("scheme", sorted(set(SCHEMES) - {"int8", "int4"}))
 def test_bundles_open(case: Case, scheme: str, tmp_path: Path) -> None:
     export_and_open(case, scheme, tmp_path / "bundle")
 
@@ -130,8 +131,11 @@ def test_a_calibrated_bundle_opens_and_is_measured(tmp_path: Path) -> None:
     assert report.items() >= manifest.quality.items()
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "gpt_neox.sequential", "opt", "bloom"])
-def test_calibration_makes_up_for_rounding(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    [*((name, "int8") for name in ("gpt2", "gpt_neox", "gpt_neox.sequential", "opt", "bloom")), ("gpt2", "int4")],
+)
+def test_calibration_makes_up_for_rounding(name: str, scheme: str, tmp_path: Path) -> None:
     """Also where LayerNorm has become an RMS norm; measured on another text than the calibration's."""
     checkpoint = open_checkpoint(write_checkpoint(tmp_path / "checkpoint", reference_model(gpt_variant(name))))
     model = understand(checkpoint)
@@ -139,12 +143,12 @@ def test_calibration_makes_up_for_rounding(name: str, tmp_path: Path) -> None:
     windows = [ids[start : start + CONTEXT] for start in range(0, len(ids), CONTEXT)]
     schemes = {
         "fp32": Float32(),
-        "plain": Rowwise(),
-        "calibrated": model.prepared(Rowwise(), checkpoint.text_assets(), tmp_path),
+        "plain": model.prepared(QUANTIZED[scheme], None, tmp_path),
+        "calibrated": model.prepared(QUANTIZED[scheme], checkpoint.text_assets(), tmp_path),
     }
-    for kind, scheme in schemes.items():
+    for kind, used in schemes.items():
         (tmp_path / kind).mkdir()
-        write_graph(tmp_path / kind / "decoder.onnx", model, "decoder", scheme)
+        write_graph(tmp_path / kind / "decoder.onnx", model, "decoder", used)
     checkpoint.close()
     kl = {}
     for kind in ("plain", "calibrated"):

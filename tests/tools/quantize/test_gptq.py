@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgelm_tools.quantize.gptq import error_factor, round_to_inputs
+from edgelm_tools.quantize.blockwise import dequantize, quantize_int4
+from edgelm_tools.quantize.gptq import error_factor, round_blocks_to_inputs, round_to_inputs
 
 Floats = NDArray[np.float32]
 # Steps as large as this make the errors of rounding easy to see.
@@ -49,6 +52,39 @@ def test_outputs_are_nearer_than_with_round_to_nearest(size: int, seed: int) -> 
     weight, scales = weight_and_scales(16, size, seed)
     ours = output_error(inputs, weight, rounded(weight, scales, inputs))
     assert ours < 0.6 * output_error(inputs, weight, nearest(weight, scales))
+
+
+@given(seed=st.integers(0, 99), size=st.sampled_from([24, 64, 100, 150]), block_size=st.sampled_from([16, 32]))
+@settings(max_examples=20, deadline=None)
+def test_int4_blocks_give_nearer_outputs_than_round_to_nearest(size: int, block_size: int, seed: int) -> None:
+    inputs = correlated(4 * size, size, seed)
+    weight, _ = weight_and_scales(16, size, seed)
+    ours = round_blocks_to_inputs(weight, block_size, error_factor(inputs.T @ inputs))
+    nearest_ones = dequantize(quantize_int4(weight, block_size), size)
+    assert output_error(inputs, weight, dequantize(ours, size)) < 0.8 * output_error(inputs, weight, nearest_ones)
+    count = -(-size // block_size)
+    assert ours.data.shape == (16, count, block_size // 2)
+    assert ours.zero_points is not None
+    assert ours.zero_points.shape == (16, -(-count // 2))
+    padding = dequantize(ours, count * block_size)[:, size:]
+    assert not padding.any()
+
+
+def test_int4_blocks_of_unrelated_inputs_are_rounded_to_nearest() -> None:
+    weight, _ = weight_and_scales(10, 80, seed=2)
+    blocks = round_blocks_to_inputs(weight, 32, error_factor(np.eye(80, dtype=np.float32)))
+    expected = quantize_int4(weight, 32)
+    np.testing.assert_array_equal(dequantize(blocks, 80), dequantize(expected, 80))
+
+
+def test_int4_blocks_of_zeros_and_of_the_smallest_numbers_become_zeros() -> None:
+    inputs = correlated(100, 40, seed=5)
+    weight, _ = weight_and_scales(4, 40, seed=5)
+    weight[1], weight[2] = 0, 1e-42
+    blocks = round_blocks_to_inputs(weight, 32, error_factor(inputs.T @ inputs))
+    values = dequantize(blocks, 40)
+    assert np.isfinite(values).all()
+    assert np.abs(values[1:3]).max() < 1e-30
 
 
 def test_blocks_of_inputs_do_not_change_the_result() -> None:

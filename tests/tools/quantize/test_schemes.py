@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,8 @@ def test_parts_and_chunks_of_a_matrix_are_one_weight(scheme: Scheme, tmp_path: P
     np.testing.assert_array_equal(parts, whole)
 
 
-def test_a_calibrated_weight_gives_nearer_outputs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", [Rowwise(), INT4], ids=lambda scheme: scheme.name)
+def test_a_calibrated_weight_gives_nearer_outputs(scheme: Rowwise | Blockwise, tmp_path: Path) -> None:
     random = np.random.default_rng(9)
     weight = random_weight((24, 64))
     inputs = (random.normal(size=(500, 8)) @ random.normal(size=(8, 64))).astype(np.float32)
@@ -210,7 +212,7 @@ def test_a_calibrated_weight_gives_nearer_outputs(tmp_path: Path) -> None:
 
     x = inputs[None, :50]
     plain, calibrated = (
-        np.square(product(tmp_path, Rowwise(calibration=known), matrix_of(weight), x) - x @ weight.T).sum()
+        np.square(product(tmp_path, replace(scheme, calibration=known), matrix_of(weight), x) - x @ weight.T).sum()
         for known in (None, Known())
     )
     assert calibrated < plain
