@@ -118,6 +118,7 @@ def loading_bytes(manifest: Manifest, sizes: Footprint) -> int:
         largest = max(largest, _table_bytes(manifest, sizes) // pieces)
     elif _gives_logits(manifest):
         largest = max(largest, _table_bytes(manifest, sizes))
+    largest = min(largest, weight_bytes(manifest, sizes))  # sizes that are guessed may say more than there is
     return int(_LOADING_COPIES.get(str(scheme), _USUAL_LOADING_COPIES) * largest)
 
 

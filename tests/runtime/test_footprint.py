@@ -161,6 +161,11 @@ def test_blocks_have_their_scales_thrice_and_a_head_in_small_pieces():
         assert of_blocks.loading < of_rows.loading
 
 
+def test_no_layer_is_larger_than_all_weights_are():
+    wide = budget(model(footprint=None, kv=KVGeometry(4, 32, 128)), tokens=0, prefill_chunk=1)
+    assert 0 < wide.loading <= 2.7 * wide.weights
+
+
 def test_loading_counts_only_where_it_is_more_than_running():
     manifest = model()
     short, long = (budget(manifest, tokens=tokens, prefill_chunk=128) for tokens in (8, 20_000))
