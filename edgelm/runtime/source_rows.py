@@ -18,8 +18,6 @@ from edgelm.runtime.token_rows import Ids, padded
 MASK = "encoder_attention_mask"
 _CROSS = "cross_key_values."
 _TYPES = "token_type_ids"
-# What a run of fewer leaves behind is not worth the milliseconds that giving it back takes.
-_MANY_TOKENS = 1024
 
 
 class SourceRows:
@@ -87,8 +85,7 @@ def encode_sources(session: Session, sources: Sequence[Ids], switch: Switch, *, 
             made[name] = np.empty(shape, np.float32)
             binding.output(name, Tensor(made[name]))
     session.run(binding, switch)
-    if ids.size >= _MANY_TOKENS:
-        give_back_freed_memory()
+    give_back_freed_memory()  # what runs leave behind, short ones too, would add up
     return SourceRows({**made, MASK: mask.astype(np.int32)})
 
 

