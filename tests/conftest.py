@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -14,7 +15,12 @@ settings.load_profile("any machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Gives each of several workers cores of its own: threads that spin while they wait would take the others'."""
+    """Gives each of several workers cores of its own: threads that spin while they wait would take the others'.
+
+    Behind a script's ``&``, interrupts are ignored, also by all that is started from there; tests of Ctrl-C need them.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     worker = getattr(config, "workerinput", None)
     if worker is None or not hasattr(os, "sched_setaffinity"):
         return
