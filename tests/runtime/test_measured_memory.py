@@ -50,7 +50,7 @@ from edgelm.runtime.memory import budget_of, peak_memory
 budgets = []
 check = generator.check_answers
 def noted(manifest, runtime, memory, draft, needs):
-    budgets.append(budget_of(manifest, needs, prefill_chunk=runtime.prefill_chunk).total)
+    budgets.append(budget_of(manifest, needs, prefill_chunk=runtime.prefill_chunk))
     check(manifest, runtime, memory, draft, needs)
 generator.check_answers = noted
 
@@ -62,7 +62,7 @@ with edgelm.load(Path(sys.argv[1]), threads=2, prepack=bool(prepack)) as lm:
         lm.generate_batch([ids] * 16, **settings)
     else:
         lm.generate(ids, num_beams=4 if kind == "beams" else 1, **settings)
-    print(peak_memory(), max(budgets))
+    print(peak_memory(), max(need.total for need in budgets), budgets[0].text)
 """
 _ENCODE = """
 import sys
@@ -74,7 +74,8 @@ with load_encoder(Path(sys.argv[1]), threads=2, prepack=bool(sys.argv[3]), max_m
     text = " ".join("abcdefgh"[n % 8] for n in range(300))
     longest = min(510, len(model.encode([text], truncation=True)[0]))
     model.embed([text] * 16, truncation=True, batch_tokens=8 * longest)
-    print(peak_memory(), model.memory_budget(8 * longest, longest=longest).total)
+    need = model.memory_budget(8 * longest, longest=longest)
+    print(peak_memory(), need.total, need.text)
 """
 
 
@@ -116,5 +117,7 @@ def test_no_process_takes_more_than_its_budget(
     folder = bundle(model_type, class_name, settings, scheme)
     command = [sys.executable, "-c", _ENCODE if kind == "texts" else _GENERATE, str(folder), kind, prepack]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    peak, budget = map(int, done.stdout.split())
-    assert peak <= budget <= 1.5 * peak, "the tokenizer of the test is smaller than its vocabulary"
+    peak, budget, tokenizer = map(int, done.stdout.split())
+    assert peak <= budget
+    # The tokenizer of the test has a few hundred tokens, not as many as the vocabulary.
+    assert budget - tokenizer <= 1.5 * peak
