@@ -330,7 +330,7 @@ def test_a_child_that_is_forked_while_an_answer_begins_can_close_the_model(folde
 
 
 EXIT = """
-import sys, threading
+import os, sys, threading
 from pathlib import Path
 import edgelm
 lm = edgelm.load(Path(sys.argv[1]), threads=1, prepack=False)
@@ -341,7 +341,8 @@ def work(number):
         for chunk in lm.stream("abc"[number:], max_new_tokens=1000, eos_token_id=[]):
             begun.set()
 
-threading.excepthook = lambda told: print(told.exc_type.__name__, flush=True)
+# In one piece: print writes the end of a line apart, and another thread may come between.
+threading.excepthook = lambda told: os.write(1, f"{told.exc_type.__name__}\\n".encode())
 for number in range(3):
     threading.Thread(target=work, args=(number,), daemon=True).start()
 begun.wait()
