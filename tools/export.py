@@ -32,6 +32,7 @@ from edgelm_tools.generation_settings import check_tokens, generation_settings
 from edgelm_tools.graph import GraphBuilder, SharedWeights
 from edgelm_tools.quantize.schemes import SCHEMES, Blockwise, Float32, Rowwise, Scheme, scheme_named
 from edgelm_tools.quantize.tables import written_embedding
+from edgelm_tools.tokenizer_form import quick_to_read
 
 __all__ = ["SCHEMES", "export", "graph_name", "write_graph", "write_graphs", "write_text_assets"]
 
@@ -144,7 +145,7 @@ def _with_generation_settings(assets: TextAssets, config: dict[str, Any], facts:
 
 def write_text_assets(folder: Path, config: Mapping[str, Any], assets: TextAssets) -> None:
     """Writes all files of a bundle that are neither graphs nor weights, nor the manifest or the report."""
-    (folder / "tokenizer.json").write_bytes(assets.tokenizer)
+    (folder / "tokenizer.json").write_bytes(quick_to_read(assets.tokenizer))
     if assets.chat_template:
         (folder / "chat_template.jinja").write_text(assets.chat_template, encoding="utf-8")
     _write_json(folder / "generation_config.json", assets.generation_config)
