@@ -9,7 +9,7 @@ from edgelm.cli import console
 from edgelm.cli.prompt_input import MAX_PROMPT_BYTES
 from edgelm.cli.units import size_text
 from edgelm.errors import PromptError
-from edgelm.text.prompt import decode_utf8
+from edgelm.text.utf8 import decode_utf8
 
 PROMPT = ">>> "
 CONTINUED = "... "

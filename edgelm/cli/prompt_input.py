@@ -11,6 +11,7 @@ from edgelm.cli import console
 from edgelm.cli.standard_input import has_unread, is_piped, read_piped
 from edgelm.cli.units import size_text
 from edgelm.errors import PromptError
+from edgelm.text.utf8 import decode_utf8
 
 # Far above what any context window holds, and little enough to be read and encoded without harm.
 MAX_PROMPT_BYTES = 4_000_000
@@ -83,8 +84,6 @@ def checked_text(text: str, what: str) -> str:
     Raises:
         PromptError: they are not.
     """
-    from edgelm.text.prompt import decode_utf8
-
     return decode_utf8(text.encode("utf-8", "surrogateescape"), what)
 
 
@@ -142,8 +141,6 @@ def read_file(name: str, limit: int) -> str:
 
 
 def _text(data: bytes, what: str, limit: int) -> str:
-    from edgelm.text.prompt import decode_utf8
-
     if len(data) > limit:
         raise PromptError(f"{what} has more than the {size_text(limit)} that are read at once; give it in parts")
     return decode_utf8(data, what).removeprefix("\ufeff")

@@ -44,19 +44,6 @@ def encode_chat(
     return _encode_around_special_tokens(tokenizer, rendered, {ord(private): char for char, private in mask.items()})
 
 
-def decode_utf8(data: bytes, what: str) -> str:
-    """The text of UTF-8 ``data``; ``what`` names its source in the message (``standard input``).
-
-    Raises:
-        PromptError: it is not UTF-8; says the offset of the first invalid byte.
-    """
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        byte = data[error.start]
-        raise PromptError(f"{what} is not UTF-8: invalid byte 0x{byte:02X} at offset {error.start}") from error
-
-
 def _encode_around_special_tokens(tokenizer: Tokenizer, rendered: str, unmask: Mapping[int, str]) -> list[int]:
     """Ids of a text: its special tokens as such, what lies between them as text, with the private characters undone.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from edgelm.errors import PromptError
-from edgelm.text.prompt import decode_utf8
+from edgelm.text.utf8 import decode_utf8
 
 MAX_BYTES = 64_000_000
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgelm.errors import TemplateError
-from edgelm.text.prompt import decode_utf8
+from edgelm.text.utf8 import decode_utf8
 
 MAX_FILE_BYTES = 256 << 10
 _FOLDER = importlib.resources.files("edgelm.text").joinpath("templates")

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer as Backend
 from edgelm.errors import PromptError
 from edgelm.text import prompt
 from edgelm.text.chat_template import ChatTemplate
-from edgelm.text.prompt import decode_utf8, encode_chat
+from edgelm.text.prompt import encode_chat
 from edgelm.text.tokenizer import Tokenizer
 
 LLAMA = "{% for m in messages %}{{ '<s>' + m.role + '\n' + m.content + '</s>\n' }}{% endfor %}"
@@ -215,19 +215,3 @@ def test_eight_threads_encode_the_same() -> None:
     with ThreadPoolExecutor(8) as pool:
         for _ in range(20):
             assert list(pool.map(lambda messages: encode_chat(tokenizer, template, messages), chats)) == expected
-
-
-@given(st.text())
-def test_utf8_text_is_decoded(text: str) -> None:
-    assert decode_utf8(text.encode(), "standard input") == text
-
-
-@given(
-    st.text(), st.sampled_from([b"\xff", b"\xc3", b"\xed\xa0\x80", b"\x80"]), st.text(st.characters(max_codepoint=127))
-)
-def test_invalid_utf8_names_the_byte(before: str, bad: bytes, after: str) -> None:
-    offset = len(before.encode())
-    with pytest.raises(
-        PromptError, match=f"standard input is not UTF-8: invalid byte 0x{bad[0]:02X} at offset {offset}"
-    ):
-        decode_utf8(before.encode() + bad + after.encode(), "standard input")
