@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.config import DEFAULT_NEW_TOKENS, GenerationConfig
+from edgelm.config import DEFAULT_NEW_TOKENS, DEFAULT_TOOL_ROUNDS, GenerationConfig
 from edgelm.errors import TemplateError
 from edgelm.loaded_model import LoadedModel
 from edgelm.results import GenerationResult
-from edgelm.tool_calls.offer import OfferedTools, Tools, offer
-from edgelm.tool_calls.rounds import DEFAULT_ROUNDS, ToolAnswer, answer_with_tools, runnable
 
 if TYPE_CHECKING:
     from edgelm.text.chat_template import ChatTemplate
     from edgelm.text.turns import FittedChat
     from edgelm.text_stream import TextStream
+    from edgelm.tool_calls.offer import OfferedTools, Tools
+    from edgelm.tool_calls.rounds import ToolAnswer
 
 TEMPLATE_NAME = "chat_template.jinja"
 
@@ -78,7 +78,7 @@ class ChatModel(LoadedModel):
         return self._start(shown, {"generation_config": generation_config, **settings}, tools=offered)
 
     def chat_with_tools(
-        self, messages: Sequence[Message], tools: Tools, *, max_rounds: int = DEFAULT_ROUNDS, **settings: Any
+        self, messages: Sequence[Message], tools: Tools, *, max_rounds: int = DEFAULT_TOOL_ROUNDS, **settings: Any
     ) -> ToolAnswer:
         """Answers a conversation, running the functions that the model asks for and telling it what they return.
 
@@ -94,6 +94,8 @@ class ChatModel(LoadedModel):
         Raises:
             ConfigError: a tool is no function, or ``max_rounds`` is out of range. Others: see ``chat``.
         """
+        from edgelm.tool_calls.rounds import answer_with_tools, runnable
+
         box = runnable(tools)
         offered = self._offer(box)
         return answer_with_tools(
@@ -144,8 +146,10 @@ class ChatModel(LoadedModel):
         return drop_oldest(messages, encode, most=self.context_length - room, block=max(1, quarter))
 
     def _read_text(self) -> None:
-        super()._read_text()
+        # The template first: its library is Python, and lets the thread go on that loads the graph.
+
         _ = self._template if self.has_chat_template else None
+        super()._read_text()
 
     @cached_property
     def _template(self) -> ChatTemplate:
@@ -156,5 +160,7 @@ class ChatModel(LoadedModel):
         return ChatTemplate(self.bundle.read_text(TEMPLATE_NAME, MAX_SOURCE_BYTES), special_tokens=self.special_tokens)
 
     def _offer(self, tools: Tools) -> OfferedTools:
+        from edgelm.tool_calls.offer import offer
+
         template = self._template
         return offer(tools, template=template.source, variables=template.variables, model=self.name)

@@ -21,6 +21,8 @@ from edgelm.errors import ConfigError
 from edgelm.sizes import parse_memory_limit
 
 DEFAULT_NEW_TOKENS = 512
+# Answers of a model that has tools called, the last one included.
+DEFAULT_TOOL_ROUNDS = 8
 # Guesses at a time, of a prompt lookup or a draft model; more hardly pay, even if most are right.
 MOST_GUESSES = 16
 

@@ -29,7 +29,6 @@ from edgelm.runtime.memory import Budget, budget
 from edgelm.runtime.sequences import SequenceDecoder, SequencePool
 from edgelm.runtime.session import available_cores as available_cores  # others look for it here
 from edgelm.speculation import DraftModel, check_draft
-from edgelm.tool_calls.offer import OfferedTools
 
 Prompt = str | Sequence[int] | NDArray[np.int64]
 """A text, or token ids, taken as they are."""
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from edgelm.generation.observer import Observer
     from edgelm.text.turns import FittedChat
     from edgelm.text_stream import TextStream
+    from edgelm.tool_calls.offer import OfferedTools
 
 
 def load(

@@ -6,7 +6,7 @@ import inspect
 import threading
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from edgelm.errors import CancelledError
 from edgelm.generation.logprobs import StepLogprobs
@@ -16,8 +16,10 @@ from edgelm.runtime.memory import peak_memory
 from edgelm.text.detokenizer import IncrementalDetokenizer
 from edgelm.text.stop_strings import StopMatcher
 from edgelm.text.tokenizer import Tokenizer
-from edgelm.tool_calls.offer import OfferedTools
-from edgelm.tool_calls.scanner import CallScanner
+
+if TYPE_CHECKING:
+    from edgelm.tool_calls.offer import OfferedTools
+    from edgelm.tool_calls.scanner import CallScanner
 
 
 class IncrementalText:
@@ -30,7 +32,7 @@ class IncrementalText:
         self._detokenizer = IncrementalDetokenizer(tokenizer)
         self._matcher = StopMatcher(stops)
         self._tools = tools
-        self._scanner = None if tools is None else CallScanner(tools.styles, tools.toolbox.names)
+        self._scanner = None if tools is None else _scanner(tools)
         # Marks of calls that are special tokens, which have no text elsewhere.
         marks = () if tools is None else (mark for style in tools.styles for mark in style.markers)
         ids = {mark: tokenizer.token_to_id(mark) for mark in marks}
@@ -76,6 +78,12 @@ class IncrementalText:
 
     def _text(self, token: int) -> str:
         return self._tokenizer.decode([token], skip_special_tokens=False) if token < self._vocab_size else ""
+
+
+def _scanner(tools: OfferedTools) -> CallScanner:
+    from edgelm.tool_calls.scanner import CallScanner  # most answers do without
+
+    return CallScanner(tools.styles, tools.toolbox.names)
 
 
 class TextStream(Iterator[Chunk]):

@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,11 +15,10 @@ from typing import Any
 from edgelm.bundle.home import expanded, user_catalog_file
 from edgelm.bundle.manifest import QUANTIZATION_SCHEMES
 from edgelm.bundle.model_shape import ModelShape, parse_shape
+from edgelm.bundle.names import MODEL_NAME
 from edgelm.bundle.sources import HubSource, LocalSource, Source, parse_source
 from edgelm.errors import ConfigError
 from edgelm.sizes import parse_size
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _REQUIRED = frozenset({"source", "license", "tasks", "description"})
@@ -104,6 +104,7 @@ class Catalog:
         return sorted({*self.entries, *self._aliases})
 
 
+@cache
 def own_catalog() -> Catalog:
     """The catalog that EdgeLM comes with."""
     file = importlib.resources.files("edgelm_models").joinpath("catalog.toml")
@@ -194,7 +195,7 @@ def _entry(name: str, table: object, folder: Path) -> CatalogEntry:
 
 
 def _check_name(name: str) -> None:
-    if not NAME.fullmatch(name):
+    if not MODEL_NAME.fullmatch(name):
         raise ConfigError(f"{name!r:.120} is no name; take up to 100 letters, digits, '.', '_' and '-'")
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import mmap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from edgelm.bundle.cross_decoder_contract import check_cross_decoder
 from edgelm.bundle.decoder_contract import check_decoder
@@ -30,8 +30,7 @@ from edgelm.errors import ModelError
 MAX_GRAPH_BYTES = (1 << 31) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class GraphInfo:
+class GraphInfo(NamedTuple):
     """What a checked graph is.
 
     Attributes:
@@ -53,8 +52,7 @@ class GraphInfo:
     operators: dict[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class GraphRules:
+class GraphRules(NamedTuple):
     """What a graph may consist of: the names by domain of plain operators, and of those that hold graphs."""
 
     operators: Mapping[str, frozenset[str]]

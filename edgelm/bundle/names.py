@@ -1,10 +1,12 @@
-"""Which file names a bundle may use: one plain component that means the same on every system."""
+"""Which names files of a bundle and models may have: one plain component that means the same on every system."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 MAX_NAME_BYTES = 255
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 _FORBIDDEN = frozenset('/\\:*?"<>|')
 _DIGITS = "123456789¹²³"

@@ -5,27 +5,26 @@ Reading needs no right to write: a store on a read-only disk can be listed and r
 
 from __future__ import annotations
 
-import difflib
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgelm.bundle.bundle import read_manifest
-from edgelm.bundle.catalog import NAME, Catalog, load_catalog
 from edgelm.bundle.files import tree_size
 from edgelm.bundle.home import models_folder
 from edgelm.bundle.integrity import check_sizes
 from edgelm.bundle.manifest import MANIFEST_NAME, Manifest
-from edgelm.bundle.names import name_fault
+from edgelm.bundle.names import MODEL_NAME, name_fault
 from edgelm.bundle.publish import discard, heal, interrupted_targets
-from edgelm.bundle.sources import HubSource, parse_source
 from edgelm.errors import ModelError, ModelNotFoundError, StorageError
+
+if TYPE_CHECKING:
+    from edgelm.bundle.catalog import Catalog
 
 _HUB_PREFIX = "hf:"
 
 
-@dataclass(frozen=True, slots=True)
-class StoreEntry:
+class StoreEntry(NamedTuple):
     """One installed model.
 
     ``size``: bytes of all its files; ``manifest``: None where the bundle is broken, and ``error`` then says how;
@@ -55,7 +54,7 @@ def store_name(model: str, catalog: Catalog | None = None) -> str:
         return _hub_name(model)
     if not _is_name(model):
         raise ModelNotFoundError(f"{model!r:.200} is neither a folder nor a model's name")
-    entry = (load_catalog() if catalog is None else catalog).get(model)
+    entry = _or_usual(catalog).get(model)
     return model if entry is None else entry.name
 
 
@@ -157,8 +156,7 @@ class Store:
         how = f"{model!r} is not installed; get it with: edgelm pull {model} (in Python edgelm.pull({model!r}))"
         if model.startswith(_HUB_PREFIX):
             return how
-        catalog = load_catalog() if self._catalog is None else self._catalog
-        if catalog.get(model) is not None:
+        if _or_usual(self._catalog).get(model) is not None:
             return how
         near = self._near(model)
         if near:
@@ -167,14 +165,24 @@ class Store:
 
     def _near(self, model: str) -> str:
         """Names that are meant perhaps, of those that are listed; empty where none is near."""
-        catalog = load_catalog() if self._catalog is None else self._catalog
-        known = sorted({*catalog.entries, *(entry.name for entry in self.installed())})
+        import difflib
+
+        known = sorted({*_or_usual(self._catalog).entries, *(entry.name for entry in self.installed())})
         plain = model.partition(":")[0].lower()  # others write smollm2:latest
         same = [name for name in known if name.lower() == plain]
         return " or ".join(same or difflib.get_close_matches(plain, known, n=3))
 
 
+def _or_usual(catalog: Catalog | None) -> Catalog:
+    """The catalog, or EdgeLM's and the user's, which what is found by its own name does without."""
+    from edgelm.bundle.catalog import load_catalog
+
+    return load_catalog() if catalog is None else catalog
+
+
 def _hub_name(model: str) -> str:
+    from edgelm.bundle.sources import HubSource, parse_source
+
     source = parse_source(model)
     if not isinstance(source, HubSource):
         raise ModelNotFoundError(f"{model!r:.200} is not a hub repository")
@@ -185,7 +193,7 @@ def _hub_name(model: str) -> str:
 
 
 def _is_name(text: str) -> bool:
-    return NAME.fullmatch(text) is not None and name_fault(text) is None
+    return MODEL_NAME.fullmatch(text) is not None and name_fault(text) is None
 
 
 def _is_folder(model: str) -> bool:

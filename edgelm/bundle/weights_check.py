@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from edgelm.bundle.integrity import check_size
 from edgelm.bundle.manifest import FileEntry
@@ -17,8 +17,7 @@ from edgelm.errors import ModelError
 _MAX_ELEMENTS_PER_BYTE = 4
 
 
-@dataclass(frozen=True, slots=True)
-class WeightPlaces:
+class WeightPlaces(NamedTuple):
     """The files outside the graph that hold its weights, and the bytes that all weights take (shared ones once)."""
 
     files: tuple[str, ...]

@@ -14,12 +14,11 @@ from edgelm.cli.answers import cost_line, dropped_line
 from edgelm.cli.conversation import Conversation, Message
 from edgelm.cli.interrupt import at_interrupt, interrupt_runs
 from edgelm.cli.tool_runner import ToolRunner
-from edgelm.config import GenerationConfig
+from edgelm.config import DEFAULT_TOOL_ROUNDS, GenerationConfig
 from edgelm.errors import CancelledError, ContextLengthError
 from edgelm.language_model import LanguageModel
 from edgelm.results import GenerationResult
 from edgelm.text_stream import TextStream
-from edgelm.tool_calls.rounds import DEFAULT_ROUNDS
 from edgelm.tool_calls.toolbox import Toolbox
 
 _WAYS_ON = "/clear begins anew, and /set overflow drop-oldest (or sink) goes on"
@@ -107,7 +106,7 @@ class ChatSession:
 
     def _answer(self, calls: list[Message]) -> tuple[bool, str]:
         """Whether the answer came to its end, and its text; puts calls of tools and their results into ``calls``."""
-        for _ in range(DEFAULT_ROUNDS):
+        for _ in range(DEFAULT_TOOL_ROUNDS):
             messages = [*self.conversation.messages, *calls]
             with self.lm.stream_chat(messages, tools=self._toolbox, **self.settings) as stream:
                 finished = _print_until_interrupt(stream)
@@ -117,7 +116,7 @@ class ChatSession:
                 return finished, stream.text
             results = self._tools.results(stream.result.tool_calls)
             calls += [stream.result.as_message(), *results]
-        console.say(f"(stopped: the model called tools {DEFAULT_ROUNDS} times without an answer)")
+        console.say(f"(stopped: the model called tools {DEFAULT_TOOL_ROUNDS} times without an answer)")
         return True, ""
 
     def _tell(self, result: GenerationResult) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgelm.bundle.catalog import NAME, CatalogEntry, load_catalog
+from edgelm.bundle.catalog import CatalogEntry, load_catalog
 from edgelm.bundle.manifest import Manifest
 from edgelm.bundle.model_shape import expected_manifest
+from edgelm.bundle.names import MODEL_NAME
 from edgelm.cli.toolbox import foreteller
 from edgelm.config import RuntimeConfig
 from edgelm.errors import MemoryLimitError
@@ -51,7 +52,7 @@ def refuse_what_cannot_fit(model: str, max_memory: int | None, scheme: str | Non
     Raises:
         MemoryLimitError: it would not, whatever step is taken; itemises the need.
     """
-    if max_memory is None or not NAME.fullmatch(model):
+    if max_memory is None or not MODEL_NAME.fullmatch(model):
         return
     entry = load_catalog().get(model)
     if entry is None:

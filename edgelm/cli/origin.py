@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from edgelm.bundle.catalog import NAME, CatalogEntry, load_catalog
+from edgelm.bundle.catalog import CatalogEntry, load_catalog
 from edgelm.bundle.manifest import MANIFEST_NAME, Manifest
-from edgelm.bundle.names import name_fault
+from edgelm.bundle.names import MODEL_NAME, name_fault
 from edgelm.bundle.sources import HubSource, PypiSource, Source, parse_source
 from edgelm.bundle.store import Store, store_name
 from edgelm.errors import ConfigError, ModelError, ModelNotFoundError
@@ -55,7 +55,7 @@ def find_origin(text: str) -> Origin:
         ModelError: it is a bundle, of which none is made.
     """
     # What can be no name needs no catalog, which the user may have to mend first.
-    entry = load_catalog().get(text) if NAME.fullmatch(text) else None
+    entry = load_catalog().get(text) if MODEL_NAME.fullmatch(text) else None
     if entry is not None:
         return _catalog_origin(entry)
     source = parse_source(text)
@@ -103,7 +103,7 @@ def destination(output: Path | None, name: str | None, usual: str) -> tuple[str,
 
 def is_name(text: str) -> bool:
     """Whether the store can keep a model under it."""
-    return NAME.fullmatch(text) is not None and name_fault(text) is None
+    return MODEL_NAME.fullmatch(text) is not None and name_fault(text) is None
 
 
 def origin_of_installed(manifest: Manifest) -> Origin:

@@ -13,9 +13,10 @@ from typing import Any
 import click
 
 from edgelm.bundle.bundle import manifest_of
-from edgelm.bundle.catalog import NAME, CatalogEntry, load_catalog
+from edgelm.bundle.catalog import CatalogEntry, load_catalog
 from edgelm.bundle.integrity import check_sizes
 from edgelm.bundle.manifest import NATIVE_LAYOUT, Manifest
+from edgelm.bundle.names import MODEL_NAME
 from edgelm.bundle.store import Store
 from edgelm.cli import console
 from edgelm.cli.expected import expected_of_checkpoint, expected_of_entry
@@ -136,7 +137,7 @@ def _show_absent(model: str, report: _Report | None, scheme: str | None, as_json
         ModelError: it is a file or folder that is to be exported.
         ModelNotFoundError: there is no such model.
     """
-    entry = load_catalog().get(model) if NAME.fullmatch(model) else None
+    entry = load_catalog().get(model) if MODEL_NAME.fullmatch(model) else None
     if entry is None:
         path = Path(model)
         if not exists(path):

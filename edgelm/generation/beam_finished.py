@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,8 +12,7 @@ from edgelm.generation.logits_processors import Ids
 from edgelm.generation.stopping import FinishReason
 
 
-@dataclass(frozen=True, slots=True)
-class Hypothesis:
+class Hypothesis(NamedTuple):
     """A finished answer, without the prompt, and its score: the sum of log probabilities after the length penalty.
 
     Where the settings allow fewer answers than are asked for, the last ones have no tokens and the score -inf.

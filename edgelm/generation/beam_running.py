@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +19,7 @@ Choose: TypeAlias = Callable[[Scores, int], NDArray[np.intp]]
 """Of scores, (N,), the indices of so many, or of all, in the order in which they count."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Continuations:
+class Continuations(NamedTuple):
     """Beams continued by a token each: (K,) accumulated scores, which beams they continue, tokens."""
 
     scores: Scores

@@ -6,7 +6,7 @@ its paper. ``least`` of the likeliest tokens always stay (a beam needs more than
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,7 @@ from edgelm.generation.distributions import entropy, log_softmax, softmax
 from edgelm.generation.logits_processors import REMOVED, Ids, Logits
 
 
-@dataclass(frozen=True, slots=True)
-class TypicalP:
+class TypicalP(NamedTuple):
     """Keeps the tokens whose surprise is nearest to the entropy, until they have the probability ``typical_p``.
 
     The likeliest token may be among those that go. Source: Meister et al. 2022, arXiv 2202.00666.
@@ -37,8 +36,7 @@ class TypicalP:
         return np.where(removed, REMOVED, logits)
 
 
-@dataclass(frozen=True, slots=True)
-class EpsilonCutoff:
+class EpsilonCutoff(NamedTuple):
     """Keeps the tokens of at least the probability ``epsilon``. Source: Hewitt et al. 2022, arXiv 2210.15191."""
 
     epsilon: float
@@ -49,8 +47,7 @@ class EpsilonCutoff:
         return _without_rare(logits, np.float32(self.epsilon), self.least)
 
 
-@dataclass(frozen=True, slots=True)
-class EtaCutoff:
+class EtaCutoff(NamedTuple):
     """Keeps the tokens of at least a probability that falls with the entropy: min(ε, sqrt(ε) · exp(-entropy)).
 
     Source: Hewitt et al. 2022, arXiv 2210.15191.
@@ -66,8 +63,7 @@ class EtaCutoff:
         return _without_rare(logits, eta, self.least)
 
 
-@dataclass(frozen=True, slots=True)
-class TopNSigma:
+class TopNSigma(NamedTuple):
     """Keeps the logits at most ``n`` standard deviations below the largest; those at -inf do not count.
 
     Temperature does not change which stay. Source: Tang et al. 2024, arXiv 2411.07641.

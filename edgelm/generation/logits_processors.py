@@ -7,9 +7,8 @@ The sampler reaches the same tokens faster (``candidates.py``) and falls back on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +19,14 @@ from edgelm.generation.observer import Observer
 
 Ids: TypeAlias = NDArray[np.int64]
 Logits: TypeAlias = NDArray[np.float32]
-LogitsProcessor: TypeAlias = Callable[[Ids, Logits], Logits]
-"""``ids``: all tokens so far, prompt and answer, read-only; ``logits``: (V,) float32; returns (V,) float32."""
+
+
+class LogitsProcessor(Protocol):
+    """A function, or what can be called like one."""
+
+    def __call__(self, ids: Ids, logits: Logits, /) -> Logits:
+        """``ids``: all tokens so far, prompt and answer, read-only; ``logits``: (V,) float32; returns (V,) float32."""
+
 
 NO_IDS: Ids = np.empty(0, np.int64)
 """For processors that do not look at the tokens."""
@@ -32,8 +37,7 @@ REMOVED = np.float32(-np.inf)
 _LEAST_TEMPERATURE = float(np.finfo(np.float32).tiny)
 
 
-@dataclass(frozen=True, slots=True)
-class RepetitionPenalty:
+class RepetitionPenalty(NamedTuple):
     """Makes each token that has occurred less likely, once, however often it occurred.
 
     Source: Keskar et al. 2019, "CTRL"; a positive logit is divided by the penalty, a negative one multiplied.
@@ -51,8 +55,7 @@ class RepetitionPenalty:
         return penalized
 
 
-@dataclass(frozen=True, slots=True)
-class MinNewTokens:
+class MinNewTokens(NamedTuple):
     """Rules the end-of-sequence tokens out until the answer has its minimum of tokens."""
 
     prompt_length: int
@@ -68,8 +71,7 @@ class MinNewTokens:
         return masked
 
 
-@dataclass(frozen=True, slots=True)
-class Temperature:
+class Temperature(NamedTuple):
     """Divides the logits: below 1 sharpens the distribution, above 1 flattens it."""
 
     temperature: float
@@ -84,8 +86,7 @@ class Temperature:
         return scaled
 
 
-@dataclass(frozen=True, slots=True)
-class TopK:
+class TopK(NamedTuple):
     """Keeps the k largest logits, and all that are tied with the k-th."""
 
     top_k: int
@@ -100,8 +101,7 @@ class TopK:
         return np.where(logits < kth_largest, REMOVED, logits)
 
 
-@dataclass(frozen=True, slots=True)
-class TopP:
+class TopP(NamedTuple):
     """Keeps the smallest set of most likely tokens that reaches the probability ``top_p``, the crossing one included.
 
     Of equally likely tokens at the edge the lower ids stay. Source: Holtzman et al. 2019, nucleus sampling.
@@ -121,8 +121,7 @@ class TopP:
         return kept
 
 
-@dataclass(frozen=True, slots=True)
-class MinP:
+class MinP(NamedTuple):
     """Keeps the tokens at least ``min_p`` times as likely as the likeliest. Source: Nguyen et al. 2024."""
 
     min_p: float

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,8 +13,7 @@ from edgelm.generation.distributions import log_softmax
 from edgelm.generation.logits_processors import Logits
 
 
-@dataclass(frozen=True, slots=True)
-class StepLogprobs:
+class StepLogprobs(NamedTuple):
     """The log probability of a step's token, and (token, log probability) of the likeliest, likeliest first."""
 
     logprob: float

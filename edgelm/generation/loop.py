@@ -7,8 +7,7 @@ repeat:  process the logits → sample a token → yield it → stop here?  othe
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,8 +54,7 @@ class Decoder(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One new token; ``finish_reason`` is set on the last of the answer, ``logprobs`` where they are asked for.
 
     ``score``: the whole answer's, where beams found it.

@@ -5,15 +5,14 @@ They follow transformers 4.57, as ``logits_processors`` does.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from edgelm.generation.logits_processors import REMOVED, Ids, Logits
 
 
-@dataclass(frozen=True, slots=True)
-class NoRepeatNGram:
+class NoRepeatNGram(NamedTuple):
     """Rules out every token that would make the last ``size`` tokens an n-gram that has occurred."""
 
     size: int
@@ -23,8 +22,7 @@ class NoRepeatNGram:
         return _without(logits, following(ids, ids, self.size))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class NoRepeatSourceNGram:
+class NoRepeatSourceNGram(NamedTuple):
     """Rules out every token that would make the last ``size`` tokens an n-gram of ``source``, (S,) int64."""
 
     size: int

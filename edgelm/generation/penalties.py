@@ -6,7 +6,7 @@ follow OpenAI's API, which counts the answer's tokens alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,7 @@ from edgelm.generation.logits_processors import REMOVED, Ids, Logits, Repetition
 _MOST = float(np.finfo(np.float32).max)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SourcePenalty:
+class SourcePenalty(NamedTuple):
     """Makes tokens of ``source``, (S,) int64, likelier: a penalty above 1 is a reward, against made-up words."""
 
     penalty: float
@@ -28,8 +27,7 @@ class SourcePenalty:
         return RepetitionPenalty(1 / self.penalty)(self.source, logits)
 
 
-@dataclass(frozen=True, slots=True)
-class CountPenalty:
+class CountPenalty(NamedTuple):
     """Lowers the tokens of the answer: by ``presence`` once, by ``frequency`` each time that they have come.
 
     Negative values raise them. Source: OpenAI's API reference, frequency and presence penalties.
@@ -47,8 +45,7 @@ class CountPenalty:
         return lowered
 
 
-@dataclass(frozen=True, slots=True)
-class SequenceBias:
+class SequenceBias(NamedTuple):
     """Adds a bias to the last token of each sequence, where the others stand before it; to a single token, always.
 
     As in transformers, a sequence needs as many tokens before its end as it has itself.
@@ -67,8 +64,7 @@ class SequenceBias:
         return biased
 
 
-@dataclass(frozen=True, slots=True)
-class ExponentialDecay:
+class ExponentialDecay(NamedTuple):
     """Raises the end tokens, ever faster, once the sequence has more than ``start`` tokens."""
 
     start: int

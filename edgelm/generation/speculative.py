@@ -12,8 +12,7 @@ Source: Leviathan et al. 2023, "Fast Inference from Transformers via Speculative
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +28,7 @@ from edgelm.generation.speculative_sampling import Distribution, make_speculativ
 from edgelm.generation.stopping import any_of, deadline, stop_at_tokens
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Guesses:
+class Guesses(NamedTuple):
     """What may come next, in order.
 
     Attributes:

@@ -7,8 +7,7 @@ probability min(1, p/q), and else replaced by a draw from what is left of the di
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +17,7 @@ from edgelm.generation.logits_processors import Logits
 from edgelm.generation.sampling import GreedySampler, StochasticSampler, likeliest, make_narrower, next_uniform
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Distribution:
+class Distribution(NamedTuple):
     """Probabilities of the tokens that can come.
 
     Attributes:

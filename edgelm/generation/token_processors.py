@@ -6,7 +6,7 @@ They follow transformers 4.57, as ``logits_processors`` does.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,8 +14,7 @@ from edgelm.generation.logits_processors import REMOVED, Ids, Logits
 from edgelm.generation.penalties import stands_before
 
 
-@dataclass(frozen=True, slots=True)
-class MinLength:
+class MinLength(NamedTuple):
     """Rules the end-of-sequence tokens out until the sequence, prompt and answer, has its minimum of tokens."""
 
     min_length: int
@@ -52,8 +51,7 @@ class NoBadWords:
         return masked
 
 
-@dataclass(frozen=True, slots=True)
-class SuppressTokens:
+class SuppressTokens(NamedTuple):
     """Rules tokens out."""
 
     tokens: tuple[int, ...]
@@ -63,8 +61,7 @@ class SuppressTokens:
         return without(logits, self.tokens)
 
 
-@dataclass(frozen=True, slots=True)
-class SuppressTokensAtBegin:
+class SuppressTokensAtBegin(NamedTuple):
     """Rules tokens out where the sequence has ``begin`` tokens."""
 
     tokens: tuple[int, ...]
@@ -75,8 +72,7 @@ class SuppressTokensAtBegin:
         return without(logits, self.tokens) if len(ids) == self.begin else logits
 
 
-@dataclass(frozen=True, slots=True)
-class ForceTokens:
+class ForceTokens(NamedTuple):
     """Leaves only these tokens, equally likely, where the sequence has ``length`` tokens."""
 
     tokens: tuple[int, ...]

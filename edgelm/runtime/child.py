@@ -10,9 +10,8 @@ import contextlib
 import os
 import signal
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgelm.bundle.lifeline import lifeline
 from edgelm.runtime.library_room import THREADS_OF_NUMPY
@@ -35,8 +34,7 @@ _STATUS = Path("/proc/self/status")
 _FIRST_TO_GO = Path("/proc/self/oom_score_adj")
 
 
-@dataclass(frozen=True, slots=True)
-class ChildEnd:
+class ChildEnd(NamedTuple):
     """How such a process ended.
 
     Attributes:

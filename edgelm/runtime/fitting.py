@@ -11,7 +11,8 @@ measured peaks are higher without it: 276 MB and not 272 for a batch of 16 answe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from edgelm.bundle.manifest import NATIVE_LAYOUT, Manifest
 from edgelm.config import RuntimeConfig
@@ -38,8 +39,7 @@ def nothing_beside(tokens: int) -> int:
     return 0
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(NamedTuple):
     """The memory that a process may have.
 
     Attributes:
@@ -65,8 +65,7 @@ class Limit:
         return self.nbytes is None or need.total + self.held <= self.nbytes
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """A setting that was changed to fit."""
 
     setting: str
@@ -83,8 +82,7 @@ class Step:
         return f"context window of {self.chosen} tokens, not {self.usual}"
 
 
-@dataclass(frozen=True, slots=True)
-class Fitting:
+class Fitting(NamedTuple):
     """How a model is to be run.
 
     Attributes:
@@ -193,7 +191,7 @@ class _Fitter:
         chosen = max(least, self._most_tokens(window) // _WINDOW_UNIT * _WINDOW_UNIT)
         fitted = self.fit(chosen)
         step = Step("context_length", window, chosen)
-        return replace(fitted, context_length=chosen, steps=(*fitted.steps, step))
+        return fitted._replace(context_length=chosen, steps=(*fitted.steps, step))
 
     def fit_loosely(self) -> Fitting:
         """For the whole window if that can be; else for a usual request, or a short one."""

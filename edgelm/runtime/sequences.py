@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from weakref import WeakSet
 
@@ -214,11 +214,11 @@ class SequencePool:
             while self._kept[0] is not plan.kept and not self._fits(self._kept, plan):
                 del self._kept[0]
             if not self._fits(self._kept, plan):
-                plan = replace(plan, use="move")
+                plan = plan._replace(use="move")
         if plan.kept is not None and plan.use != "copy":
             self._kept.remove(plan.kept)
             if plan.capacity > plan.tokens and not self._fits(self._kept, plan):
-                plan = replace(plan, use="move") if plan.kept.can_be_copied else Plan("nothing", None, 0, plan.tokens)
+                plan = plan._replace(use="move") if plan.kept.can_be_copied else Plan("nothing", None, 0, plan.tokens)
         self._make_room(_needs_of(plan.capacity))
         if plan.use in ("nothing", "copy"):  # one more, so the last to be kept would go when it comes back
             del self._kept[: max(0, len(self._kept) + 1 - self.keep)]

@@ -15,10 +15,9 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,8 +53,7 @@ _ORT_ERRORS: tuple[type[Exception], ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """What a graph says of an input or output: its shape (a name or "?" for a free dimension) and NumPy dtype."""
 
     shape: tuple[int | str, ...]
@@ -186,7 +184,6 @@ class Session:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
         if optimized_to is not None:
             _save_optimized(options, optimized_to)
-        give_back_code()  # of libraries that have just been imported
         with _translated_errors(f"the runtime refuses {path.name}"):
             self._session: ort.InferenceSession | None = ort.InferenceSession(
                 str(path) if graph is None else graph, options, providers=["CPUExecutionProvider"]

@@ -10,8 +10,8 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 _PROC = Path("/proc")
 # Control groups without a limit say "max", or in version 1 the largest number of pages that there can be.
@@ -23,8 +23,7 @@ _FILES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryBound:
+class MemoryBound(NamedTuple):
     """Something that bounds this process.
 
     Attributes:
@@ -36,8 +35,7 @@ class MemoryBound:
     nbytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryGroup:
+class MemoryGroup(NamedTuple):
     """A control group that counts this process: ``version`` is the kind of file system that it lies in."""
 
     folder: Path

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from edgelm.errors import ConfigError
 from edgelm.text.json_schema import as_schema, closed
@@ -14,8 +13,7 @@ Kind = Literal["json_schema", "regex", "grammar", "choices"]
 KINDS: tuple[Kind, ...] = ("json_schema", "regex", "grammar", "choices")
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerForm:
+class AnswerForm(NamedTuple):
     """What the whole answer must be.
 
     Attributes:

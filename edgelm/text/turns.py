@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 Message = Mapping[str, Any]
 
@@ -13,8 +12,7 @@ Message = Mapping[str, Any]
 _LASTING = ("system", "developer")
 
 
-@dataclass(frozen=True, slots=True)
-class FittedChat:
+class FittedChat(NamedTuple):
     """A conversation as the model is shown it.
 
     Attributes:

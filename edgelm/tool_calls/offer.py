@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from edgelm.errors import TemplateError
 from edgelm.tool_calls.parsing import Style, styles_of
@@ -14,8 +13,7 @@ from edgelm.tool_calls.toolbox import Tool, Toolbox
 _VARIABLES = ("tools", "xml_tools")
 
 
-@dataclass(frozen=True, slots=True)
-class OfferedTools:
+class OfferedTools(NamedTuple):
     """``toolbox``: the tools; ``variable``: where the template looks for them; ``styles``: how the model calls them."""
 
     toolbox: Toolbox

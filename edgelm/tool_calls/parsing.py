@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgelm.bundle.strict_json import load_json
 from edgelm.errors import ModelError
@@ -26,8 +25,7 @@ _FENCED = re.compile(r"```(?:json)?\s*\n(.*?)\n?```", re.DOTALL)
 _ARGUMENT_KEYS = ("arguments", "parameters")
 
 
-@dataclass(frozen=True, slots=True)
-class FoundCall:
+class FoundCall(NamedTuple):
     """A well-formed call, of whatever function."""
 
     name: str
@@ -37,8 +35,7 @@ class FoundCall:
 Calls = list[FoundCall] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Style:
+class Style(NamedTuple):
     """How a family of models marks its calls.
 
     ``opening``: what stands before them; ``closing``: behind them, None where it is the end of the answer; ``parse``:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from edgelm.checks import check_int
+from edgelm.config import DEFAULT_TOOL_ROUNDS
 from edgelm.errors import ConfigError
 from edgelm.results import GenerationResult, ToolCall
 from edgelm.tool_calls.offer import Tools, as_toolbox
 from edgelm.tool_calls.toolbox import Toolbox, result_message
 
-DEFAULT_ROUNDS = 8
 MAX_ROUNDS = 1000
 REFUSED = "error: the user does not allow this call"
 
@@ -56,7 +56,7 @@ def answer_with_tools(
     messages: Messages,
     tools: Toolbox,
     *,
-    max_rounds: int = DEFAULT_ROUNDS,
+    max_rounds: int = DEFAULT_TOOL_ROUNDS,
     run: Callable[[ToolCall], str] | None = None,
 ) -> ToolAnswer:
     """Asks, runs what is called for, and asks again, until an answer calls for nothing.
