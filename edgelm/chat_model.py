@@ -146,9 +146,14 @@ class ChatModel(LoadedModel):
         return drop_oldest(messages, encode, most=self.context_length - room, block=max(1, quarter))
 
     def _read_text(self) -> None:
-        # The template first: its library is Python, and lets the thread go on that loads the graph.
+        # The template first: its library is Python, and lets the thread go on that loads the graph. So does what the
+        # first answer will import.
+        import edgelm.text.turns
+        import edgelm.text_stream  # noqa: F401
+        from edgelm.runtime.mapped_pages import give_back_weights
 
         _ = self._template if self.has_chat_template else None
+        give_back_weights()  # that loading has looked at, before reading the tokenizer takes more memory
         super()._read_text()
 
     @cached_property
