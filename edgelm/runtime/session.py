@@ -184,6 +184,7 @@ class Session:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
         if optimized_to is not None:
             _save_optimized(options, optimized_to)
+        give_back_code()  # of libraries that have just been imported
         with _translated_errors(f"the runtime refuses {path.name}"):
             self._session: ort.InferenceSession | None = ort.InferenceSession(
                 str(path) if graph is None else graph, options, providers=["CPUExecutionProvider"]
