@@ -16,11 +16,14 @@ from typing import NamedTuple
 _PROC = Path("/proc")
 # Control groups without a limit say "max", or in version 1 the largest number of pages that there can be.
 _NO_LIMIT = 1 << 60
-# Of each version: the limits of a group, what it uses, and the line of memory.stat with what would be given up first.
+# Of each version: the limits of a group, and what it uses.
 _FILES = {
-    "cgroup2": (("memory.max", "memory.high"), "memory.current", "inactive_file"),
-    "cgroup": (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file"),
+    "cgroup2": (("memory.max", "memory.high"), "memory.current"),
+    "cgroup": (("memory.limit_in_bytes",), "memory.usage_in_bytes"),
 }
+# Lines of memory.stat, of either version: files that are kept in memory, and which of them cannot be given up at once.
+_KEPT = (("inactive_file", "active_file"), ("total_inactive_file", "total_active_file"))
+_IN_USE = (("file_mapped", "file_dirty"), ("total_mapped_file", "total_dirty"))
 
 
 class MemoryBound(NamedTuple):
@@ -117,20 +120,25 @@ def memory_groups(cgroup: str, mountinfo: str) -> list[MemoryGroup]:
     return groups
 
 
-def group_free_bytes(limits: list[str], current: str, stat: str, inactive: str) -> int | None:
+def group_free_bytes(limits: list[str], current: str, stat: str, version: str = "cgroup2") -> int | None:
     """Bytes that a control group has left; None: it has no limit.
 
     Args:
         limits: what its files of limits say; "max" and nothing are no limit.
-        current: bytes that it uses, files that are kept in memory included.
+        current: bytes that it uses, files included that are kept in memory and given up where it gets short.
         stat: its ``memory.stat``.
-        inactive: the line of it that counts files which are given up first.
+        version: see ``MemoryGroup``.
     """
     known = [int(text) for text in limits if text.strip().isdecimal()]
     if not known or min(known) >= _NO_LIMIT or not current.strip().isdecimal():
         return None
-    found = re.search(rf"^{inactive} (\d+)$", stat, re.MULTILINE)
-    return min(known) - (int(current) - (int(found[1]) if found else 0))
+    kept, in_use = (sum(_stat(stat, name) for name in lines[version == "cgroup"]) for lines in (_KEPT, _IN_USE))
+    return min(known) - (int(current) - max(0, kept - in_use))
+
+
+def _stat(stat: str, name: str) -> int:
+    found = re.search(rf"^{name} (\d+)$", stat, re.MULTILINE)
+    return int(found[1]) if found else 0
 
 
 def _bounds_of_machine(status: str) -> Iterator[tuple[str, int]]:
@@ -147,9 +155,10 @@ def _bounds_of_machine(status: str) -> Iterator[tuple[str, int]]:
 
 def _bounds_of_groups() -> Iterator[tuple[str, int]]:
     for group in memory_groups(_read(_PROC / "self/cgroup"), _read(_PROC / "self/mountinfo")):
-        limits, current, inactive = _FILES[group.version]
+        limits, current = _FILES[group.version]
         texts = [_read(group.folder / name) for name in limits]
-        free = group_free_bytes(texts, _read(group.folder / current), _read(group.folder / "memory.stat"), inactive)
+        stat = _read(group.folder / "memory.stat")
+        free = group_free_bytes(texts, _read(group.folder / current), stat, group.version)
         if free is not None:
             yield f"the room in the control group {group.folder}", free
 

@@ -68,24 +68,29 @@ def test_texts_that_make_no_sense_are_no_groups(cgroup, mountinfo):
     assert memory_groups(cgroup, mountinfo) == []
 
 
-def test_files_that_are_given_up_first_do_not_count_as_used():
-    stat = "anon 100\ninactive_file 300\nactive_file 50\n"
-    assert group_free_bytes(["1000\n"], "900\n", stat, "inactive_file") == 400
-    assert group_free_bytes(["1000\n"], "900\n", "anon 100\n", "inactive_file") == 100
-    assert group_free_bytes(["500\n"], "900\n", stat, "inactive_file") == -100
-    both = "inactive_file 1\ntotal_inactive_file 300\n"
-    assert group_free_bytes(["1000\n"], "900\n", both, "total_inactive_file") == 400
+def test_files_that_nobody_has_mapped_do_not_count_as_used():
+    stat = "anon 100\nfile_mapped 30\nfile_dirty 20\ninactive_file 300\nactive_file 50\n"
+    assert group_free_bytes(["1000\n"], "900\n", stat) == 400
+    assert group_free_bytes(["500\n"], "900\n", stat) == -100
+    first = "mapped_file 9\ndirty 9\ninactive_file 9\nactive_file 9\n"
+    whole = "total_mapped_file 30\ntotal_dirty 20\ntotal_inactive_file 300\ntotal_active_file 50\n"
+    assert group_free_bytes(["1000\n"], "900\n", first + whole, "cgroup") == 400
+
+
+@pytest.mark.parametrize("stat", ["", "anon 100\n", "inactive_file 5\nfile_mapped 9\n"])
+def test_where_no_file_can_be_given_up_all_counts_as_used(stat):
+    assert group_free_bytes(["1000\n"], "900\n", stat) == 100
 
 
 @pytest.mark.parametrize("limits", [["max\n", "max\n"], [""], [], ["9223372036854771712\n"]])
 def test_a_group_without_a_limit_bounds_nothing(limits):
-    assert group_free_bytes(limits, "900\n", "", "inactive_file") is None
+    assert group_free_bytes(limits, "900\n", "") is None
 
 
 def test_the_lower_of_two_limits_holds():
-    assert group_free_bytes(["2000\n", "1000\n"], "900\n", "", "inactive_file") == 100
-    assert group_free_bytes(["max\n", "1000\n"], "900\n", "", "inactive_file") == 100
-    assert group_free_bytes(["1000\n"], "", "", "inactive_file") is None
+    assert group_free_bytes(["2000\n", "1000\n"], "900\n", "") == 100
+    assert group_free_bytes(["max\n", "1000\n"], "900\n", "") == 100
+    assert group_free_bytes(["1000\n"], "", "") is None
 
 
 @pytest.fixture
