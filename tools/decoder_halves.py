@@ -7,26 +7,23 @@ which have few of the weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgelm.bundle.progress import Progress
 from edgelm.errors import ModelError
 from edgelm.language_model import available_cores
 from edgelm.runtime.decoder import Decoder
-from edgelm.runtime.session import Session, Tensor, give_back_freed_memory
-from edgelm_tools.runs import run
+from edgelm.runtime.session import Session, give_back_freed_memory
+from edgelm_tools.known_logits import LOGITS, StatesOfTexts
 
-_INDEX, _STATES, _LOGITS = "logit_index", "states", "logits"
-States = Mapping[tuple[int, ...], NDArray[np.float32]]
-"""Token ids → hidden states, (T, width)."""
+_INDEX, _STATES = "logit_index", "states"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +58,15 @@ def split_decoder(graph: bytes) -> Halves:
         raise ModelError(f"the decoder cannot be cut in two: {sorted(outside) or 'it takes no rows'}")
     width = sum(widths.values())
     states = helper.make_tensor_value_info(_STATES, TensorProto.FLOAT, ("rows", width))
-    hidden = helper.make_tensor_value_info(_LOGITS, TensorProto.FLOAT, ("rows", width))
-    outputs = [hidden if value.name == _LOGITS else value for value in model.graph.output]
-    logits = [value for value in model.graph.output if value.name == _LOGITS]
+    hidden = helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ("rows", width))
+    outputs = [hidden if value.name == LOGITS else value for value in model.graph.output]
+    logits = [value for value in model.graph.output if value.name == LOGITS]
     before = [node for node in model.graph.node if not made.intersection(node.output)]
     shapes = {"states.flat": [-1, width], "states.rows": [1, -1, width], "states.widths": list(widths.values())}
     numbers = [numpy_helper.from_array(np.array(values, np.int64), name) for name, values in shapes.items()]
     joining = [
         helper.make_node("Concat", list(widths), ["states.joined"], axis=2),
-        helper.make_node("Reshape", ["states.joined", "states.flat"], [_LOGITS]),
+        helper.make_node("Reshape", ["states.joined", "states.flat"], [LOGITS]),
     ]
     parting = [
         helper.make_node("Reshape", [_STATES, "states.rows"], ["states.together"]),
@@ -81,8 +78,8 @@ def split_decoder(graph: bytes) -> Halves:
     )
 
 
-def hidden_states(decoder: Decoder, texts: Iterable[Sequence[int]], progress: Progress) -> States:
-    """The hidden states of texts: token ids, (T,) each.
+def hidden_states(decoder: Decoder, texts: Iterable[Sequence[int]], progress: Progress) -> StatesOfTexts:
+    """The hidden states of texts: token ids, (T,) each → what the second half reads, (T, width).
 
     Args:
         decoder: over the first half of one; it is rewound for each text.
@@ -98,36 +95,8 @@ def hidden_states(decoder: Decoder, texts: Iterable[Sequence[int]], progress: Pr
             states[start : start + len(part)] = part
             start += len(part)
             progress.advance(len(part))
-        found[tuple(ids)] = states
+        found[tuple(ids)] = {_STATES: states}
     return found
-
-
-class SecondHalf:
-    """The logits of texts whose hidden states are known, and of no others.
-
-    Args:
-        session: a second half.
-        states: see ``hidden_states``.
-        chunk: tokens whose logits are computed at a time.
-    """
-
-    def __init__(self, session: Session, states: States, chunk: int) -> None:
-        self._session = session
-        self._states = states
-        self._chunk = chunk
-
-    def rewind(self, length: int) -> None:
-        """As in ``Decoder``: nothing is kept from one text to the next."""
-
-    def all_logits(self, ids: Sequence[int]) -> Iterator[NDArray[np.float32]]:
-        """The logits of every token of a text, chunk by chunk: (S, V) float32 each."""
-        states = self._states[tuple(ids)]
-        vocab_size = int(self._session.outputs[_LOGITS].shape[1])
-        for start in range(0, len(states), self._chunk):
-            part = states[start : start + self._chunk]
-            logits = Tensor(np.empty((len(part), vocab_size), np.float32))
-            run(self._session, {_STATES: Tensor(part)}, {_LOGITS: logits})
-            yield logits.array
 
 
 @contextmanager

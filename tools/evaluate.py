@@ -17,9 +17,10 @@ from edgelm.runtime.session import Session, give_back_freed_memory
 from edgelm.runtime.token_rows import Logits
 from edgelm.text.tokenizer import Tokenizer
 from edgelm_tools.architectures.base import ModelFacts
-from edgelm_tools.decoder_halves import SecondHalf, States, hidden_states, open_second_half, split_decoder
+from edgelm_tools.decoder_halves import hidden_states, open_second_half, split_decoder
 from edgelm_tools.evaluate_encoder import measure_encoder
 from edgelm_tools.evaluate_seq2seq import measure_seq2seq
+from edgelm_tools.known_logits import KnownLogits, StatesOfTexts
 from edgelm_tools.layered_reference import DecoderPieces, layered_reference
 from edgelm_tools.quality import Quality, Tally, evaluation_text
 from edgelm_tools.quantize.tables import VECTORS, open_embedding
@@ -73,7 +74,7 @@ def measure_decoder(
         layered_reference(pieces, windows, folder=folder, chunk=CHUNK, progress=progress) as yardstick,
         open_second_half(graph, halves.second) as head,
     ):
-        return compare(SecondHalf(head, states, CHUNK), yardstick, windows, progress)
+        return compare(KnownLogits(head, states, CHUNK), yardstick, windows, progress)
 
 
 def measure_int8_cache(folder: Path, facts: ModelFacts, scales: Scales, progress: Progress | None = None) -> Quality:
@@ -85,13 +86,13 @@ def measure_int8_cache(folder: Path, facts: ModelFacts, scales: Scales, progress
     with transfer(shown, "Running with an int8 KV cache", 2 * sum(map(len, windows))):
         found = [_hidden_states(graph, half, facts, windows, shown) for half in (changed, halves.first)]
     with open_second_half(graph, halves.second) as head:
-        candidate, yardstick = (SecondHalf(head, states, CHUNK) for states in found)
+        candidate, yardstick = (KnownLogits(head, states, CHUNK) for states in found)
         return compare(candidate, yardstick, windows, progress)
 
 
 def _hidden_states(
     graph: Path, half: bytes, facts: ModelFacts, windows: Sequence[Sequence[int]], progress: Progress
-) -> States:
+) -> StatesOfTexts:
     with open_decoder(graph, len(windows[0]), half, vocab_size=facts.vocab_size) as decoder:
         states = hidden_states(decoder, windows, progress)
     give_back_freed_memory()

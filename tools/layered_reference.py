@@ -7,22 +7,24 @@ from one to the next.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgelm.bundle.progress import NoProgress, Progress, transfer
 from edgelm.language_model import available_cores
 from edgelm.runtime.session import Session, Tensor, give_back_freed_memory
 from edgelm_tools.graph import GraphBuilder
+from edgelm_tools.known_logits import HiddenStates, KnownLogits
 from edgelm_tools.runs import run
 
 Build = Callable[[GraphBuilder], None]
 _PAST = "past_key_values."
+# The residual stream is the sum of the two: what a layer adds is added at the next one's entry.
+_STREAM = ("stream", "update")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,43 +46,6 @@ class DecoderPieces:
     build_exit: Build
 
 
-@dataclass(frozen=True, slots=True)
-class _Text:
-    """The residual stream over a text: the sum of the two, (1, T, hidden) each."""
-
-    stream: NDArray[np.float32]
-    update: NDArray[np.float32]
-
-
-class LayeredReference:
-    """The logits of texts that were given to ``layered_reference``, and of no others.
-
-    Args:
-        session: the exit.
-        texts: token ids → residual stream behind the last layer.
-        chunk: tokens whose logits are computed at a time.
-    """
-
-    def __init__(self, session: Session, texts: Mapping[tuple[int, ...], _Text], chunk: int) -> None:
-        self._session = session
-        self._texts = texts
-        self._chunk = chunk
-
-    def rewind(self, length: int) -> None:
-        """As in ``Decoder``: nothing is kept from one text to the next."""
-
-    def all_logits(self, ids: Sequence[int]) -> Iterator[NDArray[np.float32]]:
-        """The logits of every token of a text, chunk by chunk: (S, V) float32 each."""
-        text = self._texts[tuple(ids)]
-        vocab_size = int(self._session.outputs["logits"].shape[1])
-        for start in range(0, len(ids), self._chunk):
-            part = slice(start, start + self._chunk)
-            inputs = {"stream": Tensor(text.stream[:, part]), "update": Tensor(text.update[:, part])}
-            logits = Tensor(np.empty((inputs["stream"].array.shape[1], vocab_size), np.float32))
-            run(self._session, inputs, {"logits": logits})
-            yield logits.array
-
-
 @contextmanager
 def layered_reference(
     pieces: DecoderPieces,
@@ -89,7 +54,7 @@ def layered_reference(
     folder: Path,
     chunk: int,
     progress: Progress | None = None,
-) -> Iterator[LayeredReference]:
+) -> Iterator[KnownLogits]:
     """Computes the texts, and gives out what has their logits.
 
     Args:
@@ -111,7 +76,7 @@ def layered_reference(
                         _pass(session, state, chunk)
                 shown.advance(1)
         with _built(place, pieces.build_exit) as session:
-            yield LayeredReference(session, dict(zip(map(tuple, texts), states, strict=True)), chunk)
+            yield KnownLogits(session, dict(zip(map(tuple, texts), states, strict=True)), chunk)
 
 
 @contextmanager
@@ -130,23 +95,21 @@ def _built(folder: Path, build: Build) -> Iterator[Session]:
             file.unlink()
 
 
-def _entered(session: Session, ids: Sequence[int], hidden_size: int, chunk: int) -> _Text:
+def _entered(session: Session, ids: Sequence[int], hidden_size: int, chunk: int) -> HiddenStates:
     shape = (1, len(ids), hidden_size)
-    text = _Text(np.zeros(shape, np.float32), np.zeros(shape, np.float32))
+    text = {name: np.zeros(shape, np.float32) for name in _STREAM}
     tokens, places = np.array([ids], np.int64), np.arange(len(ids), dtype=np.int64)[None]
     for start in range(0, len(ids), chunk):
         part = slice(start, start + chunk)
         inputs = {"input_ids": Tensor(tokens[:, part].copy()), "position_ids": Tensor(places[:, part].copy())}
-        outputs = {"stream": Tensor(text.stream[:, part])}
-        if "update" in session.outputs:
-            outputs["update"] = Tensor(text.update[:, part])
+        outputs = {name: Tensor(rows[:, part]) for name, rows in text.items() if name in session.outputs}
         run(session, inputs, outputs)
     return text
 
 
-def _pass(session: Session, text: _Text, chunk: int) -> None:
+def _pass(session: Session, text: HiddenStates, chunk: int) -> None:
     """Moves a text through a layer, in place."""
-    length = text.stream.shape[1]
+    length = text["stream"].shape[1]
     pasts = {name: info.shape for name, info in session.inputs.items() if name.startswith(_PAST)}
     caches = {
         name: Tensor(np.zeros((1, int(shape[1]), length, int(shape[3])), np.float32)) for name, shape in pasts.items()
@@ -154,11 +117,9 @@ def _pass(session: Session, text: _Text, chunk: int) -> None:
     presents = {name.replace("past_key_values", "present"): cache for name, cache in caches.items()}
     for start in range(0, length, chunk):
         end = min(start + chunk, length)
-        stream, update = text.stream[:, start:end], text.update[:, start:end]
-        inputs = {
-            "stream": Tensor(stream.copy()),
-            "update": Tensor(update.copy()),
+        inputs = {name: Tensor(rows[:, start:end].copy()) for name, rows in text.items()} | {
             "seqlens_k": Tensor(np.array([end - 1], np.int32)),
             "total_sequence_length": Tensor(np.array(end, np.int32)),
         }
-        run(session, inputs | caches, {"next_stream": Tensor(stream), "next_update": Tensor(update), **presents})
+        moved = {f"next_{name}": Tensor(rows[:, start:end]) for name, rows in text.items()}
+        run(session, inputs | caches, moved | presents)

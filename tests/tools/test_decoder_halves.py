@@ -17,8 +17,9 @@ from support.progress import RecordedProgress
 
 from edgelm.errors import ModelError
 from edgelm.runtime.decoder import Decoder
-from edgelm_tools.decoder_halves import SecondHalf, hidden_states, open_second_half, split_decoder
+from edgelm_tools.decoder_halves import hidden_states, open_second_half, split_decoder
 from edgelm_tools.evaluate import CHUNK, open_decoder
+from edgelm_tools.known_logits import KnownLogits
 from edgelm_tools.quantize.schemes import SCHEMES, Float32, scheme_named
 
 VOCABULARY = 50
@@ -41,7 +42,7 @@ def assert_halves_are_the_whole(path: Path, chunk: int) -> None:
         states = hidden_states(first, TEXTS, shown)
     assert shown.transfers == [("Reading", None, sum(map(len, TEXTS)))]
     with open_second_half(path, halves.second) as session:
-        second = SecondHalf(session, states, chunk)
+        second = KnownLogits(session, states, chunk)
         for ids, logits in zip(TEXTS, expected, strict=True):
             parts = list(second.all_logits(ids))
             assert [len(part) for part in parts] == [len(ids[i : i + chunk]) for i in range(0, len(ids), chunk)]
