@@ -9,7 +9,7 @@ from edgelm_tools.guessing_prompts import PROMPTS
 
 # As many prompts as the benchmark has, and some more of its passages: 50 in all.
 TASKS = ("Copy this text: {}", "Summarize: {}", "List the names and numbers in this text. {}", "Correct this: {}")
-NEW_TOKENS = 32
+NEW_TOKENS = 24
 # What rounding of one row and of several has differed by at most; two tokens may be that near to each other.
 NEAR_TIE = 1.0
 
