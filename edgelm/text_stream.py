@@ -27,7 +27,6 @@ class IncrementalText:
 
     def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...], tools: OfferedTools | None = None) -> None:
         self._tokenizer = tokenizer
-        self._vocab_size = tokenizer.vocab_size
         self._logprobs: list[TokenLogprob] = []
         self._detokenizer = IncrementalDetokenizer(tokenizer)
         self._matcher = StopMatcher(stops)
@@ -62,7 +61,7 @@ class IncrementalText:
             text = self._detokenizer.finish() + self._marks[token]
         else:
             # Logits are often padded to a round width: what is beyond the tokenizer has no text.
-            text = self._detokenizer.push(token) if token < self._vocab_size else ""
+            text = self._detokenizer.push(token) if self._tokenizer.has_id(token) else ""
         text, stopped = self._matcher.push(text)
         return self._without_calls(text, at_end=stopped), stopped
 
@@ -77,7 +76,7 @@ class IncrementalText:
         return self._scanner.push(text) + (self._scanner.finish() if at_end else "")
 
     def _text(self, token: int) -> str:
-        return self._tokenizer.decode([token], skip_special_tokens=False) if token < self._vocab_size else ""
+        return self._tokenizer.decode([token], skip_special_tokens=False) if self._tokenizer.has_id(token) else ""
 
 
 def _scanner(tools: OfferedTools) -> CallScanner:

@@ -36,8 +36,17 @@ def give_back_weights() -> None:
 
 
 def mappings(maps: str, kind: re.Pattern[str]) -> list[tuple[int, int]]:
-    """Where files of a kind are mapped, by ``/proc/PID/maps``: (first address, address behind the last)."""
-    return [(int(found[1], 16), int(found[2], 16)) for found in kind.finditer(maps)]
+    """Where files of a kind are mapped, by ``/proc/PID/maps``: (first address, address behind the last).
+
+    What lies side by side is one, as the weights of a graph do, which are mapped one by one.
+    """
+    places: list[tuple[int, int]] = []
+    for found in kind.finditer(maps):
+        start, end = int(found[1], 16), int(found[2], 16)
+        if places and places[-1][1] == start:
+            start = places.pop()[0]
+        places.append((start, end))
+    return places
 
 
 def is_unchanged(pagemap: bytes) -> bool:

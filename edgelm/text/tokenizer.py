@@ -38,7 +38,7 @@ class Tokenizer:
             may change them afterwards.
 
     Attributes:
-        vocab_size: the largest id + 1, added tokens included.
+        token_count: how many tokens there are, added ones included.
         special_tokens: texts of the special tokens, in order of their ids.
         special_token_ids: their ids.
         streams: whether decoded text is final as tokens arrive; False for decoders that look at the whole text.
@@ -61,7 +61,9 @@ class Tokenizer:
             self._plain = backend
             self._markup = sibling(backend)
             self._continuation = _continuation(backend)
-            self.vocab_size = _vocab_size(backend)
+            self.token_count = backend.get_vocab_size(with_added_tokens=True)
+            if not self.token_count:
+                raise ModelError("the tokenizer has an empty vocabulary")
             added = sorted(backend.get_added_tokens_decoder().items())
         special = [(token_id, token) for token_id, token in added if token.special]
         self.streams = decodes_locally(steps)
@@ -97,6 +99,20 @@ class Tokenizer:
             # From a buffer is the quickest of the library's ways: no copy, no second check of the UTF-8.
             backend = tokenizers.Tokenizer.from_buffer(data)
         return cls(backend)
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """The largest id + 1, added tokens included: the whole vocabulary is looked through for it."""
+        # Ids without gaps are the rule, and checking it costs less than fetching all tokens with their ids.
+        if None not in map(self._plain.id_to_token, range(self.token_count)):
+            return self.token_count
+        ids: dict[str, int] = self._plain.get_vocab(with_added_tokens=True)
+        return max(ids.values()) + 1
+
+    def has_id(self, token_id: int) -> bool:
+        """Whether an id is one of the vocabulary's, from 0 to ``vocab_size - 1``."""
+        # There are no more tokens than ids, so that most are told without the largest.
+        return 0 <= token_id < self.token_count or 0 <= token_id < self.vocab_size
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Ids of what a user wrote: a special token's text in it stays text.
@@ -162,8 +178,8 @@ class Tokenizer:
             PromptError: an id is negative or not below ``vocab_size``.
         """
         values = [operator.index(token_id) for token_id in ids]
-        if values and (min(values) < 0 or max(values) >= self.vocab_size):
-            self.check_id(next(i for i in values if not 0 <= i < self.vocab_size))
+        if values and (min(values) < 0 or not self.has_id(max(values))):
+            self.check_id(next(i for i in values if not self.has_id(i)))
         with library_errors(PromptError, "the tokens cannot be decoded"):
             text: str = self._plain.decode(values, skip_special_tokens=skip_special_tokens)
         return text
@@ -174,7 +190,7 @@ class Tokenizer:
         Raises:
             PromptError: it is; the message gives the range.
         """
-        if not 0 <= token_id < self.vocab_size:
+        if not self.has_id(token_id):
             raise PromptError(f"token id {token_id} is out of range; ids are from 0 to {self.vocab_size - 1}")
 
     def token_to_id(self, token: str) -> int | None:
@@ -187,7 +203,7 @@ class Tokenizer:
 
     def id_to_token(self, token_id: int) -> str | None:
         """The token as it stands in the vocabulary; None for an id that is not in use."""
-        if not 0 <= token_id < self.vocab_size:
+        if not self.has_id(token_id):
             return None
         token: str | None = self._plain.id_to_token(token_id)
         return token
@@ -259,14 +275,3 @@ def _continuation(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     behind = sibling(backend, build_part("pre_tokenizer", changed))
     behind.encode_special_tokens = True
     return behind
-
-
-def _vocab_size(backend: tokenizers.Tokenizer) -> int:
-    size: int = backend.get_vocab_size(with_added_tokens=True)
-    # Ids without gaps are the rule, and checking it costs a tenth of fetching the whole vocabulary.
-    if size and None not in map(backend.id_to_token, range(size)):
-        return size
-    ids: dict[str, int] = backend.get_vocab(with_added_tokens=True)
-    if not ids:
-        raise ModelError("the tokenizer has an empty vocabulary")
-    return max(ids.values()) + 1

@@ -33,7 +33,7 @@ def test_only_code_of_libraries_is_found():
 
 
 def test_only_weights_of_copies_are_found():
-    assert mappings(MAPS, WEIGHTS) == [(0x7F0000010000, 0x7F0000011000), (0x7F0000011000, 0x7F0000013000)]
+    assert mappings(MAPS, WEIGHTS) == [(0x7F0000010000, 0x7F0000013000)], "two, side by side"
 
 
 ABSENT, OF_FILE, OWN, SWAPPED = 0, (1 << 63) + (1 << 61) + 77, (1 << 63) + 77, (1 << 62) + 77
