@@ -153,8 +153,9 @@ class ChatModel(LoadedModel):
         from edgelm.runtime.mapped_pages import give_back_weights
 
         _ = self._template if self.has_chat_template else None
-        give_back_weights()  # that loading has looked at, before reading the tokenizer takes more memory
+        give_back_weights()  # that loading has looked at: reading the tokenizer takes memory, too
         super()._read_text()
+        give_back_weights()
 
     @cached_property
     def _template(self) -> ChatTemplate:

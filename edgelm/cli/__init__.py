@@ -7,7 +7,7 @@ import sys
 
 _EXIT_INTERRUPTED = 130
 # A start makes objects that stay; to look through them for garbage every 700 takes a tenth of it.
-_OBJECTS_PER_COLLECTION = 20_000
+_OBJECTS_PER_COLLECTION = 100_000
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import ctypes
 import mmap
 import re
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -33,6 +34,14 @@ def give_back_code() -> None:
 def give_back_weights() -> None:
     """Lets go of the weights that loading a graph has looked at so far; does nothing but on Linux."""
     _give_back(WEIGHTS)
+
+
+def absent_weights() -> int:
+    """Bytes of mapped weights that are not in memory now, and come to be as they are used; 0 but on Linux."""
+    absent = 0
+    for _, _, pages in _mapped(WEIGHTS):
+        absent += mmap.PAGESIZE * int(np.count_nonzero(np.frombuffer(pages, np.uint64) & _PRESENT == 0))
+    return absent
 
 
 def mappings(maps: str, kind: re.Pattern[str]) -> list[tuple[int, int]]:
@@ -60,17 +69,23 @@ def is_unchanged(pagemap: bytes) -> bool:
 
 
 def _give_back(kind: re.Pattern[str]) -> None:
+    for start, end, pages in _mapped(kind):
+        if is_unchanged(pages):
+            _library().madvise(start, end - start, _DONT_NEED)
+
+
+def _mapped(kind: re.Pattern[str]) -> Iterator[tuple[int, int, bytes]]:
+    """Mappings of a kind, with their parts of ``/proc/PID/pagemap``; none where the system does not tell."""
     if sys.platform != "linux":
         return
-    library = _library()
     try:
         places = mappings((_PROC / "maps").read_text(errors="replace"), kind)
-        with (_PROC / "pagemap").open("rb", buffering=0) as pages:
+        with (_PROC / "pagemap").open("rb", buffering=0) as file:
             for start, end in places:
-                entries = ctypes.create_string_buffer(_ENTRY_BYTES * ((end - start) // mmap.PAGESIZE))
-                count = library.pread(pages.fileno(), entries, len(entries), _ENTRY_BYTES * (start // mmap.PAGESIZE))
-                if count == len(entries) and is_unchanged(entries.raw):
-                    library.madvise(start, end - start, _DONT_NEED)
+                pages = ctypes.create_string_buffer(_ENTRY_BYTES * ((end - start) // mmap.PAGESIZE))
+                offset = _ENTRY_BYTES * (start // mmap.PAGESIZE)
+                if _library().pread(file.fileno(), pages, len(pages), offset) == len(pages):
+                    yield start, end, pages.raw
     except OSError:
         return
 

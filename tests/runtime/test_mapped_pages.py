@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import mmap
 import struct
 import subprocess
 import sys
 
 import pytest
 
-from edgelm.runtime.mapped_pages import CODE, WEIGHTS, is_unchanged, mappings
+from edgelm.runtime.mapped_pages import CODE, WEIGHTS, absent_weights, give_back_weights, is_unchanged, mappings
 
 MAPS = """\
 7f0000000000-7f0000001000 r-xp 00000000 08:01 11                         /usr/lib/libc.so.6
@@ -103,3 +104,22 @@ def test_megabytes_of_code_go_and_it_still_runs():
     before, after, product, device = json.loads(done.stdout)
     assert after < before - 5000
     assert (product, device) == (729.0, "CPU")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a call of Linux")
+def test_weights_go_and_come_back_and_what_was_changed_in_them_stays(tmp_path):
+    pages, size = 64, mmap.PAGESIZE
+    before = absent_weights()
+    (tmp_path / "graph.onnx.data").write_bytes(bytes(range(1, pages + 1)) * size)
+    with (tmp_path / "graph.onnx.data").open("rb") as file:
+        weights = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    read = weights[:]
+    assert absent_weights() == before
+    give_back_weights()
+    assert absent_weights() == before + pages * size
+    assert weights[:] == read
+    weights[5 * size] = 255
+    give_back_weights()
+    assert absent_weights() == before, "a page is not the file's any more"
+    assert weights[5 * size] == 255
+    weights.close()
