@@ -150,12 +150,11 @@ class ChatModel(LoadedModel):
         # first answer will import.
         import edgelm.text.turns
         import edgelm.text_stream  # noqa: F401
-        from edgelm.runtime.mapped_pages import give_back_weights
+        from edgelm.runtime.resident_code import give_back_code
 
         _ = self._template if self.has_chat_template else None
-        give_back_weights()  # that loading has looked at: reading the tokenizer takes memory, too
+        give_back_code()  # of what was imported: reading the tokenizer takes memory, too
         super()._read_text()
-        give_back_weights()
 
     @cached_property
     def _template(self) -> ChatTemplate:

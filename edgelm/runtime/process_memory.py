@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from edgelm.config import RuntimeConfig
 from edgelm.runtime.fitting import Limit
-from edgelm.runtime.mapped_pages import absent_weights
 from edgelm.runtime.memory import INTERPRETER_AND_LIBRARIES, Budget
 from edgelm.runtime.usable_memory import resident_memory, usable_memory
 
@@ -20,8 +19,7 @@ class ProcessMemory:
     def __init__(self, runtime: RuntimeConfig, *, beside: int = 0) -> None:
         self._most = runtime.max_memory
         self._checks_machine = runtime.memory_check
-        held = resident_memory() + absent_weights()  # of models that are loaded already
-        self._held = max(0, held - INTERPRETER_AND_LIBRARIES - beside)
+        self._held = max(0, resident_memory() - INTERPRETER_AND_LIBRARIES - beside)
 
     @property
     def limited(self) -> bool:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.errors import CancelledError, ClosedError, EdgeLMError, MemoryLimitError, ModelError
-from edgelm.runtime.mapped_pages import give_back_code
+from edgelm.runtime.resident_code import give_back_code
 from edgelm.runtime.usable_memory import address_limits_told
 
 # Read by onnxruntime when it is loaded: from 1.29 on it reports usage unless told not to.

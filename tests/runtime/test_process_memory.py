@@ -17,7 +17,6 @@ from edgelm.runtime.usable_memory import MemoryBound
 def machine(monkeypatch):
     """A machine that leaves 500 MB to a process that has 10 MB more than its interpreter and libraries."""
     monkeypatch.setattr(module, "resident_memory", lambda: INTERPRETER_AND_LIBRARIES + 10 * MB)
-    monkeypatch.setattr(module, "absent_weights", lambda: 0)
     monkeypatch.setattr(module, "usable_memory", lambda: MemoryBound("the cage", 500 * MB))
 
 
@@ -40,11 +39,6 @@ def test_the_tighter_bound_holds(machine, settings, expected):
 def test_what_is_counted_elsewhere_is_not_held_twice(machine):
     assert ProcessMemory(RuntimeConfig(), beside=4 * MB).limit().held == 6 * MB
     assert ProcessMemory(RuntimeConfig(), beside=40 * MB).limit().held == 0
-
-
-def test_weights_of_other_models_count_before_they_are_in_memory(machine, monkeypatch):
-    monkeypatch.setattr(module, "absent_weights", lambda: 7 * MB)
-    assert ProcessMemory(RuntimeConfig()).limit().held == 17 * MB
 
 
 def test_a_need_above_it_is_refused(machine):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import mmap
 import struct
 import subprocess
 import sys
 
 import pytest
 
-from edgelm.runtime.mapped_pages import CODE, WEIGHTS, absent_weights, give_back_weights, is_unchanged, mappings
+from edgelm.runtime.resident_code import code_mappings, is_unchanged
 
 MAPS = """\
 7f0000000000-7f0000001000 r-xp 00000000 08:01 11                         /usr/lib/libc.so.6
@@ -21,20 +20,12 @@ MAPS = """\
 7f000000a000-7f000000c000 r-xp 00000000 08:01 14                         /a b/nxruntime.cpython-311-x86_64-linux-gnu.so
 7f000000d000-7f000000e000 rw-p 00000000 08:01 14                         /a b/nxruntime.cpython-311-x86_64-linux-gnu.so
 7f000000e000-7f000000f000 rwxp 00000000 08:01 14                         /a b/nxruntime.cpython-311-x86_64-linux-gnu.so
-7f0000010000-7f0000011000 rw-p 0fd7d000 fe:00 15                         /home/a b/prepacked/ccea-1.32.0/graph.onnx.data
-7f0000011000-7f0000013000 r--p 0fd7d000 fe:00 15                         /home/a b/prepacked/ccea-1.32.0/graph.onnx.data
-7f0000013000-7f0000014000 rw-s 00000000 fe:00 15                         /home/a b/prepacked/ccea-1.32.0/graph.onnx.data
-7f0000014000-7f0000015000 rw-p 00000000 fe:00 16                         /home/a b/models/smollm2/decoder.onnx.data
 """
 
 
 def test_only_code_of_libraries_is_found():
-    assert mappings(MAPS, CODE) == [(0x7F0000000000, 0x7F0000001000), (0x7F000000A000, 0x7F000000C000)]
-    assert mappings("", CODE) == []
-
-
-def test_only_weights_of_copies_are_found():
-    assert mappings(MAPS, WEIGHTS) == [(0x7F0000010000, 0x7F0000013000)], "two, side by side"
+    assert code_mappings(MAPS) == [(0x7F0000000000, 0x7F0000001000), (0x7F000000A000, 0x7F000000C000)]
+    assert code_mappings("") == []
 
 
 ABSENT, OF_FILE, OWN, SWAPPED = 0, (1 << 63) + (1 << 61) + 77, (1 << 63) + 77, (1 << 62) + 77
@@ -57,7 +48,7 @@ def test_a_page_that_is_not_its_files_is_a_change(pages, unchanged):
 CHANGED = """
 import ctypes
 import onnxruntime
-from edgelm.runtime.mapped_pages import give_back_code
+from edgelm.runtime.resident_code import give_back_code
 
 give_back_code()
 place = ctypes.cast(ctypes.CDLL("libm.so.6").cbrt, ctypes.c_void_p).value
@@ -86,7 +77,7 @@ COUNT = """
 import json, re
 import numpy as np
 import onnxruntime
-from edgelm.runtime.mapped_pages import give_back_code
+from edgelm.runtime.resident_code import give_back_code
 
 def files():
     return int(re.search(r"RssFile:\\s+(\\d+)", open("/proc/self/status").read())[1])
@@ -104,22 +95,3 @@ def test_megabytes_of_code_go_and_it_still_runs():
     before, after, product, device = json.loads(done.stdout)
     assert after < before - 5000
     assert (product, device) == (729.0, "CPU")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="a call of Linux")
-def test_weights_go_and_come_back_and_what_was_changed_in_them_stays(tmp_path):
-    pages, size = 64, mmap.PAGESIZE
-    before = absent_weights()
-    (tmp_path / "graph.onnx.data").write_bytes(bytes(range(1, pages + 1)) * size)
-    with (tmp_path / "graph.onnx.data").open("rb") as file:
-        weights = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    read = weights[:]
-    assert absent_weights() == before
-    give_back_weights()
-    assert absent_weights() == before + pages * size
-    assert weights[:] == read
-    weights[5 * size] = 255
-    give_back_weights()
-    assert absent_weights() == before, "a page is not the file's any more"
-    assert weights[5 * size] == 255
-    weights.close()
