@@ -61,7 +61,7 @@ class Tokenizer:
             self._plain = backend
             self._markup = sibling(backend)
             self._continuation = _continuation(backend)
-            self.token_count = backend.get_vocab_size(with_added_tokens=True)
+            self.token_count: int = backend.get_vocab_size(with_added_tokens=True)
             if not self.token_count:
                 raise ModelError("the tokenizer has an empty vocabulary")
             added = sorted(backend.get_added_tokens_decoder().items())
