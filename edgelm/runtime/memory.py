@@ -28,7 +28,7 @@ from edgelm.runtime.footprint import (
 )
 
 # Measured with Python 3.11, ONNX Runtime 1.32 and tokenizers 0.23 on Linux x86-64.
-INTERPRETER_AND_LIBRARIES = 66 * MB
+INTERPRETER_AND_LIBRARIES = 64 * MB
 # Of a row's logits: as they are computed, processed and sorted.
 _LOGIT_COPIES = 4
 # Of guesses' logits: as they are computed, and as they are read.
