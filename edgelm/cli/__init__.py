@@ -6,7 +6,7 @@ import gc
 import sys
 
 _EXIT_INTERRUPTED = 130
-# A start makes objects that stay; to look through them for garbage every 700 takes a tenth of it.
+# A start makes objects that stay: to look through them for garbage every 700 takes 5 % of it.
 _OBJECTS_PER_COLLECTION = 100_000
 
 
