@@ -19,7 +19,7 @@ def check_bool(name: str, value: object) -> None:
         ConfigError: it is none; names ``name`` and the value.
     """
     if not isinstance(value, bool):
-        raise ConfigError(f"{name} must be true or false, not {value!r:.80}")
+        raise ConfigError(f"{name} must be true or false, not {shown(value)}")
 
 
 def check_int(name: str, value: object, least: int, most: int | None = None) -> None:
@@ -29,10 +29,10 @@ def check_int(name: str, value: object, least: int, most: int | None = None) -> 
         ConfigError: it is none; names ``name``, the value and the range.
     """
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{name} must be an integer, not {value!r:.80}")
+        raise ConfigError(f"{name} must be an integer, not {shown(value)}")
     if value < least or (most is not None and value > most):
         limit = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise ConfigError(f"{name} must be {limit}, not {value}")
+        raise ConfigError(f"{name} must be {limit}, not {shown(value)}")
 
 
 def check_float(
@@ -50,7 +50,7 @@ def check_float(
         ConfigError: it is none; names ``name``, the value and the range.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not is_finite(value):
-        raise ConfigError(f"{name} must be a finite number, not {value!r:.80}")
+        raise ConfigError(f"{name} must be a finite number, not {shown(value)}")
     too_low = (above is not None and value <= above) or (least is not None and value < least)
     too_high = (below is not None and value >= below) or (most is not None and value > most)
     if too_low or too_high:
@@ -58,7 +58,15 @@ def check_float(
         bounds += [f"at least {least:g}"] if least is not None else []
         bounds += [f"below {below:g}"] if below is not None else []
         bounds += [f"at most {most:g}"] if most is not None else []
-        raise ConfigError(f"{name} must be {' and '.join(bounds)}, not {value}")
+        raise ConfigError(f"{name} must be {' and '.join(bounds)}, not {shown(value)}")
+
+
+def shown(value: object) -> str:
+    """A value as messages quote it, at most 80 characters."""
+    try:
+        return f"{value!r:.80}"
+    except ValueError:  # Python does not write out integers of thousands of digits
+        return "a number of thousands of digits"
 
 
 def is_finite(value: float) -> bool:

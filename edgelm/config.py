@@ -15,6 +15,7 @@ from edgelm.config_values import (
     as_tuple,
     as_words,
     check_stops,
+    check_token,
     near_or_all,
 )
 from edgelm.errors import ConfigError
@@ -148,7 +149,10 @@ class GenerationConfig:
                 check_int(name, getattr(self, name), least)
         for name in _TOKEN_LISTS:
             for token in getattr(self, name):
-                check_int(name, token, 0)
+                check_token(name, token)
+        for name in _TOKENS:
+            if getattr(self, name) is not None:
+                check_token(name, getattr(self, name))
         for name, bounds in _FLOATS.items():
             check_float(name, getattr(self, name), **bounds)
         if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
@@ -270,31 +274,31 @@ _INTEGERS = {
 _OPTIONAL_INTEGERS = {
     "max_new_tokens": 1,
     "max_length": 1,
-    "forced_bos_token_id": 0,
-    "pad_token_id": 0,
-    "decoder_start_token_id": 0,
     "prompt_lookup_num_tokens": 0,
     "seed": 0,
 }
+# What float32 logits are divided by, or have added times a count, and still stay numbers.
+_MOST = 1e30
 # Setting → its range.
 _FLOATS: dict[str, dict[str, float]] = {
-    "temperature": {"least": 0.0},  # 0 has become greedy by then
+    "temperature": {"least": 0.0, "most": _MOST},  # 0 has become greedy by then
     "top_p": {"above": 0.0, "most": 1.0},
     "min_p": {"least": 0.0, "most": 1.0},
     "typical_p": {"above": 0.0, "most": 1.0},
     "epsilon_cutoff": {"least": 0.0, "below": 1.0},
     "eta_cutoff": {"least": 0.0, "below": 1.0},
-    "top_n_sigma": {"least": 0.0},
-    "repetition_penalty": {"above": 0.0},
-    "encoder_repetition_penalty": {"above": 0.0},
-    "presence_penalty": {},
-    "frequency_penalty": {},
-    "diversity_penalty": {"least": 0.0},
-    "length_penalty": {},
-    "guidance_scale": {"least": 0.0},
+    "top_n_sigma": {"least": 0.0, "most": _MOST},
+    "repetition_penalty": {"above": 0.0, "most": _MOST},
+    "encoder_repetition_penalty": {"above": 0.0, "most": _MOST},
+    "presence_penalty": {"least": -_MOST, "most": _MOST},
+    "frequency_penalty": {"least": -_MOST, "most": _MOST},
+    "diversity_penalty": {"least": 0.0, "most": _MOST},
+    "length_penalty": {"least": -_MOST, "most": _MOST},
+    "guidance_scale": {"least": 0.0, "most": _MOST},
 }
 # What only groups of beams take, and its value when there are none.
 _OF_GROUPS = {"num_beam_groups": 1, "diversity_penalty": 0.0}
+_TOKENS = ("forced_bos_token_id", "pad_token_id", "decoder_start_token_id")
 _TOKEN_LISTS = ("suppress_tokens", "begin_suppress_tokens", "forced_eos_token_id", "eos_token_id")
 # A setting, the other way to say the same, and that one's value when it is off.
 _RIVALS = (

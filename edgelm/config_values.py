@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgelm.checks import check_float, check_int
+from edgelm.checks import check_float, check_int, shown
 from edgelm.errors import ConfigError
 
 MAX_STOP_STRINGS = 64
@@ -14,6 +14,8 @@ MAX_STOP_LENGTH = 1024
 MAX_BAD_WORDS = 1 << 16
 # Wider than OpenAI's ±100; beyond, float32 logits lose what distinguishes them.
 _MOST_BIAS = 1e6
+# What NumPy's arrays of ids hold on every platform; no vocabulary comes near.
+_MOST_TOKEN_ID = 2**31 - 1
 
 
 def near_or_all(name: str, known: Sequence[str], listed: Sequence[str] | None = None) -> str:
@@ -30,7 +32,7 @@ def as_tuple(name: str, value: object) -> tuple[object, ...]:
         return (value,)
     if isinstance(value, Sequence):
         return tuple(value)
-    raise ConfigError(f"{name} must be a value or a list of values, not {value!r}")
+    raise ConfigError(f"{name} must be a value or a list of values, not {shown(value)}")
 
 
 def as_words(name: str, value: object) -> tuple[tuple[int, ...], ...]:
@@ -54,8 +56,8 @@ def as_logit_bias(name: str, value: object) -> tuple[tuple[int, float], ...]:
     """Token id → bias; ids may be strings of digits, as JSON objects have them."""
     biases: dict[int, float] = {}
     for token, bias in _pairs(name, value):
-        token = int(token) if isinstance(token, str) and token.isdecimal() else token
-        check_int(name, token, 0)
+        token = int(token) if isinstance(token, str) and len(token) < 20 and token.isdecimal() else token
+        check_token(name, token)
         check_bias(name, bias)
         biases[token] = float(bias)
     return tuple(biases.items())
@@ -64,10 +66,17 @@ def as_logit_bias(name: str, value: object) -> tuple[tuple[int, float], ...]:
 def as_decay(name: str, value: object) -> tuple[int, float]:
     """(tokens of the answer before it begins, factor)."""
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
-        raise ConfigError(f"{name} must be (start, factor), not {value!r:.80}")
+        raise ConfigError(f"{name} must be (start, factor), not {shown(value)}")
     check_int(f"the start of {name}", value[0], 0)
     check_float(f"the factor of {name}", value[1], above=0.0)
     return int(value[0]), float(value[1])
+
+
+def check_token(name: str, value: object) -> None:
+    """Refuses what is no token id of any vocabulary."""
+    check_int(name, value, 0)
+    if isinstance(value, int) and value > _MOST_TOKEN_ID:
+        raise ConfigError(f"{name} must be a token id, not {shown(value)}")
 
 
 def check_bias(name: str, value: object) -> None:
@@ -87,16 +96,16 @@ def check_stops(stops: tuple[str, ...]) -> None:
 
 def _as_word(name: str, word: object) -> tuple[int, ...]:
     if not isinstance(word, Sequence) or isinstance(word, str) or not word:
-        raise ConfigError(f"{name} must be lists of token ids, not {word!r:.80}")
+        raise ConfigError(f"{name} must be lists of token ids, not {shown(word)}")
     for token in word:
-        check_int(name, token, 0)
+        check_token(name, token)
     return tuple(word)
 
 
 def _pairs(name: str, value: object) -> list[tuple[Any, Any]]:
     items = list(value.items()) if isinstance(value, Mapping) else value
     if not isinstance(items, Sequence) or isinstance(items, str) or not all(map(_is_pair, items)):
-        raise ConfigError(f"{name} must be a mapping, or a list of pairs, not {value!r:.80}")
+        raise ConfigError(f"{name} must be a mapping, or a list of pairs, not {shown(value)}")
     if len(items) > MAX_BAD_WORDS:
         raise ConfigError(f"{name} takes at most {MAX_BAD_WORDS} biases, not {len(items)}")
     return [(item[0], item[1]) for item in items]

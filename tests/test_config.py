@@ -19,17 +19,20 @@ INTEGERS = {
 }
 TOKEN_LISTS = ("eos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens")
 NUMBERS = {
-    "temperature": "at least 0",
+    "temperature": "at least 0 and at most 1e+30",
     "top_p": "above 0 and at most 1",
     "min_p": "at least 0 and at most 1",
     "typical_p": "above 0 and at most 1",
     "epsilon_cutoff": "at least 0 and below 1",
     "eta_cutoff": "at least 0 and below 1",
-    "top_n_sigma": "at least 0",
-    "repetition_penalty": "above 0",
-    "encoder_repetition_penalty": "above 0",
-    "diversity_penalty": "at least 0",
-    "guidance_scale": "at least 0",
+    "top_n_sigma": "at least 0 and at most 1e+30",
+    "repetition_penalty": "above 0 and at most 1e+30",
+    "encoder_repetition_penalty": "above 0 and at most 1e+30",
+    "presence_penalty": "at least -1e+30 and at most 1e+30",
+    "frequency_penalty": "at least -1e+30 and at most 1e+30",
+    "diversity_penalty": "at least 0 and at most 1e+30",
+    "length_penalty": "at least -1e+30 and at most 1e+30",
+    "guidance_scale": "at least 0 and at most 1e+30",
     "max_time": "above 0",
 }
 
@@ -207,13 +210,15 @@ def test_a_temperature_of_0_is_greedy_wherever_it_is_given():
         ("min_p", 1.01),
         ("repetition_penalty", 0),
         ("repetition_penalty", -3),
+        *((name, 1e39) for name in NUMBERS if NUMBERS[name].endswith("1e+30")),
+        *((name, -1e39) for name in ("presence_penalty", "frequency_penalty", "length_penalty")),
     ],
 )
 def test_numbers_out_of_bounds_are_refused_with_their_bounds(name, value):
     refused(f"{name} must be {NUMBERS[name]}, not {value}", GenerationConfig, **{name: value})
 
 
-@pytest.mark.parametrize("name", [*NUMBERS, "length_penalty"])
+@pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), "0.5", None, True, 10**400])
 def test_numbers_are_finite_numbers(name, value):
     if (name, value) == ("max_time", None):

@@ -32,6 +32,8 @@ def test_biases_are_mappings_or_pairs():
         ({"logit_bias": [1, 2]}, "logit_bias must be a mapping, or a list of pairs, not [1, 2]"),
         ({"logit_bias": {"Paris": 1}}, "logit_bias must be an integer, not 'Paris'"),
         ({"logit_bias": {-1: 1}}, "logit_bias must be at least 0, not -1"),
+        ({"logit_bias": {"2147483648": 1}}, "logit_bias must be a token id, not 2147483648"),
+        ({"logit_bias": {"9" * 5000: 1}}, f"logit_bias must be an integer, not '{'9' * 79}"),
         ({"logit_bias": {1: float("inf")}}, "logit_bias must be a finite number, not inf"),
         ({"logit_bias": {1: 1e7}}, "logit_bias must be at least -1e+06 and at most 1e+06, not 10000000.0"),
         ({"sequence_bias": {5: 1.0}}, "sequence_bias must be lists of token ids, not 5"),
@@ -62,3 +64,18 @@ def test_bad_words_are_lists_of_tokens():
     refused("bad_words_ids must be at least 0, not -1", GenerationConfig, bad_words_ids=[[-1]])
     for word in (7, [], "ab"):
         refused(f"bad_words_ids must be lists of token ids, not {word!r}", GenerationConfig, bad_words_ids=[word])
+
+
+@pytest.mark.parametrize("name", ["eos_token_id", "suppress_tokens", "pad_token_id", "forced_bos_token_id"])
+def test_no_token_id_is_larger_than_arrays_of_them_hold(name):
+    GenerationConfig(**{name: 2**31 - 1})
+    refused(f"{name} must be a token id, not {2**31}", GenerationConfig, **{name: 2**31})
+    refused(f"{name} must be a token id, not a number of thousands of digits", GenerationConfig, **{name: 10**5000})
+
+
+def test_numbers_that_python_does_not_write_out_are_refused_as_others_are():
+    for name, rule in (("seed", "at least 0"), ("top_logprobs", "from 0 to 20"), ("top_k", "at least 0")):
+        message = f"{name} must be {rule}, not a number of thousands of digits"
+        refused(message, GenerationConfig, **{name: -(10**5000)})
+    message = "temperature must be a finite number, not a number of thousands of digits"
+    refused(message, GenerationConfig, temperature=10**5000)

@@ -106,3 +106,11 @@ def test_no_two_groups_of_one_beam_take_a_token_at_once_where_that_costs_too_muc
     _, (answers,) = searched(logits, [[1, 2]], max_new_tokens=8, **call)
     for tokens in zip(*(answer.tokens for answer in answers), strict=True):
         assert len(set(tokens)) == 4
+
+
+def test_the_largest_penalty_and_token_ids_leave_every_beam_a_token():
+    values = {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1e30, "max_new_tokens": 3}
+    for far in (2**31 - 1, VOCABULARY):
+        _, (answers,) = searched(random_table(VOCABULARY, 3), [[1]], eos_token_id=far, pad_token_id=far, **values)
+        assert [len(answer.tokens) for answer in answers] == [3]
+        assert all(np.isfinite(answer.score) for answer in answers)

@@ -9,7 +9,7 @@ from support.logit_vectors import generated_logits, small_logits
 
 from edgelm.config import GenerationConfig
 from edgelm.errors import NumericError
-from edgelm.generation.default_processors import default_warpers
+from edgelm.generation.default_processors import default_processors, default_warpers
 from edgelm.generation.logits_processors import NO_IDS, compose
 from edgelm.generation.sampling import draw, make_narrower, make_sampler
 
@@ -213,3 +213,21 @@ def test_samplers_leave_the_logits_alone(config):
 def test_no_setting_of_the_range_breaks_a_draw(logits, temperature, top_p):
     token = make_sampler(sampling(seed=0, temperature=temperature, top_p=top_p))(logits)
     assert np.isfinite(logits[token])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        *({name: 1e30} for name in ("temperature", "presence_penalty", "frequency_penalty", "guidance_scale")),
+        *({name: -1e30} for name in ("presence_penalty", "frequency_penalty")),
+        *({name: bound} for name in ("repetition_penalty", "encoder_repetition_penalty") for bound in (1e-30, 1e30)),
+    ],
+    ids=str,
+)
+def test_tokens_that_may_not_come_do_not_at_any_bound_of_the_settings(values):
+    config = sampling(suppress_tokens=(0, 5), **values)
+    process = compose(default_processors(config, prompt_length=1, limit=9, source=np.array([1, 5]), vocab_size=8))
+    logits = process(np.array([1, 2, 5, 0]), np.linspace(-30, 30, 8, dtype=np.float32))
+    assert not np.isnan(logits).any()
+    for seed in range(50):
+        assert make_sampler(config.updated(seed=seed))(logits) not in (0, 5)
