@@ -74,7 +74,7 @@ def load_encoder(
         context_limit=context_limit,
         memory_check=memory_check,
     )
-    return EncoderModel(find_bundle(model, variant), runtime)
+    return EncoderModel(find_bundle(model, variant, runtime), runtime)
 
 
 class EncoderModel(LoadedModel):

@@ -96,7 +96,7 @@ def load(
         context_limit=context_limit,
         memory_check=memory_check,
     )
-    bundle = find_bundle(model, variant)
+    bundle = find_bundle(model, variant, runtime)
     if draft is None or isinstance(draft, LanguageModel):
         return LanguageModel(bundle, runtime, draft=draft)
     return _load_with_draft(bundle, runtime, draft)
@@ -104,7 +104,7 @@ def load(
 
 def _load_with_draft(bundle: Bundle, runtime: RuntimeConfig, draft: str | os.PathLike[str]) -> LanguageModel:
     beside = replace(runtime, context_length=None, preload_text=False)
-    opened = LanguageModel(find_bundle(draft, None), beside)
+    opened = LanguageModel(find_bundle(draft, None, beside), beside)
     try:
         return LanguageModel(bundle, runtime, draft=opened, closes_draft=True)
     except BaseException:

@@ -7,7 +7,6 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -17,8 +16,8 @@ from edgelm.bundle.bundle import Bundle, open_bundle
 from edgelm.bundle.home import stamps_folder
 from edgelm.bundle.store import Store
 from edgelm.config import RuntimeConfig
-from edgelm.errors import ConfigError, EdgeLMError, MemoryLimitError, ModelError
-from edgelm.runtime.fitting import LEAST_TOKENS, Beside, Fitting, Limit, fit_window, need_of, nothing_beside
+from edgelm.errors import ConfigError, EdgeLMError, ModelError
+from edgelm.runtime.fitting import Beside, nothing_beside
 from edgelm.runtime.kv_cache_types import check_kv_cache
 from edgelm.runtime.memory import Budget
 from edgelm.runtime.process_memory import ProcessMemory
@@ -29,18 +28,24 @@ if TYPE_CHECKING:
 SPECIAL_TOKENS_NAME = "special_tokens.json"
 
 
-def find_bundle(model: str | os.PathLike[str], variant: str | None) -> Bundle:
-    """Opens an installed model, or a folder; ``variant``: see ``load``.
+def find_bundle(model: str | os.PathLike[str], variant: str | None, runtime: RuntimeConfig) -> Bundle:
+    """Opens an installed model, or a folder, to run it with the settings; ``variant``: see ``load``.
 
     Raises:
         ConfigError: ``model`` is neither a name nor a path.
         ModelNotFoundError: it is not installed; says how to get it.
         ModelError: the bundle is refused.
+        MemoryLimitError: it will not fit into memory, and would have to be hashed before that is told.
     """
     if not isinstance(model, (str, os.PathLike)):
         raise ConfigError(f"model must be a name or a folder, not {type(model).__name__}")
     folder = Path(model) if isinstance(model, os.PathLike) else Store().resolve(model)
-    return open_bundle(folder, stamps=stamps_folder(), variant=variant)
+    return open_bundle(
+        folder,
+        stamps=stamps_folder(),
+        variant=variant,
+        before_hashing=lambda manifest: ProcessMemory(runtime).fit(manifest),
+    )
 
 
 class LoadedModel(ABC):
@@ -100,25 +105,9 @@ class LoadedModel(ABC):
         asked = runtime or RuntimeConfig()
         check_kv_cache(self.bundle.manifest, asked.kv_cache)
         self._memory = ProcessMemory(asked, beside=beside(0))
-        self.fitting = self._fitting_of(asked, beside)
+        self.fitting = self._memory.fit(self.bundle.manifest, beside)
         self.runtime = self.fitting.runtime
         self.context_length = self.fitting.context_length
-
-    def _fitting_of(self, asked: RuntimeConfig, beside: Beside) -> Fitting:
-        """Where nobody set a limit, nothing is changed for the machine's sake: answers shall not depend on it."""
-        manifest = self.bundle.manifest
-        if self._memory.limited or asked.context_length == "auto":
-            return fit_window(manifest, asked, limit=self._memory.limit(), beside=beside)
-        fitting = fit_window(manifest, asked, limit=Limit())
-        least = need_of(manifest, fitting.runtime, min(LEAST_TOKENS, fitting.context_length))
-        try:
-            self.check_memory(replace(least, draft=beside(LEAST_TOKENS)))
-        except MemoryLimitError as error:
-            raise MemoryLimitError(
-                f"{error}; max_memory (--max-memory) has settings changed to fit, and memory_check=False "
-                "(--no-memory-check) loads it all the same"
-            ) from None
-        return fitting
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,13 +108,20 @@ class Bundle:
         return read_file(self.path(name).parent, name, limit=limit)
 
 
-def open_bundle(folder: Path, *, stamps: Path | None = None, variant: str | None = None) -> Bundle:
+def open_bundle(
+    folder: Path,
+    *,
+    stamps: Path | None = None,
+    variant: str | None = None,
+    before_hashing: Callable[[Manifest], object] | None = None,
+) -> Bundle:
     """Opens a bundle, or a folder of another tool, and checks all of it; nothing in it is executed.
 
     Args:
         folder: the bundle's folder.
         stamps: where to remember which files were hashed already (see ``integrity``); None: hash at every open.
         variant: which of the forms to open that a folder of another tool has; None: the best for this processor.
+        before_hashing: called with the manifest before files are hashed, which may take long; it may raise.
 
     Raises:
         ModelNotFoundError: there is no such folder.
@@ -131,7 +139,7 @@ def open_bundle(folder: Path, *, stamps: Path | None = None, variant: str | None
     if variant is not None:
         raise ConfigError(f"{folder} is a bundle, which has no variants; {variant!r:.80} was asked for")
     manifest = read_manifest(folder)
-    verify_files(folder, manifest, stamps=stamps)
+    verify_files(folder, manifest, stamps=stamps, before_hashing=before_hashing)
     checked = {name: check_graph(folder, name, manifest) for name in dict.fromkeys(manifest.graphs.values())}
     return Bundle(folder.absolute(), manifest, {role: checked[name] for role, name in manifest.graphs.items()})
 

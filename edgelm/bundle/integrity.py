@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ Stamp = dict[str, list[Any]]
 _DAMAGED = "the bundle is damaged: fetch or export it again"
 
 
-def verify_files(folder: Path, manifest: Manifest, *, stamps: Path | None) -> None:
+def verify_files(
+    folder: Path, manifest: Manifest, *, stamps: Path | None, before_hashing: Callable[[Manifest], object] | None = None
+) -> None:
     """Checks every file that the manifest lists; files that it does not list are never read.
 
     Args:
@@ -41,24 +44,27 @@ def verify_files(folder: Path, manifest: Manifest, *, stamps: Path | None) -> No
         manifest: its parsed ``edgelm.json``.
         stamps: where to remember what was hashed; None: hash every time. A folder that cannot be written is no
             error, and what cannot be read there is done again.
+        before_hashing: called with the manifest before a file is hashed, which may take long; it may raise.
 
     Raises:
         IntegrityError: a file is missing, no regular file, or of another size or SHA-256; gives both.
         ModelError: a file cannot be read.
+        Others: what ``before_hashing`` does.
     """
     statuses = check_sizes(folder, manifest)
     stamp_file = stamps / f"{_folder_key(folder)}.json" if stamps is not None else None
     known = _read_stamp(stamp_file) if stamp_file is not None else {}
-    fresh: Stamp = {}
+    stamped = {name: _stamp_of(statuses[name], entry) for name, entry in manifest.files.items()}
+    fresh: Stamp = {name: stamp for name, stamp in stamped.items() if known.get(name) == stamp}
+    if before_hashing is not None and len(fresh) < len(stamped):
+        before_hashing(manifest)
     for name, entry in manifest.files.items():
-        stamp = _stamp_of(statuses[name], entry)
-        if known.get(name) == stamp:
-            fresh[name] = stamp
+        if name in fresh:
             continue
         started = time.time_ns()
         _check_hash(folder, name, entry)
         if abs(started - statuses[name].st_mtime_ns) > _TICK_NS:
-            fresh[name] = stamp
+            fresh[name] = stamped[name]
     if stamp_file is not None and fresh != known:
         _write_stamp(stamp_file, fresh)
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from edgelm.bundle.manifest import Manifest
 from edgelm.config import RuntimeConfig
-from edgelm.runtime.fitting import Limit
+from edgelm.errors import MemoryLimitError
+from edgelm.runtime.fitting import LEAST_TOKENS, Beside, Fitting, Limit, fit_window, need_of, nothing_beside
 from edgelm.runtime.memory import INTERPRETER_AND_LIBRARIES, Budget
 from edgelm.runtime.usable_memory import resident_memory, usable_memory
 
@@ -12,11 +16,12 @@ class ProcessMemory:
     """What holds for one model.
 
     Args:
-        runtime: its ``max_memory`` and ``memory_check``.
+        runtime: its settings.
         beside: bytes that the process has already and that the model's own need counts: of a draft model.
     """
 
     def __init__(self, runtime: RuntimeConfig, *, beside: int = 0) -> None:
+        self._asked = runtime
         self._most = runtime.max_memory
         self._checks_machine = runtime.memory_check
         self._held = max(0, resident_memory() - INTERPRETER_AND_LIBRARIES - beside)
@@ -40,3 +45,26 @@ class ProcessMemory:
             MemoryLimitError: it is.
         """
         self.limit().check(need)
+
+    def fit(self, manifest: Manifest, beside: Beside = nothing_beside) -> Fitting:
+        """How the model is to be run; ``beside``: the bytes of a draft model.
+
+        Where nobody set a limit, nothing is changed for the machine's sake: answers shall not depend on it.
+
+        Raises:
+            ConfigError: the context window asked for is longer than the model's.
+            MemoryLimitError: it does not fit.
+        """
+        asked = self._asked
+        if self.limited or asked.context_length == "auto":
+            return fit_window(manifest, asked, limit=self.limit(), beside=beside)
+        fitting = fit_window(manifest, asked, limit=Limit())
+        least = need_of(manifest, fitting.runtime, min(LEAST_TOKENS, fitting.context_length))
+        try:
+            self.check(replace(least, draft=beside(LEAST_TOKENS)))
+        except MemoryLimitError as error:
+            raise MemoryLimitError(
+                f"{error}; max_memory (--max-memory) has settings changed to fit, and memory_check=False "
+                "(--no-memory-check) loads it all the same"
+            ) from None
+        return fitting

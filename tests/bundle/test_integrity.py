@@ -10,7 +10,7 @@ from edgelm.bundle import integrity
 from edgelm.bundle.integrity import verify_files
 from edgelm.bundle.manifest import MANIFEST_NAME, parse_manifest
 from edgelm.bundle.regular_file import open_file
-from edgelm.errors import IntegrityError
+from edgelm.errors import IntegrityError, MemoryLimitError
 
 LONG_AGO = 1_000_000_000
 
@@ -230,3 +230,19 @@ def test_a_bundle_sealed_anew_is_right_again(folder: Path, stamps: Path) -> None
     verify(folder, stamps)
     flip_bit(folder / WEIGHTS_NAME)
     verify(seal(folder), stamps)
+
+
+def test_whoever_asks_is_told_before_a_file_is_hashed(folder: Path, stamps: Path, hashed: list[str]) -> None:
+    manifest = parse_manifest((folder / MANIFEST_NAME).read_bytes())
+
+    def refuse(told: object) -> None:
+        assert told is manifest
+        assert hashed == []
+        raise MemoryLimitError("too large")
+
+    with pytest.raises(MemoryLimitError, match="too large"):
+        verify_files(folder, manifest, stamps=stamps, before_hashing=refuse)
+    assert hashed == []
+    verify(folder, stamps)
+    assert sorted(hashed) == all_names(folder)
+    verify_files(folder, manifest, stamps=stamps, before_hashing=refuse)  # nothing is hashed, and nobody asked

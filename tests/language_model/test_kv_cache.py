@@ -120,4 +120,4 @@ def test_bundles_without_scales_and_encoders_are_refused(load, folders, tmp_path
         load("tiny", kv_cache="int8")
     encoder: Path = write_encoder_bundle(tmp_path / "encoder")
     with pytest.raises(UnsupportedModelError, match="for decoder-only models, and it is an encoder"):
-        EncoderModel(find_bundle(encoder, None), RuntimeConfig(kv_cache="int8"))
+        EncoderModel(find_bundle(encoder, None, RuntimeConfig()), RuntimeConfig(kv_cache="int8"))
