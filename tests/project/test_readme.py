@@ -69,6 +69,11 @@ def test_every_decoder_is_in_the_table() -> None:
     assert first_cells(section("Models"))[: len(decoders)] == decoders
 
 
+def test_what_is_read_of_gguf_files_is_in_a_table_of_its_own() -> None:
+    tables = re.findall(r"^[^|\n]+:\n\n(?:\|.*\n)+", section("Models"), re.MULTILINE)
+    assert first_cells("".join(table for table in tables if "GGUF" in table)) == list(LLAMA)
+
+
 def test_every_encoder_decoder_is_in_the_table() -> None:
     expected = [*T5, *BART]
     assert [name for name in first_cells(section("Models")) if name in expected] == expected
