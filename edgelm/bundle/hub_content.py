@@ -34,17 +34,18 @@ def check_content(snapshot: Path, files: Mapping[str, ListedFile], uri: str, pro
         IntegrityError: one is; names it and both hashes.
         StorageError: one cannot be read.
     """
+    repository = snapshot.parents[1].resolve()  # the cache has REPOSITORY/snapshots/COMMIT
     present = {snapshot / name: listed for name, listed in files.items() if (snapshot / name).is_file()}
     with transfer(progress, "checking what came", sum(listed.size or 0 for listed in present.values())):
         for path, listed in present.items():
             try:
-                _check_file(path, listed, f"{path.relative_to(snapshot)} of {uri}")
+                _check_file(path, listed, f"{path.relative_to(snapshot)} of {uri}", repository)
             except OSError as error:
                 raise storage_error(error, path) from error
             progress.advance(listed.size or 0)
 
 
-def _check_file(path: Path, listed: ListedFile, what: str) -> None:
+def _check_file(path: Path, listed: ListedFile, what: str, repository: Path) -> None:
     if listed.sha256 is not None:
         kind, wanted, found = "SHA-256", listed.sha256.lower(), sha256_of(path)
     elif listed.git_hash is not None:
@@ -52,12 +53,18 @@ def _check_file(path: Path, listed: ListedFile, what: str) -> None:
     else:
         return
     if found != wanted:
-        remove_tree(path.resolve())
-        remove_tree(path)
+        _remove(path, repository)
         raise IntegrityError(
             f"{what} came with the {kind} {found}, not the {wanted} that the hub lists; "
             "it was removed from the hub's cache: fetch it again"
         )
+
+
+def _remove(path: Path, repository: Path) -> None:
+    """Removes a file, and the blob that it links to; nothing that lies outside the repository's folder."""
+    for found in (path.resolve(), path.parent.resolve() / path.name):
+        if found.is_relative_to(repository):
+            remove_tree(found)
 
 
 def git_hash_of(path: Path) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 from edgelm.bundle.fetched import Fetched
 from edgelm.bundle.files import is_storage_error, storage_error, tree_size
 from edgelm.bundle.hub_content import ListedFile, check_content
+from edgelm.bundle.names import path_fault
 from edgelm.bundle.progress import Progress, transfer, watching
 from edgelm.bundle.sources import HubSource
 from edgelm.errors import (
@@ -117,6 +118,10 @@ def _listed(hub: ModuleType, source: HubSource) -> tuple[str, dict[str, ListedFi
         for file in info.siblings or ()
     }
     wanted = {name: files[name] for name in files if _matches(name, _ALLOW) and not _matches(name, _IGNORE)}
+    for name in wanted:
+        fault = path_fault(name)
+        if fault is not None:
+            raise DownloadError(f"{source.uri} lists the file {name!r:.200}, whose name {fault}")
     if not any(_matches(name, (_WEIGHTS,)) for name in wanted):
         raise UnsupportedModelError(_no_weights(source, files))
     return info.sha, wanted

@@ -246,6 +246,21 @@ def test_content_that_is_not_what_the_hub_lists_is_refused_and_not_kept(client: 
     assert (Path(outcome["path"]) / name).read_bytes() == MODEL[name]
 
 
+@pytest.mark.parametrize(
+    "name", ["1_x/../../../../../../precious.json", "/precious.json", "C:precious.json", "1_x//a.txt"]
+)
+def test_a_name_that_leads_out_of_the_cache_is_refused(client: Client, tmp_path: Path, name: str) -> None:
+    precious = tmp_path / "precious.json"
+    precious.write_bytes(b"{}")
+    client.hub.repos["org/name"] = Repo(MODEL)
+    client.hub.claims[name] = 2
+    outcome = client.one("hf:org/name")
+    assert outcome["error"][0] == "DownloadError"
+    assert f"hf:org/name lists the file {name!r}, whose name " in outcome["message"]
+    assert client.hub.downloaded() == []
+    assert precious.exists()
+
+
 def test_a_branch_that_moves_on_meanwhile_is_checked_by_what_it_has_become(client: Client) -> None:
     newer = Repo({**MODEL, "config.json": b'{"newer": 1}'})
     client.hub.repos["org/name"], client.hub.moves["org/name"] = Repo(MODEL), newer

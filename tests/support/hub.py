@@ -53,7 +53,8 @@ class Hub:
     500 to everything; ``changed``: file name → what is served in the place of the content that is listed; ``foreign``:
     answers that are not the hub's, one for each next request, as a hotel's network has;
     ``anonymous_401``: a missing repository is answered as the hub answers those without a token; ``moves``: name of a
-    repository → what it becomes as soon as it was listed.
+    repository → what it becomes as soon as it was listed; ``claims``: file name → size of what every repository lists
+    beside what it has.
     """
 
     repos: dict[str, Repo] = field(default_factory=dict)
@@ -63,6 +64,7 @@ class Hub:
     foreign: list[bytes] = field(default_factory=list)
     anonymous_401: bool = False
     moves: dict[str, Repo] = field(default_factory=dict)
+    claims: dict[str, int] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     url: str = ""
 
@@ -122,7 +124,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         if path.startswith("/api/"):
             self.served.repos[match["repo"]] = self.served.moves.pop(match["repo"], repo)
-            return self._json(_tree(repo) if match["kind"] == "tree" else _info(match["repo"], repo))
+            info = _info(match["repo"], repo, self.served.claims)
+            return self._json(_tree(repo) if match["kind"] == "tree" else info)
         if repo.gated and self.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self._error(401, "GatedRepo", f"Access to model {match['repo']} is restricted.")
         return self._file(repo, match["name"])
@@ -165,8 +168,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
 
-def _info(name: str, repo: Repo) -> dict[str, object]:
+def _info(name: str, repo: Repo, claims: Mapping[str, int]) -> dict[str, object]:
     files = [_sibling(file, data) for file, data in repo.files.items()]
+    files += [{"rfilename": file, "size": size, "blobId": "0" * 40} for file, size in claims.items()]
     return {"id": name, "modelId": name, "sha": repo.commit, "siblings": files, "private": False, "tags": []}
 
 

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgelm.bundle.hub_content import ListedFile, check_content
+from edgelm.bundle.progress import NoProgress
+from edgelm.errors import IntegrityError
+
+OTHER = "0" * 40
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository's folder in a hub's cache, behind a link."""
+    (tmp_path / "disk/models--org--name/blobs").mkdir(parents=True)
+    (tmp_path / "disk/models--org--name/snapshots/commit").mkdir(parents=True)
+    (tmp_path / "hub").symlink_to(tmp_path / "disk")
+    return tmp_path / "hub/models--org--name"
+
+
+def refused(repository: Path, name: str) -> None:
+    with pytest.raises(IntegrityError, match=f"{name} of hf:org/name .* it was removed"):
+        check_content(repository / "snapshots/commit", {name: ListedFile(1, None, OTHER)}, "hf:org/name", NoProgress())
+
+
+def test_a_file_is_removed_with_its_blob(repository: Path) -> None:
+    (repository / "blobs/a").write_bytes(b"x")
+    (repository / "snapshots/commit/config.json").symlink_to("../../blobs/a")
+    refused(repository, "config.json")
+    assert [path for path in repository.rglob("*") if not path.is_dir()] == []
+
+
+def test_a_file_without_a_blob_is_removed(repository: Path) -> None:
+    (repository / "snapshots/commit/config.json").write_bytes(b"x")
+    refused(repository, "config.json")
+    assert [path for path in repository.rglob("*") if not path.is_dir()] == []
+
+
+@pytest.mark.parametrize("linked", ["1_x/config.json", "1_x"])
+def test_what_lies_outside_the_repositorys_folder_stays(repository: Path, tmp_path: Path, linked: str) -> None:
+    own = tmp_path / "own/1_x/config.json"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"x")
+    link = repository / "snapshots/commit" / linked
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(tmp_path / "own" / linked)
+    refused(repository, "1_x/config.json")
+    assert own.read_bytes() == b"x"
