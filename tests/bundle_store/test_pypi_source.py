@@ -287,6 +287,14 @@ def test_a_folder_with_the_same_name_twice_is_refused(brought: Path) -> None:
         fetch(FOLDER)
 
 
+@pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a"), ("A", "a/b/c"), ("a/b/c", "a/B")])
+def test_a_file_that_is_another_ones_folder_is_refused(brought: Path, home: Path, names: tuple[str, str]) -> None:
+    write_wheel(brought, "tiny_model", "1.0", {FOLDER.member + name: b"x" for name in names})
+    with pytest.raises(IntegrityError, match=r"tiny_model 1\.0 has '(a|A|a/b|a/B)' as a file and as a folder"):
+        fetch(FOLDER)
+    assert list((home / "downloads").iterdir()) == []
+
+
 def test_a_folder_that_is_not_there(brought: Path) -> None:
     write_wheel(brought, "tiny_model", "1.0", FILES)
     with pytest.raises(IntegrityError, match=r"has 0 files in 'tiny_model/en pt/'"):
