@@ -89,9 +89,9 @@ def remove_tree(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def tree_size(path: Path) -> int:
-    """Bytes of all files in a folder; links count as themselves, what vanishes meanwhile as nothing."""
-    return sum(_file_sizes(path))
+def tree_size(path: Path, suffix: str = "") -> int:
+    """Bytes of a folder's files whose names end so; links count as themselves, what vanishes meanwhile as nothing."""
+    return sum(_file_sizes(path, suffix))
 
 
 def largest_file(path: Path) -> int:
@@ -149,9 +149,9 @@ def sha256_of_folder(path: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _file_sizes(root: Path) -> Iterator[int]:
+def _file_sizes(root: Path, suffix: str = "") -> Iterator[int]:
     for folder, _, names in os.walk(root):
-        for name in names:
+        for name in (name for name in names if name.endswith(suffix)):
             with contextlib.suppress(OSError):
                 yield (Path(folder) / name).lstat().st_size
 

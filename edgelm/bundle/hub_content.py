@@ -1,4 +1,7 @@
-"""Whether downloaded files are those that the hub lists, by its hashes: its client library compares sizes only."""
+"""What is in the hub's cache: how much is still to come, and whether it is what the hub lists, by its hashes.
+
+Its client library compares sizes only. The cache has REPOSITORY/snapshots/COMMIT, with links to REPOSITORY/blobs.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgelm.bundle.files import CHUNK_BYTES, remove_tree, sha256_of, storage_error
+from edgelm.bundle.files import CHUNK_BYTES, remove_tree, sha256_of, storage_error, tree_size
 from edgelm.bundle.progress import Progress, transfer
 from edgelm.errors import IntegrityError
 
@@ -27,6 +30,18 @@ class ListedFile:
     git_hash: str | None = None
 
 
+def bytes_to_come(repository: Path, commit: str, files: Mapping[str, ListedFile]) -> int:
+    """Bytes of the files that the cache does not have, in this revision or another; less what has begun to come."""
+    blobs, snapshot = repository / "blobs", repository / "snapshots" / commit
+    contents = {file.sha256 or file.git_hash or name: (name, file.size or 0) for name, file in files.items()}
+    missing = [
+        size
+        for blob, (name, size) in contents.items()
+        if not (blobs / blob).is_file() and not (snapshot / name).is_file()
+    ]
+    return max(sum(missing) - tree_size(blobs, ".incomplete"), 0)
+
+
 def check_content(snapshot: Path, files: Mapping[str, ListedFile], uri: str, progress: Progress) -> None:
     """Hashes all files of a snapshot that are listed with a hash; one that is another is removed from the hub's cache.
 
@@ -34,7 +49,7 @@ def check_content(snapshot: Path, files: Mapping[str, ListedFile], uri: str, pro
         IntegrityError: one is; names it and both hashes.
         StorageError: one cannot be read.
     """
-    repository = snapshot.parents[1].resolve()  # the cache has REPOSITORY/snapshots/COMMIT
+    repository = snapshot.parents[1].resolve()
     present = {snapshot / name: listed for name, listed in files.items() if (snapshot / name).is_file()}
     with transfer(progress, "checking what came", sum(listed.size or 0 for listed in present.values())):
         for path, listed in present.items():

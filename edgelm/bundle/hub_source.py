@@ -16,8 +16,8 @@ from types import ModuleType
 from typing import Any
 
 from edgelm.bundle.fetched import Fetched
-from edgelm.bundle.files import is_storage_error, storage_error, tree_size
-from edgelm.bundle.hub_content import ListedFile, check_content
+from edgelm.bundle.files import is_storage_error, make_folder, refuse_lack_of_room, storage_error, tree_size
+from edgelm.bundle.hub_content import ListedFile, bytes_to_come, check_content
 from edgelm.bundle.names import path_fault
 from edgelm.bundle.progress import Progress, transfer, watching
 from edgelm.bundle.sources import HubSource
@@ -60,12 +60,16 @@ def fetch_hub(source: HubSource, *, offline: bool, progress: Progress) -> Fetche
         commit, files = _listed(hub, source)
     except _UnreachableError as error:
         return _cached(hub, source, str(error))
-    blobs = Path(hub.constants.HF_HUB_CACHE) / f"models--{source.repo.replace('/', '--')}" / "blobs"
+    cache = Path(hub.constants.HF_HUB_CACHE)
+    repository = cache / f"models--{source.repo.replace('/', '--')}"
+    with _hub_errors(hub, source):
+        make_folder(cache)
+        refuse_lack_of_room(cache, bytes_to_come(repository, commit, files), f"downloading {source.repo}")
     with (
         _hub_errors(hub, source),
         _quiet_bars(hub),
         transfer(progress, f"downloading {source.repo}", _total(files)),
-        watching(lambda: tree_size(blobs), progress),
+        watching(lambda: tree_size(repository / "blobs"), progress),
     ):
         snapshot = _snapshot(hub, source, local_files_only=False)
     fetched = _pinned(source, snapshot)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edgelm.bundle.hub_content import ListedFile, check_content
+from edgelm.bundle.hub_content import ListedFile, bytes_to_come, check_content
 from edgelm.bundle.progress import NoProgress
 from edgelm.errors import IntegrityError
 
@@ -48,3 +48,19 @@ def test_what_lies_outside_the_repositorys_folder_stays(repository: Path, tmp_pa
     link.symlink_to(tmp_path / "own" / linked)
     refused(repository, "1_x/config.json")
     assert own.read_bytes() == b"x"
+
+
+def test_what_is_in_the_cache_or_has_begun_to_come_needs_no_room(repository: Path) -> None:
+    files = {"config.json": ListedFile(3, None, OTHER), "a.safetensors": ListedFile(1000, "1" * 64, "2" * 40)}
+    files |= {"b.safetensors": ListedFile(500, "3" * 64, "4" * 40), "unknown.json": ListedFile()}
+    assert bytes_to_come(repository / "missing", "commit", files) == 1503
+    assert bytes_to_come(repository, "commit", {**files, "the same as a": files["a.safetensors"]}) == 1503
+    (repository / "snapshots/commit/config.json").write_bytes(b"abc")
+    assert bytes_to_come(repository, "commit", files) == 1500
+    assert bytes_to_come(repository, "another", files) == 1503
+    (repository / "blobs" / ("3" * 64)).write_bytes(b"b")
+    assert bytes_to_come(repository, "commit", files) == 1000
+    (repository / "blobs" / f"{'1' * 64}.incomplete").write_bytes(bytes(400))
+    assert bytes_to_come(repository, "commit", files) == 600
+    (repository / "blobs" / "left behind.incomplete").write_bytes(bytes(700))
+    assert bytes_to_come(repository, "commit", files) == 0

@@ -188,6 +188,15 @@ def test_pickles_are_refused_before_anything_is_downloaded(client: Client) -> No
     assert client.hub.downloaded() == []
 
 
+def test_what_the_disk_cannot_hold_is_not_downloaded(client: Client) -> None:
+    client.hub.repos["org/name"] = Repo(MODEL)
+    client.hub.claims["model-2.safetensors"] = 10**18
+    outcome = client.one("hf:org/name")
+    assert outcome["error"][0] == "StorageError"
+    assert f"{client.home / 'hub'}: downloading org/name takes 1000000000001 MB, and " in outcome["message"]
+    assert client.hub.downloaded() == []
+
+
 def test_offline_asks_nothing(client: Client) -> None:
     client.hub.repos["org/name"] = Repo(MODEL)
     outcome = client.one("hf:org/name", offline=True)
