@@ -17,7 +17,7 @@ from typing import Any
 
 from edgelm.bundle.fetched import Fetched
 from edgelm.bundle.files import is_storage_error, make_folder, refuse_lack_of_room, storage_error, tree_size
-from edgelm.bundle.hub_content import ListedFile, bytes_to_come, check_content
+from edgelm.bundle.hub_content import ListedFile, bytes_to_come, check_cached, check_content
 from edgelm.bundle.names import path_fault
 from edgelm.bundle.progress import Progress, transfer, watching
 from edgelm.bundle.sources import HubSource
@@ -55,11 +55,11 @@ def fetch_hub(source: HubSource, *, offline: bool, progress: Progress) -> Fetche
     """The repository's snapshot at a commit, from the hub's cache or downloaded; for the errors see ``fetch``."""
     hub = _import_hub()
     if offline or hub.constants.HF_HUB_OFFLINE:
-        return _cached(hub, source, "downloading is switched off (offline)")
+        return _cached(hub, source, "downloading is switched off (offline)", progress)
     try:
         commit, files = _listed(hub, source)
     except _UnreachableError as error:
-        return _cached(hub, source, str(error))
+        return _cached(hub, source, str(error), progress)
     cache = Path(hub.constants.HF_HUB_CACHE)
     repository = cache / f"models--{source.repo.replace('/', '--')}"
     with _hub_errors(hub, source):
@@ -121,7 +121,7 @@ def _listed(hub: ModuleType, source: HubSource) -> tuple[str, dict[str, ListedFi
         file.rfilename: ListedFile(file.size, None if file.lfs is None else file.lfs.sha256, file.blob_id)
         for file in info.siblings or ()
     }
-    wanted = {name: files[name] for name in files if _matches(name, _ALLOW) and not _matches(name, _IGNORE)}
+    wanted = {name: files[name] for name in files if _is_wanted(name)}
     for name in wanted:
         fault = path_fault(name)
         if fault is not None:
@@ -145,6 +145,10 @@ def _no_weights(source: HubSource, names: Iterable[str]) -> str:
     return f"{source.uri} has no weights in safetensors"
 
 
+def _is_wanted(name: str) -> bool:
+    return _matches(name, _ALLOW) and not _matches(name, _IGNORE)
+
+
 def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
@@ -160,7 +164,7 @@ def _snapshot(hub: ModuleType, source: HubSource, *, local_files_only: bool) -> 
     return Path(folder)
 
 
-def _cached(hub: ModuleType, source: HubSource, why: str) -> Fetched:
+def _cached(hub: ModuleType, source: HubSource, why: str, progress: Progress) -> Fetched:
     """The snapshot in the hub's cache; ``why`` says why nothing can be downloaded."""
     try:
         with _hub_errors(hub, source):
@@ -169,6 +173,8 @@ def _cached(hub: ModuleType, source: HubSource, why: str) -> Fetched:
         raise DownloadError(f"{source.uri} is not in the hub's cache, and {why}") from error
     if not _is_whole(snapshot):
         raise DownloadError(f"{source.uri} is only partly in the hub's cache, and {why}")
+    present = (path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file())
+    check_cached(snapshot, filter(_is_wanted, present), source.uri, progress)
     return _pinned(source, snapshot)
 
 

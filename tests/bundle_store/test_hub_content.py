@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
-from edgelm.bundle.hub_content import ListedFile, bytes_to_come, check_content
+from edgelm.bundle.hub_content import ListedFile, bytes_to_come, check_cached, check_content
 from edgelm.bundle.progress import NoProgress
 from edgelm.errors import IntegrityError
 
@@ -64,3 +65,16 @@ def test_what_is_in_the_cache_or_has_begun_to_come_needs_no_room(repository: Pat
     assert bytes_to_come(repository, "commit", files) == 600
     (repository / "blobs" / "left behind.incomplete").write_bytes(bytes(700))
     assert bytes_to_come(repository, "commit", files) == 0
+
+
+@pytest.mark.parametrize("blob", [hashlib.sha1(b"x").hexdigest(), hashlib.md5(b"y").hexdigest(), "a-12"])
+def test_blobs_with_names_of_another_kind_are_taken(repository: Path, blob: str) -> None:
+    (repository / "blobs" / blob).write_bytes(b"x")
+    (repository / "snapshots/commit/config.json").symlink_to(f"../../blobs/{blob}")
+    check_cached(repository / "snapshots/commit", ["config.json"], "hf:org/name", NoProgress())
+
+
+def test_files_without_blobs_are_taken(repository: Path) -> None:
+    (repository / "snapshots/commit/config.json").write_bytes(b"x")
+    (repository / "snapshots/commit" / OTHER).write_bytes(b"x")
+    check_cached(repository / "snapshots/commit", ["config.json", OTHER], "hf:org/name", NoProgress())

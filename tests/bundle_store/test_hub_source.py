@@ -249,8 +249,20 @@ def test_content_that_is_not_what_the_hub_lists_is_refused_and_not_kept(client: 
     client.hub.changed[name] = altered(MODEL[name])
     outcome = client.one("hf:org/name")
     assert "IntegrityError" in outcome["error"]
-    assert f"{name} of hf:org/name came with the {kind} " in outcome["message"]
+    assert f"{name} of hf:org/name has the {kind} " in outcome["message"]
     client.hub.changed.clear()
+    outcome = client.one("hf:org/name")
+    assert (Path(outcome["path"]) / name).read_bytes() == MODEL[name]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("model.safetensors", "SHA-256"), ("config.json", "git hash")])
+def test_what_rotted_in_the_cache_is_refused_without_a_network_too(client: Client, name: str, kind: str) -> None:
+    client.hub.repos["org/name"] = Repo({**MODEL, "README.md": b"x"})
+    folder = Path(client.one("hf:org/name")["path"])
+    (folder / name).write_bytes(altered(MODEL[name]))
+    outcome = client.one("hf:org/name", offline=True)
+    assert "IntegrityError" in outcome["error"]
+    assert f"{name} of hf:org/name has the {kind} " in outcome["message"]
     outcome = client.one("hf:org/name")
     assert (Path(outcome["path"]) / name).read_bytes() == MODEL[name]
 

@@ -140,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {first}-{len(data) - 1}/{len(data)}")
         self.send_header("Content-Length", str(len(data) - first))
         self.send_header("Accept-Ranges", "bytes")
-        self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
+        self.send_header("ETag", f'"{_etag(name, repo.files.get(name, data))}"')
         self.send_header("X-Repo-Commit", repo.commit)
         self.end_headers()
         if self.command == "HEAD":
@@ -177,10 +177,18 @@ def _info(name: str, repo: Repo, claims: Mapping[str, int]) -> dict[str, object]
 def _sibling(name: str, data: bytes) -> dict[str, object]:
     """As the hub lists a file: weights lie in its store of large files."""
     facts: dict[str, object] = {"rfilename": name, "size": len(data)}
-    facts["blobId"] = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    facts["blobId"] = _git_hash(data)
     if name.endswith(".safetensors"):
-        facts["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+        facts["lfs"] = {"sha256": _etag(name, data), "size": len(data), "pointerSize": 134}
     return facts
+
+
+def _etag(name: str, data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest() if name.endswith(".safetensors") else _git_hash(data)
+
+
+def _git_hash(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 def _tree(repo: Repo) -> list[dict[str, object]]:
