@@ -65,8 +65,8 @@ def command(
     """Translate a text of any length.
 
     TEXT may also come from a file, or on standard input (-, or no text and a pipe). It is translated sentence by
-    sentence; spaces, line breaks and empty lines stay. CODE is a language's, such as pt or pt-BR, or the model's own
-    name for it (por_Latn).
+    sentence; spaces, line breaks and empty lines stay. CODE is a language's, such as pt or pt-BR, its English
+    name, or the model's own for it (por_Latn).
     """
     refuse_unseen_logprobs(generation, "edgelm run --json")
     given = read_prompt(text, None, file, what="text", keep_end=True)

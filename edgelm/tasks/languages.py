@@ -1,6 +1,6 @@
 """How translation models are told their languages: prefixes, tokens around the source, the first token of the answer.
 
-Users name languages by their codes (``pt``, ``pt-BR``) or by the model's own names for them (``por_Latn``, ``pt_XX``).
+Users name languages by their codes (``pt``, ``pt-BR``), in English, or as the model does (``por_Latn``, ``pt_XX``).
 Sources: transformers' tokenizers of T5, Marian, mBART, mBART-50, M2M100 and NLLB (4.57).
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from edgelm.bundle.bundle import Bundle
 from edgelm.errors import ConfigError
 from edgelm.tasks.task_settings import CONFIG_NAME, Suggestion, suggested
-from edgelm.text.language_codes import LANGUAGE_NAMES, base_language, three_letters
+from edgelm.text.language_codes import LANGUAGE_NAMES, base_language, codes_of, own_code
 from edgelm.text.tokenizer import Tokenizer
 
 _NLLB = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
@@ -95,8 +95,8 @@ def _one_pair(bundle: Bundle, tokenizer: Tokenizer, source: str | None, target: 
 def _target_token(tokenizer: Tokenizer, target: str | None) -> str | None:
     if target is None:
         return None
-    names = (target, base_language(target) or "", three_letters(target) or "")
-    return next((f">>{name}<<" for name in names if name and tokenizer.token_to_id(f">>{name}<<") is not None), None)
+    names = (target, *codes_of(target))
+    return next((f">>{name}<<" for name in names if tokenizer.token_to_id(f">>{name}<<") is not None), None)
 
 
 def _with_prompt(bundle: Bundle, source: str | None, target: str | None) -> LanguagePlan:
@@ -136,8 +136,7 @@ def language_token(code: str, tokens: Iterable[str]) -> str:
     known = list(tokens)
     if code in known:
         return code
-    names = {base_language(code), three_letters(code)}
-    found = [token for token in known if re.split("_", token.strip("_"), maxsplit=1)[0] in names]
+    found = [token for name in codes_of(code) for token in known if own_code(token) == name]
     if not found:
         raise _unknown(code, known)
     usual = [token for script in _USUAL_SCRIPTS for token in found if token.endswith(f"_{script}")]

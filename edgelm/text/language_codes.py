@@ -23,18 +23,28 @@ _THREE_OF = {two: three for two, three, _ in _ROWS}
 _TWO_OF = {three: two for two, three in _THREE_OF.items()}
 LANGUAGE_NAMES = {two: name for two, _, name in _ROWS}
 _SAME_AS = {"no": "nb", "iw": "he", "in": "id", "ger": "de", "fre": "fr", "dut": "nl", "chi": "zh", "cmn": "zh"}
+_CODE_OF_NAME = {name.casefold(): two for two, name in LANGUAGE_NAMES.items()}
+_CODE_OF_NAME |= {"norwegian bokmål": "nb", "norwegian nynorsk": "nn"}
 
 
 def base_language(code: str | None) -> str | None:
-    """The language of a code without its script and region: ``pt`` of ``pt-BR``, ``pt_XX`` and ``por_Latn``."""
+    """The language of a code or name without script and region: ``pt`` of ``pt-BR``, ``por_Latn``, ``Portuguese``."""
     if code is None:
         return None
-    base = re.split(r"[-_]", code.strip().strip("_").lower(), maxsplit=1)[0]
+    base = own_code(code)
     base = _TWO_OF.get(base, base)
     return _SAME_AS.get(base, base)
 
 
-def three_letters(code: str) -> str | None:
-    """The code of three letters of the same language; None where it is not known."""
+def own_code(code: str) -> str:
+    """A code without its script and region, of as many letters as it has; a name's is of two."""
+    named = _CODE_OF_NAME.get(code.strip().casefold())
+    return named or re.split(r"[-_]", code.strip().strip("_").lower(), maxsplit=1)[0]
+
+
+def codes_of(code: str) -> tuple[str, ...]:
+    """All codes of the same language, the one that was given first: models have one or the other."""
     base = base_language(code)
-    return None if base is None else _THREE_OF.get(base)
+    others = (other for other, same in _SAME_AS.items() if same == base)
+    codes = (own_code(code), base, _THREE_OF.get(base or ""), *others)
+    return tuple(dict.fromkeys(code for code in codes if code))

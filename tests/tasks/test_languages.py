@@ -12,7 +12,7 @@ from edgelm.bundle.bundle import Bundle, open_bundle
 from edgelm.bundle.manifest import Source
 from edgelm.errors import ConfigError
 from edgelm.tasks.languages import LanguagePlan, language_plan, language_token
-from edgelm.text.language_codes import LANGUAGE_NAMES, base_language, three_letters
+from edgelm.text.language_codes import LANGUAGE_NAMES, base_language, codes_of
 from edgelm.text.tokenizer import Tokenizer
 from edgelm_tools.export import export
 
@@ -20,6 +20,28 @@ NLLB = ["eng_Latn", "por_Latn", "zho_Hans", "zho_Hant", "srp_Cyrl", "arb_Arab"]
 M2M = ["__en__", "__pt__", "__zh__"]
 MBART25 = ["en_XX", "ro_RO", "zh_CN"]
 MBART50 = [*MBART25, "pt_XX"]
+# All of the models' own, from transformers' tokenizers of M2M100 and mBART-50.
+_M2M100 = """
+af am ar ast az ba be bg bn br bs ca ceb cs cy da de el en es et fa ff fi fr fy ga gd gl gu ha he hi hr ht hu hy id ig
+ilo is it ja jv ka kk km kn ko lb lg ln lo lt lv mg mk ml mn mr ms my ne nl no ns oc or pa pl ps pt ro ru sd si sk sl
+so sq sr ss su sv sw ta th tl tn tr uk ur uz vi wo xh yi yo zh zu
+"""
+_MBART_50 = """
+ar_AR cs_CZ de_DE en_XX es_XX et_EE fi_FI fr_XX gu_IN hi_IN it_IT ja_XX kk_KZ ko_KR lt_LT lv_LV my_MM ne_NP nl_XX ro_RO
+ru_RU si_LK tr_TR vi_VN zh_CN af_ZA az_AZ bn_IN fa_IR he_IL hr_HR id_ID ka_GE km_KH mk_MK ml_IN mn_MN mr_IN pl_PL ps_AF
+pt_XX sv_SE sw_KE ta_IN te_IN th_TH tl_XX uk_UA ur_PK xh_ZA gl_ES sl_SI
+"""
+# Of NLLB's 202, those that have a code of two letters here, and some that have none.
+_NLLB_LARGE = """
+afr_Latn als_Latn amh_Ethi arb_Arab arz_Arab azj_Latn bel_Cyrl ben_Beng bos_Latn bul_Cyrl cat_Latn ceb_Latn ces_Latn
+cym_Latn dan_Latn deu_Latn ell_Grek eng_Latn epo_Latn est_Latn eus_Latn fin_Latn fra_Latn gle_Latn glg_Latn guj_Gujr
+heb_Hebr hin_Deva hrv_Latn hun_Latn hye_Armn ilo_Latn ind_Latn isl_Latn ita_Latn jpn_Jpan kan_Knda kat_Geor kaz_Cyrl
+khk_Cyrl khm_Khmr kor_Hang lit_Latn lvs_Latn mal_Mlym mar_Deva mkd_Cyrl mlt_Latn mya_Mymr nld_Latn nno_Latn nob_Latn
+npi_Deva pan_Guru pes_Arab pol_Latn por_Latn ron_Latn rus_Cyrl sin_Sinh slk_Latn slv_Latn spa_Latn srp_Cyrl swe_Latn
+swh_Latn tam_Taml tel_Telu tgl_Latn tha_Thai tur_Latn ukr_Cyrl urd_Arab uzn_Latn vie_Latn yue_Hant zho_Hans zho_Hant
+zsm_Latn zul_Latn
+"""
+M2M100, MBART_50, NLLB_LARGE = _M2M100.split(), _MBART_50.split(), _NLLB_LARGE.split()
 END = 0
 
 
@@ -101,9 +123,55 @@ def test_unknown_languages_are_refused_with_near_ones() -> None:
         language_token("poq_Latn", NLLB)
 
 
+@pytest.mark.parametrize(
+    ("known", "tokens"),
+    [(M2M100, [f"__{code}__" for code in M2M100]), ([name[:2] for name in MBART_50], MBART_50)],
+    ids=["m2m100", "mbart-50"],
+)
+def test_every_language_is_found_by_its_code_and_its_models_name_for_it(known: list[str], tokens: list[str]) -> None:
+    assert len(tokens) in (100, 52)
+    for code, token in zip(known, tokens, strict=True):
+        assert language_token(code, tokens) == language_token(token, tokens) == token
+        if code in LANGUAGE_NAMES:
+            assert language_token(LANGUAGE_NAMES[code], tokens) == token
+
+
+def test_every_language_of_the_table_is_found_in_nllb() -> None:
+    found = {code: language_token(code, NLLB_LARGE) for code in LANGUAGE_NAMES}
+    assert len(set(found.values())) == len(LANGUAGE_NAMES)
+    assert {code: found[code] for code in ("ar", "nb", "nn", "zh")} == {
+        "ar": "arb_Arab",
+        "nb": "nob_Latn",
+        "nn": "nno_Latn",
+        "zh": "zho_Hans",
+    }
+    for code, token in found.items():
+        assert token in (language_token(LANGUAGE_NAMES[code].upper(), NLLB_LARGE), "zho_Hans")
+    for token in NLLB_LARGE:
+        assert language_token(token, NLLB_LARGE) == token
+
+
+@pytest.mark.parametrize("name", ["no", "nb", "NO", "nb-NO", "nob", "nob_Latn", "Norwegian", "norwegian bokmål"])
+def test_norwegian_has_one_code_or_another(bundle: Bundle, name: str) -> None:
+    assert language_token(name, [f"__{code}__" for code in M2M100]) == "__no__"
+    assert language_token(name, NLLB_LARGE) == "nob_Latn"
+    assert base_language(name) == "nb"
+    for piece in (">>no<<", ">>nb<<", ">>nob<<"):
+        assert plan(bundle, "marian", [], "en", name, pieces=(piece,)).prompt == f"{piece} "
+
+
+def test_where_a_model_has_both_codes_of_a_language_the_given_one_is_taken() -> None:
+    for code in ("no", "nb"):
+        assert language_token(code, ["__nb__", "__no__", "__en__"]) == f"__{code}__"
+
+
 def test_codes_of_two_letters_and_of_three_are_of_the_same_languages() -> None:
     for code in LANGUAGE_NAMES:
-        three = three_letters(code)
-        assert three is not None
+        assert codes_of(code)[0] == code
+        three = codes_of(code)[1]
+        assert len(three) == 3
         assert base_language(three) == code
+        assert codes_of(three)[:2] == (three, code)
+    assert codes_of("cmn") == ("cmn", "zh", "zho", "chi")
+    assert codes_of("xyz_Latn") == ("xyz",)
     assert len(LANGUAGE_NAMES) > 70

@@ -76,7 +76,10 @@ def test_abbreviations_of_an_unknown_language_are_the_english_ones() -> None:
 
 @pytest.mark.parametrize(
     ("code", "language"),
-    [(None, None), ("pt", "pt"), ("pt-BR", "pt"), ("pt_XX", "pt"), ("por_Latn", "pt"), ("EN", "en"), ("xyz", "xyz")],
+    [
+        *((None, None), ("pt", "pt"), ("pt-BR", "pt"), ("pt_XX", "pt"), ("por_Latn", "pt"), ("EN", "en")),
+        *(("Portuguese", "pt"), ("xyz", "xyz")),
+    ],
 )
 def test_base_language(code: str | None, language: str | None) -> None:
     assert base_language(code) == language
