@@ -16,7 +16,7 @@ from edgelm.config import GenerationConfig
 from edgelm.errors import ContextLengthError, PromptError, UnsupportedModelError
 from edgelm.language_model import LanguageModel
 from edgelm.results import GenerationResult
-from edgelm.tasks.task_settings import has_limit, has_own_length, refuse_several, suggested
+from edgelm.tasks.task_settings import has_limit, has_own_length, own_limit, refuse_several, suggested
 from edgelm.text.packing import pack
 from edgelm.text.sentences import split_sentences
 
@@ -107,7 +107,7 @@ class Summarizer:
         self._prefix = own.prefix
         self._settings = _of_the_answer(own.under(settings)) if self._asks else own.under(settings)
         if not has_own_length(self._settings) and (self._asks or not has_limit(lm.generation_config)):
-            self._settings["max_new_tokens"] = MAX_NEW_TOKENS
+            self._settings["max_new_tokens"] = own_limit(MAX_NEW_TOKENS, self._settings, lm.generation_config)
 
     def summarize(self, text: str | Sequence[Turn], *, dialogue: bool | None = None) -> Summary:
         """Summarizes a text, or a dialogue.

@@ -63,6 +63,29 @@ def refuse_several(settings: Mapping[str, Any], what: str) -> None:
         raise ConfigError(f"num_return_sequences must be 1 for {what}, not {count!r:.80}")
 
 
+def base_config(settings: Mapping[str, Any], own: GenerationConfig) -> GenerationConfig:
+    """What a call's settings change: their ``generation_config``, or the model's ``own``."""
+    given = settings.get("generation_config")
+    return given if isinstance(given, GenerationConfig) else own
+
+
+def own_limit(tokens: int, settings: Mapping[str, Any], own: GenerationConfig) -> int:
+    """A task's own limit of new tokens, where the caller gave none: at least the fewest that an answer shall have.
+
+    Args:
+        tokens: the limit.
+        settings: of the call.
+        own: the model's own.
+
+    Raises:
+        ConfigError: the fewest are no number.
+    """
+    fewest = {name: value for name, value in settings.items() if name in _FEWEST_TOKENS}
+    config = base_config(settings, own).updated(max_new_tokens=None, max_length=None, **fewest)
+    # A whole sequence has at least one token before the answer.
+    return max(tokens, config.min_new_tokens or config.min_length - 1)
+
+
 def has_own_length(settings: Mapping[str, Any]) -> bool:
     """Whether a caller's settings, or their ``generation_config``, limit the answer."""
     config = settings.get("generation_config")

@@ -17,7 +17,7 @@ from edgelm.errors import ContextLengthError, UnsupportedModelError
 from edgelm.language_model import LanguageModel, available_cores
 from edgelm.results import GenerationResult
 from edgelm.tasks.languages import LanguagePlan, language_plan
-from edgelm.tasks.task_settings import has_own_length, refuse_several
+from edgelm.tasks.task_settings import base_config, has_own_length, own_limit, refuse_several
 from edgelm.text.language_codes import base_language
 from edgelm.text.packing import pack
 from edgelm.text.sentences import split_clauses, split_sentences
@@ -182,10 +182,10 @@ class Translator:
         settings = self.plan.suggestion.under({**self.plan.settings, **self._settings})
         if has_own_length(settings):
             return settings
-        own = (settings.get("generation_config") or self._lm.generation_config).new_tokens(
-            1
-        )  # the start token counts to max_length
-        limit = min(int(longest * LENGTH_FACTOR) + SPARE_TOKENS, self._lm.context_length - 1, own)
+        own = self._lm.generation_config
+        most = base_config(settings, own).new_tokens(1)  # the start token counts to max_length
+        limit = own_limit(min(int(longest * LENGTH_FACTOR) + SPARE_TOKENS, most), settings, own)
+        limit = min(limit, self._lm.context_length - 1)
         return {"max_new_tokens": limit, "max_length": None, **settings}
 
     def _joined(self, segments: Iterable[Segment], answers: dict[str, GenerationResult]) -> Translation:

@@ -14,6 +14,7 @@ from support.bundles import write_decoder_bundle
 from support.progress import RecordedProgress
 from support.scripted_bundle import write_scripted_bundle
 
+from edgelm.config import GenerationConfig
 from edgelm.errors import ConfigError, ContextLengthError, PromptError, UnsupportedModelError
 from edgelm.language_model import LanguageModel, load
 from edgelm.tasks.summarization import MAX_NEW_TOKENS, Summarizer, looks_like_dialogue
@@ -139,6 +140,17 @@ def test_what_cannot_be_summarized_is_refused(lm: LanguageModel, tmp_path: Path)
 
 def test_answers_have_a_limit_of_their_own(lm: LanguageModel) -> None:
     assert Summarizer(lm)._settings["max_new_tokens"] == MAX_NEW_TOKENS
+    assert Summarizer(lm, min_new_tokens=5)._settings["max_new_tokens"] == MAX_NEW_TOKENS
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"min_new_tokens": 300}, {"min_length": 300}, {"generation_config": GenerationConfig(min_length=300)}],
+    ids=",".join,
+)
+def test_a_summary_may_have_to_be_longer_than_that_limit(lm: LanguageModel, settings: dict[str, Any]) -> None:
+    answer = Summarizer(lm, **settings).summarize("It rains.").answers[-1]
+    assert (answer.usage.completion_tokens, answer.finish_reason) == (300, "length")
 
 
 def test_an_answer_without_a_limit_is_left_usual_room(lm: LanguageModel) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from edgelm.tasks.task_settings import Suggestion
+from edgelm.config import GenerationConfig
+from edgelm.errors import ConfigError
+from edgelm.tasks.task_settings import Suggestion, own_limit
 
 BEAMS = {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5, "early_stopping": True, "length_penalty": 2.0}
 SUGGESTION = Suggestion("summarize: ", {"max_length": 20, "min_length": 5, **BEAMS})
@@ -23,3 +25,27 @@ SUGGESTION = Suggestion("summarize: ", {"max_length": 20, "min_length": 5, **BEA
 )
 def test_a_callers_settings_come_on_top(given, expected):
     assert SUGGESTION.under(given) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "own", "expected"),
+    [
+        ({}, {}, 26),
+        ({"min_new_tokens": 9}, {}, 26),
+        ({"min_new_tokens": 40}, {"max_length": 30}, 40),
+        ({"min_length": 41}, {"max_new_tokens": 30}, 40),
+        ({"min_new_tokens": 40, "min_length": 60}, {}, 40),
+        ({}, {"min_new_tokens": 40}, 40),
+        ({"min_new_tokens": 30}, {"min_new_tokens": 40}, 30),
+        ({"min_length": 31}, {"min_new_tokens": 40}, 30),
+        ({"generation_config": GenerationConfig(min_new_tokens=30)}, {"min_new_tokens": 40}, 30),
+        ({"generation_config": GenerationConfig(min_new_tokens=30), "min_new_tokens": 40}, {}, 40),
+    ],
+)
+def test_a_tasks_own_limit_leaves_room_for_the_fewest_tokens(settings, own, expected):
+    assert own_limit(26, settings, GenerationConfig(**own)) == expected
+
+
+def test_the_fewest_tokens_are_a_number():
+    with pytest.raises(ConfigError, match="min_new_tokens must be an integer, not 'many'"):
+        own_limit(26, {"min_new_tokens": "many"}, GenerationConfig())

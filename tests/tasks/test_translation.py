@@ -87,6 +87,18 @@ def test_what_ended_at_the_limit_is_told(lm: edgelm.LanguageModel) -> None:
     assert made.as_dict()["usage"]["completion_tokens"] == 1
 
 
+def test_a_short_sentence_may_have_a_long_translation(lm: edgelm.LanguageModel) -> None:
+    config = edgelm.GenerationConfig(min_new_tokens=40)
+    for settings in ({"min_new_tokens": 40}, {"min_length": 41}, {"generation_config": config}):
+        assert Translator(lm, **settings).translate("a").completion_tokens == 40
+    most = lm.context_length - 1
+    assert Translator(lm, min_new_tokens=most).translate("a").completion_tokens == most
+    with pytest.raises(ConfigError, match=rf"min_new_tokens \({most + 1}\) is above max_new_tokens \({most}\)"):
+        Translator(lm, min_new_tokens=most + 1).translate("a")
+    with pytest.raises(ConfigError, match="generation_config must be a GenerationConfig, not dict"):
+        Translator(lm, generation_config={"min_new_tokens": 40}).translate("a")
+
+
 def test_other_languages_than_the_models_are_refused(lm: edgelm.LanguageModel) -> None:
     Translator(lm, source="en-GB", target="pt-BR")
     with pytest.raises(ConfigError, match="tiny translates from en, not from de"):
