@@ -16,6 +16,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
+from edgelm.bundle.manifest import MAX_VOCAB
 from edgelm.bundle.vocabulary.added_tokens import listed_tokens
 from edgelm.bundle.vocabulary.sentencepiece_files import read_sentencepiece
 from edgelm.bundle.vocabulary.special_roles import ANGLES, BRACKETS
@@ -24,7 +25,6 @@ from edgelm.errors import ModelError, UnsupportedModelError
 from edgelm_tools.checkpoint.strict_json import read_json_object, read_small_file
 
 MAX_VOCABULARY_BYTES = 64 * 2**20
-_MOST_IDS = 1 << 31
 # Of the small language in which templates are written.
 _TEMPLATE_SIGNS = re.compile(r"[\s:]|^\$")
 _MPNET = {**ANGLES, "unk_token": "[UNK]"}
@@ -124,8 +124,9 @@ def _byte_level(
 ) -> tokenizers.Tokenizer:
     path = folder / "vocab.json"
     vocabulary = read_json_object(path)
-    if not all(type(token_id) is int and 0 <= token_id < _MOST_IDS for token_id in vocabulary.values()):
-        raise ModelError(f"{path}: must map tokens to their ids, from 0 to {_MOST_IDS - 1}")
+    # The library writes a vocabulary id by id, up to the largest, and keeps a list of those that are not in use.
+    if not all(type(token_id) is int and 0 <= token_id < MAX_VOCAB for token_id in vocabulary.values()):
+        raise ModelError(f"{path}: must map tokens to their ids, from 0 to {MAX_VOCAB - 1}")
     tokenizer = tokenizers.Tokenizer(_bpe(vocabulary, folder / "merges.txt"))
     spaced = _flag(settings, "add_prefix_space")
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=spaced)
