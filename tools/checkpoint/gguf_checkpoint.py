@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgelm.bundle.manifest import MAX_HEAD_SIZE
 from edgelm.errors import ModelError, UnsupportedModelError
 from edgelm_tools.checkpoint.base import BlockQuantized, TextAssets
 from edgelm_tools.checkpoint.gguf_config import TOKEN_ROLES, build_config
@@ -49,7 +51,7 @@ class GGUFCheckpoint:
         tensors = self._gguf.tensors
         if self._gguf.metadata.integer("split.count", 1) > 1:
             raise UnsupportedModelError(f"{self.path}: one part of several; join them with llama-gguf-split --merge")
-        factors = {name: _numbers(self._read(tensors[name])) for name in ROPE_TENSORS if name in tensors}
+        factors = {name: self._rope_factors(name) for name in ROPE_TENSORS if name in tensors}
         self.config: dict[str, Any] = build_config(self._gguf.metadata, tensors, factors)
         self._architecture = self._gguf.metadata.text("general.architecture")
         layers = self.config["num_hidden_layers"]
@@ -158,6 +160,14 @@ class GGUFCheckpoint:
             raise ModelError(f"{self.path}: no tensor named {name!r:.120}")
         return self._names[name], self._gguf.tensors[self._names[name]]
 
+    def _rope_factors(self, name: str) -> list[float]:
+        """Plain numbers, in the shortest decimals of their float32; one for each pair of a head's values at most."""
+        stored = self._gguf.tensors[name]
+        count, most = math.prod(stored.shape), MAX_HEAD_SIZE // 2
+        if count > most:
+            raise ModelError(f"{self.path}: {name} has {count} factors; the largest heads take {most}")
+        return [float(str(value)) for value in self._read(stored).reshape(-1)]
+
     def _read(self, stored: StoredTensor) -> NDArray[np.float32]:
         """A new float32 array, as stored."""
         file = self._gguf.file
@@ -184,11 +194,6 @@ class GGUFCheckpoint:
         """Into how many heads its rows were permuted; None if they were not."""
         heads, kv_heads = self.config["num_attention_heads"], self.config["num_key_value_heads"]
         return permuted_heads(stored_name, self._architecture, heads, kv_heads)
-
-
-def _numbers(values: NDArray[np.float32]) -> list[float]:
-    """Plain numbers, in the shortest decimals of their float32."""
-    return [float(str(value)) for value in values.reshape(-1)]
 
 
 def _generation_config(metadata: Metadata, config: dict[str, Any]) -> dict[str, Any]:

@@ -211,6 +211,12 @@ def test_rope_factors_go_into_the_configuration(tmp_path: Path) -> None:
     assert set(checkpoint.names()) == set(NAMES)
 
 
+def test_more_rope_factors_than_any_head_takes_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GGUFCheckpoint, "_read", lambda *_: pytest.fail("was read"))
+    with pytest.raises(ModelError, match=r"rope_freqs\.weight has 2049 factors; the largest heads take 2048"):
+        opened(tmp_path, llama_tensors() | {"rope_freqs.weight": np.ones(2049, np.float32)})
+
+
 def test_text_assets(tmp_path: Path) -> None:
     changes = {
         "tokenizer.chat_template": "{{ messages }}",
