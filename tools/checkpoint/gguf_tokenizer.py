@@ -190,11 +190,13 @@ def merges_from_scores(vocabulary: _Vocabulary) -> list[tuple[str, str]]:
     """
     scores = vocabulary.scores()
     normal = {token: token_id for token, token_id in vocabulary.ids.items() if vocabulary.types[token_id] == NORMAL}
+    # A long token costs a copy of itself for each place where it is cut: only where both parts may be tokens.
+    lengths = {len(token) for token in normal}
     ranked = [
         (-scores[token_id], -cut, token[:cut], token[cut:])
         for token, token_id in normal.items()
         for cut in range(1, len(token))
-        if token[:cut] in normal and token[cut:] in normal
+        if cut in lengths and len(token) - cut in lengths and token[:cut] in normal and token[cut:] in normal
     ]
     ranked.sort(key=lambda merge: merge[:2])
     return [(left, right) for _, _, left, right in ranked]

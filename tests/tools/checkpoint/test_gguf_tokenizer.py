@@ -239,6 +239,23 @@ def test_of_two_ways_to_one_piece_the_longer_left_part_comes_first() -> None:
     assert [merge for merge in merges if "".join(merge) == "▁abc"] == [["▁ab", "c"], ["▁a", "bc"], ["▁", "abc"]]
 
 
+class CountedCuts(str):
+    """A token that counts the parts that are cut off it."""
+
+    count = 0
+
+    def __getitem__(self, place: Any) -> str:
+        CountedCuts.count += 1
+        return super().__getitem__(place)
+
+
+def test_a_long_token_is_cut_only_into_parts_as_long_as_tokens() -> None:
+    tokens = ["a", "bb", CountedCuts("a" * 1000 + "bb"), CountedCuts("a" * 1000), "ccc"]
+    values = spm_metadata(tokens=tokens, token_type=None, scores=np.zeros(5))
+    assert json.loads(tokenizer_json(Metadata(values, "x")))["model"]["merges"] == [["a" * 1000, "bb"]]
+    assert CountedCuts.count <= 10
+
+
 def test_control_tokens_are_never_put_together_from_text() -> None:
     ours = rebuilt(spm_metadata())
     assert ours.encode("</s>").ids == [2]
