@@ -90,6 +90,17 @@ class Metadata:
             raise self._wrong(key, "an array of numbers", value)
         return value
 
+    def integers(self, key: str) -> NDArray[np.integer[Any]]:
+        """An array of integers, (n,) in the file's own dtype.
+
+        Raises:
+            ModelError: it is missing or something else.
+        """
+        values = self.numbers(key)
+        if values.dtype.kind not in "iu":
+            raise self._wrong(key, "an array of integers", values)
+        return values
+
     def _get(self, key: str, default: MetadataValue | None) -> MetadataValue:
         value = self._values.get(key, default)
         if value is None:

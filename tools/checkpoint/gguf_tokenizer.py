@@ -61,7 +61,7 @@ class _Vocabulary:
 
     def _read_types(self) -> list[int]:
         if "tokenizer.ggml.token_type" in self._metadata:
-            return [int(kind) for kind in self._metadata.numbers("tokenizer.ggml.token_type")]
+            return [int(kind) for kind in self._metadata.integers("tokenizer.ggml.token_type")]
         special = {self.special_id(role) for role in ("bos", "eos", "unknown")}
         return [CONTROL if token_id in special else NORMAL for token_id in range(len(self.tokens))]
 

@@ -172,6 +172,7 @@ def test_an_embedded_tokenizer_is_taken_as_it_is() -> None:
         ({"merges": ["q zz"]}, ModelError, "the merge 'q zz'"),
         ({"tokens": ["a", "a"]}, ModelError, "the token 'a' is there twice"),
         ({"token_type": np.array([1], np.int32)}, ModelError, "1 token types for"),
+        ({"token_type": np.array([np.nan], np.float32)}, ModelError, "token_type must be an array of integers"),
         ({"bos_token_id": 10**6, "add_bos_token": True}, ModelError, "bos_token_id is 1000000"),
         ({"merges": 5}, ModelError, "must be a list of strings"),
         ({"add_bos_token": 1}, ModelError, "must be a boolean"),
