@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgelm.bundle.manifest import Manifest
 from edgelm.bundle.model_shape import ModelShape, expected_manifest
-from edgelm.bundle.tokenizer_kind import tokenizer_kind
+from edgelm.bundle.tokenizer_kind import kind_of_file
 from edgelm_tools.architectures.base import Architecture
 from edgelm_tools.architectures.registry import understand
 from edgelm_tools.checkpoint import open_checkpoint
@@ -63,4 +63,4 @@ def shape_of(model: Architecture, source: Path) -> ModelShape:
 def _tokenizer(source: Path) -> str | None:
     """The kind of tokenizer, where a file tells without being converted."""
     file = source / "tokenizer.json"
-    return tokenizer_kind(file.read_bytes()) if file.is_file() else None
+    return kind_of_file(file) if file.is_file() else None

@@ -10,7 +10,7 @@ from edgelm.bundle.layouts.listing import Listing
 from edgelm.bundle.layouts.model_config import CONFIG_NAME
 from edgelm.bundle.layouts.text_files import TOKENIZER_NAME
 from edgelm.bundle.manifest import MAX_HEAD_SIZE, MAX_HEADS, MAX_HIDDEN, Footprint
-from edgelm.bundle.tokenizer_kind import tokenizer_kind
+from edgelm.bundle.tokenizer_kind import kind_of_file
 from edgelm.errors import ManifestError
 
 # What different architectures call it.
@@ -20,8 +20,6 @@ _HEADS = ("num_attention_heads", "encoder_attention_heads", "num_heads", "n_head
 _HEAD_SIZE = ("head_dim", "d_kv")
 _USUAL_HEAD_SIZE = 64
 _USUAL_FEED_FORWARD = 4
-# The beginning of a tokenizer's file, which tells its kind.
-_HEAD_OF_FILE = 1 << 20
 
 
 def footprint_of_folder(config: Mapping[str, Any], listing: Listing) -> Footprint | None:
@@ -57,5 +55,4 @@ def _largest(fields: Fields, names: tuple[str, ...], most: int) -> int | None:
 def _tokenizer(listing: Listing) -> str | None:
     if TOKENIZER_NAME not in listing.files:
         return None
-    with (listing.folder / TOKENIZER_NAME).open("rb") as file:
-        return tokenizer_kind(file.read(_HEAD_OF_FILE))
+    return kind_of_file(listing.folder / TOKENIZER_NAME)
