@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgelm import __version__
+from edgelm.bundle.bundle import generation_config_of
 from edgelm.bundle.home import stamps_folder
 from edgelm.bundle.manifest import MANIFEST_NAME, FileEntry, KVGeometry, Manifest, Source, parse_manifest
 from edgelm.bundle.opened import remember
@@ -28,7 +29,7 @@ from edgelm_tools.checkpoint import Checkpoint, TextAssets, open_checkpoint
 from edgelm_tools.checkpoint.adapter import AdaptedCheckpoint
 from edgelm_tools.conversion_memory import ConversionPlan, plan_conversion
 from edgelm_tools.evaluate import MEASURES, Measured, measure_decoder, measure_int8_cache
-from edgelm_tools.generation_settings import check_tokens, generation_settings
+from edgelm_tools.generation_settings import check_tokens, generation_settings, usable_settings
 from edgelm_tools.graph import GraphBuilder, SharedWeights
 from edgelm_tools.quantize.schemes import SCHEMES, Blockwise, Float32, Rowwise, Scheme, scheme_named
 from edgelm_tools.quantize.tables import written_embedding
@@ -79,7 +80,7 @@ def export(
         if adapter is not None:
             checkpoint = AdaptedCheckpoint(checkpoint, adapter)
         model = understand(checkpoint)
-        assets = _checked_assets(checkpoint, model.facts, name)
+        assets = _checked_assets(checkpoint, model.facts, name, tell)
         plan = plan_conversion(model, chosen.name, source, report=report, limit=max_memory)
         for words in plan.left_out:
             tell(f"to stay within {megabytes(max_memory or 0)}: {words}")
@@ -128,12 +129,16 @@ def graph_name(role: str) -> str:
     return f"{role}.onnx"
 
 
-def _checked_assets(checkpoint: Checkpoint, facts: ModelFacts, name: str) -> TextAssets:
+def _checked_assets(checkpoint: Checkpoint, facts: ModelFacts, name: str, tell: Callable[[str], None]) -> TextAssets:
     """The text side; what would make a bundle that does not open is found before the work, not behind it."""
     assets = _with_generation_settings(checkpoint.text_assets(), checkpoint.config, facts)
     fitting_tokenizer(assets.tokenizer, facts.vocab_size, what="tokenizer.json", model=name)
     check_tokens(assets.generation_config, facts.vocab_size)
-    return assets
+    if facts.family == "encoder":
+        return assets
+    settings = usable_settings(assets.generation_config, tell)
+    generation_config_of(settings)
+    return replace(assets, generation_config=settings)
 
 
 def _with_generation_settings(assets: TextAssets, config: dict[str, Any], facts: ModelFacts) -> TextAssets:

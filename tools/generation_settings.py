@@ -6,11 +6,12 @@ the model type's class), as all checkpoints had them before the file existed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from edgelm.bundle.layouts.model_config import GENERATION_FIELDS
-from edgelm.errors import ModelError
+from edgelm.config import GenerationConfig
+from edgelm.errors import ConfigError, ModelError
 
 
 def generation_settings(
@@ -30,6 +31,33 @@ def generation_settings(
     return {name: value for name, value in wanted.items() if not _is_no_token(name, value)}
 
 
+def usable_settings(settings: Mapping[str, Any], tell: Callable[[str], None]) -> dict[str, Any]:
+    """The settings without numbers of sampling that are out of range, which files for transformers may have.
+
+    It looks at them only when it samples. A ``top_p`` of 0 lets it draw nothing but the likeliest token: ``do_sample``
+    is left out with it.
+
+    Args:
+        settings: by transformers' names.
+        tell: told of each that is left out, in words.
+    """
+    kept = dict(settings)
+    for name in _SAMPLING:
+        value = settings.get(name)
+        if isinstance(value, bool) or not isinstance(value, int if name == "top_k" else (int, float)):
+            continue
+        try:
+            GenerationConfig.from_file_values({name: value})
+        except ConfigError as error:
+            del kept[name]
+            greedy = name == "top_p" and value == 0 and kept.get("do_sample") is True
+            if greedy:
+                del kept["do_sample"]
+            beside = " (and do_sample with it)" if greedy else ""
+            tell(f"left out of generation_config.json{beside}: {str(error)[:300]}")
+    return kept
+
+
 def check_tokens(settings: Mapping[str, Any], vocab_size: int) -> None:
     """Checks the settings that name tokens.
 
@@ -44,6 +72,7 @@ def check_tokens(settings: Mapping[str, Any], vocab_size: int) -> None:
             raise ModelError(f"{name} must be of the model's tokens, from 0 to {vocab_size - 1}, not {value!r:.80}")
 
 
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 _MAY_BE_LISTS = ("eos_token_id", "forced_eos_token_id")
 
 

@@ -86,13 +86,7 @@ class Bundle:
         """
         if not self.has(GENERATION_CONFIG_NAME):
             return GenerationConfig()
-        values = self.read_json(GENERATION_CONFIG_NAME)
-        if not isinstance(values, dict):
-            raise ModelError(f"{GENERATION_CONFIG_NAME}: must be a JSON object")
-        try:
-            return GenerationConfig.from_file_values(values)
-        except (ConfigError, TypeError, OverflowError) as error:  # the last two: no list, or no float holds it
-            raise ModelError(f"{GENERATION_CONFIG_NAME}: {str(error)[:300]}") from error
+        return generation_config_of(self.read_json(GENERATION_CONFIG_NAME))
 
     def read_bytes(self, name: str, limit: int) -> bytes:
         """A file's content, at most ``limit`` bytes.
@@ -106,6 +100,20 @@ class Bundle:
                 raise ModelError(f"{name} in {self.folder} has more than the {limit} bytes allowed")
             return document
         return read_file(self.path(name).parent, name, limit=limit)
+
+
+def generation_config_of(values: Any) -> GenerationConfig:
+    """What the value of a ``generation_config.json`` says.
+
+    Raises:
+        ModelError: it is no JSON object, or a value is out of range.
+    """
+    if not isinstance(values, dict):
+        raise ModelError(f"{GENERATION_CONFIG_NAME}: must be a JSON object")
+    try:
+        return GenerationConfig.from_file_values(values)
+    except (ConfigError, TypeError, OverflowError) as error:  # the last two: no list, or no float holds it
+        raise ModelError(f"{GENERATION_CONFIG_NAME}: {str(error)[:300]}") from error
 
 
 def open_bundle(

@@ -32,8 +32,8 @@ def checkpoint(folder: Path, generation: dict[str, Any] | None = None, **setting
     return write_folder(folder, files if generation is None else files | {"generation_config.json": generation})
 
 
-def exported(source: Path, target: Path, scheme: str = "fp32") -> Manifest:
-    return export(source, target, name="tiny", origin=Source("test:tiny"), scheme=scheme, report=False)
+def exported(source: Path, target: Path, scheme: str = "fp32", **options: Any) -> Manifest:
+    return export(source, target, name="tiny", origin=Source("test:tiny"), scheme=scheme, report=False, **options)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -60,6 +60,24 @@ def test_tokens_that_the_model_does_not_have_are_refused(
     with pytest.raises(ModelError, match="_token_id must be of the model's tokens, from 0 to 420, not"):
         exported(checkpoint(tmp_path / "checkpoint", generation, **settings), tmp_path / "bundle")
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"logit_bias": {"x": 1}}, {"num_beams": 0}, {"top_p": "0.9"}, {"stop_strings": 1.5}]
+)
+def test_settings_that_would_not_be_read_replace_no_good_bundle(settings: dict[str, Any], tmp_path: Path) -> None:
+    made = exported(checkpoint(tmp_path / "good"), tmp_path / "bundle")
+    with pytest.raises(ModelError, match=rf"^generation_config\.json: {next(iter(settings))} must be"):
+        exported(checkpoint(tmp_path / "checkpoint", settings), tmp_path / "bundle", force=True)
+    assert open_bundle(tmp_path / "bundle").manifest == made
+
+
+def test_sampling_that_is_out_of_range_is_left_out_and_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    source = checkpoint(tmp_path / "checkpoint", {"do_sample": False, "top_p": 0.0})
+    exported(source, tmp_path / "bundle", tell=told.append)
+    assert open_bundle(tmp_path / "bundle").generation_defaults().top_p == 1
+    assert told == ["left out of generation_config.json: top_p must be above 0 and at most 1, not 0.0"]
 
 
 def test_what_a_manifest_may_not_say_is_refused(tmp_path: Path) -> None:
