@@ -35,6 +35,7 @@ Sequences = NDArray[np.int64]
 CALIBRATION_TOKENS = 4096
 _SEQUENCE = 256
 _HEAD = "head"
+_CONVERSATION = 2 * ({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +78,31 @@ def calibrated(
 
 
 def calibration_texts(assets: TextAssets, facts: ModelFacts, longest: int) -> Sequences:
-    """``calibration_sequences`` of a model that has no bundle yet.
+    """``calibration_sequences`` of a model that has no bundle yet; prose alone, if it cannot read its own template.
 
     Raises:
         ModelError: the tokenizer is broken, or another model's.
     """
     tokenizer = fitting_tokenizer(assets.tokenizer, facts.vocab_size, what="tokenizer.json", model=facts.architecture)
     template = None
-    if assets.chat_template:
+    if assets.chat_template and not unknown_markers(tokenizer, assets, facts.vocab_size):
         template = ChatTemplate(assets.chat_template, special_tokens=assets.special_tokens)
     return calibration_sequences(tokenizer, template, min(longest, facts.context_length))
+
+
+def unknown_markers(tokenizer: Tokenizer, assets: TextAssets, vocab_size: int) -> list[str]:
+    """Special tokens that the chat template writes into a conversation, and that the model has no embedding of.
+
+    Such is ``<|im_end|>`` where it was added to a tokenizer, but the model's table was not made longer.
+
+    Raises:
+        TemplateError: the template fails.
+    """
+    if not assets.chat_template or tokenizer.vocab_size <= vocab_size:
+        return []
+    template = ChatTemplate(assets.chat_template, special_tokens=assets.special_tokens)
+    ids = encode_chat(tokenizer, template, _CONVERSATION, add_generation_prompt=False)
+    return [tokenizer.id_to_token(i) or str(i) for i in dict.fromkeys(ids) if i >= vocab_size]
 
 
 def rows_of(table: Matrix, ids: Sequences) -> NDArray[np.float32]:

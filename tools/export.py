@@ -25,6 +25,7 @@ from edgelm_tools.architectures.base import Architecture, Done, ModelFacts
 from edgelm_tools.architectures.decoder_model import DecoderModel
 from edgelm_tools.architectures.registry import understand
 from edgelm_tools.cache_scales import KV_SCALES_NAME, write_cache_scales
+from edgelm_tools.calibration import unknown_markers
 from edgelm_tools.checkpoint import Checkpoint, TextAssets, open_checkpoint
 from edgelm_tools.checkpoint.adapter import AdaptedCheckpoint
 from edgelm_tools.conversion_memory import ConversionPlan, plan_conversion
@@ -132,7 +133,12 @@ def graph_name(role: str) -> str:
 def _checked_assets(checkpoint: Checkpoint, facts: ModelFacts, name: str, tell: Callable[[str], None]) -> TextAssets:
     """The text side; what would make a bundle that does not open is found before the work, not behind it."""
     assets = _with_generation_settings(checkpoint.text_assets(), checkpoint.config, facts)
-    fitting_tokenizer(assets.tokenizer, facts.vocab_size, what="tokenizer.json", model=name)
+    tokenizer = fitting_tokenizer(assets.tokenizer, facts.vocab_size, what="tokenizer.json", model=name)
+    if facts.family == "decoder" and (unknown := unknown_markers(tokenizer, assets, facts.vocab_size)):
+        tell(
+            f"the chat template writes {', '.join(map(repr, unknown))[:80]}, which the model has no embedding of: "
+            f"it takes no conversations, and is calibrated without"
+        )
     check_tokens(assets.generation_config, facts.vocab_size)
     if facts.family == "encoder":
         return assets

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from edgelm.text.tokenizer import Tokenizer
 from edgelm_tools.architectures.llama_model import LlamaModel
 from edgelm_tools.architectures.llama_spec import llama_spec
 from edgelm_tools.architectures.llama_weights import LlamaWeights
-from edgelm_tools.calibration import LayerwiseCalibration, calibration_sequences
-from edgelm_tools.checkpoint.base import BlockQuantized
+from edgelm_tools.calibration import LayerwiseCalibration, calibration_sequences, calibration_texts
+from edgelm_tools.checkpoint.base import BlockQuantized, TextAssets
 from edgelm_tools.quantize.gptq import error_factor
 from edgelm_tools.quantize.schemes import Blockwise, Rowwise, Scheme, calibrates, scheme_named
 
@@ -100,3 +101,16 @@ def test_sequences_are_prose_and_conversations(length: int, conversations: int) 
     # A paragraph makes one short conversation at most.
     assert sum(chats) == min(len(mixed) // 2, conversations)
     assert chats == sorted(chats, reverse=True)
+
+
+@pytest.mark.parametrize(("vocab_size", "conversations"), [(401, False), (402, True)])
+def test_conversations_with_a_marker_that_the_model_does_not_know_are_left_out(
+    vocab_size: int, conversations: bool
+) -> None:
+    tokenizer = byte_level()
+    tokenizer.add_special_tokens(["<|turn|>"])
+    template = "{% for m in messages %}{{ m.content }}<|turn|>{% endfor %}"
+    facts = replace(LlamaModel(MemoryCheckpoint(llama_tensors())).facts, vocab_size=vocab_size)
+    ids = calibration_texts(TextAssets(tokenizer.to_str().encode(), template), facts, 256)
+    assert tokenizer.token_to_id("<|turn|>") == 401
+    assert (ids == 401).any() == conversations

@@ -80,6 +80,23 @@ def test_sampling_that_is_out_of_range_is_left_out_and_told(tmp_path: Path) -> N
     assert told == ["left out of generation_config.json: top_p must be above 0 and at most 1, not 0.0"]
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_template_whose_marker_the_model_does_not_know_is_told(scheme: str, tmp_path: Path) -> None:
+    """As of a fine-tune that added tokens, but no rows to the embedding."""
+    tokenizer = byte_level()
+    tokenizer.add_special_tokens([f"<|{number}|>" for number in range(VOCABULARY)])
+    source = checkpoint(tmp_path / "checkpoint")
+    (source / "tokenizer.json").write_text(tokenizer.to_str())
+    (source / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}<|420|>{% endfor %}")
+    told: list[str] = []
+    exported(source, tmp_path / "bundle", scheme, tell=told.append)
+    assert told == [
+        "the chat template writes '<|420|>', which the model has no embedding of: it takes no conversations, and is "
+        "calibrated without"
+    ]
+    assert open_bundle(tmp_path / "bundle").has("kv_scales.f32")
+
+
 def test_what_a_manifest_may_not_say_is_refused(tmp_path: Path) -> None:
     source = checkpoint(tmp_path / "checkpoint", {"eos_token_id": list(range(300))})
     with pytest.raises(EdgeLMError, match="eos_token_id must be a list of at most 256"):
