@@ -6,10 +6,10 @@ architectures pass in; ``null`` is a value of its own.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from edgelm.checks import is_finite
 from edgelm.errors import ModelError, UnsupportedModelError
 
 
@@ -42,7 +42,8 @@ class ConfigFields:
         if default is not None and not self.has(name):
             return default
         value = self._value(name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not above < value < math.inf:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and is_finite(value)
+        if not is_number or value <= above:
             raise self.fault(name, f"must be a number above {above:g}, not {value!r:.80}")
         return float(value)
 

@@ -70,6 +70,8 @@ def make_rope(fields: ConfigFields, *, head_size: int, base: float, scaling: Map
     kind = inner.choice("type" if inner.has("type") else "rope_type", _KINDS)
     base = inner.real("rope_theta", base, above=1)
     share = inner.real("partial_rotary_factor", fields.real("partial_rotary_factor", 1.0))
+    if not math.isfinite(head_size * share):
+        raise fields.fault("partial_rotary_factor", f"must be at most 1, not {share:g}")
     dim = int(head_size * share)
     if share > 1 or dim < 2 or dim % 2:
         raise UnsupportedModelError(
@@ -130,10 +132,14 @@ def _yarn(s: _Settings) -> Rope:
     original = s.scaling.real("original_max_position_embeddings", float(s.context_length))
     plain = _plain(s.base, s.dim)
 
-    def dimension(rotations: float) -> float:
-        return s.dim * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(s.base))
+    def dimension(name: str, default: float) -> float:
+        rotations = s.scaling.real(name, default)
+        radian = original / (rotations * 2 * math.pi)
+        if not 0 < radian < math.inf:
+            raise s.scaling.fault(name, f"{rotations:g} is out of range for an original length of {original:g}")
+        return s.dim * math.log(radian) / (2 * math.log(s.base))
 
-    low, high = dimension(s.scaling.real("beta_fast", 32.0)), dimension(s.scaling.real("beta_slow", 1.0))
+    low, high = dimension("beta_fast", 32.0), dimension("beta_slow", 1.0)
     if s.scaling.flag("truncate", default=True):
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, s.dim - 1)
@@ -167,6 +173,8 @@ def _longrope(s: _Settings) -> Rope:
         attention = s.scaling.real("attention_factor")
     elif not factor:
         raise UnsupportedModelError(f"{s.scaling.what} of type 'longrope' lacks 'factor', which is needed")
+    elif factor > 1 and original == 1:
+        raise s.scaling.fault(inner, "of 1 is no length that a context could have been extended from")
     else:
         attention = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
     short = np.asarray(s.scaling.reals("short_factor", s.dim // 2), np.float32)

@@ -121,8 +121,15 @@ def test_scaling_that_is_not_known_or_incomplete_is_refused(scaling: dict[str, A
         ({"rope_type": "linear", "factor": 0}, "factor must be a number above 0, not 0"),
         ({"rope_type": "linear", "factor": float("nan")}, "factor must be a number"),
         ({"rope_type": "linear", "factor": True}, "factor must be a number"),
+        ({"rope_type": "linear", "factor": 10**400}, "factor must be a number above 0, not 1000"),
+        ({"partial_rotary_factor": 1e308}, r"partial_rotary_factor must be at most 1, not 1e\+308"),
         ({"rope_type": "llama3", **LLAMA3, "high_freq_factor": 1.0}, "high_freq_factor must be above low_freq_factor"),
         ({"rope_type": "yarn", "factor": 2.0, "truncate": "no"}, "truncate must be true or false"),
+        (
+            {"rope_type": "yarn", "factor": 2.0, "beta_fast": 1e308},
+            r"beta_fast 1e\+308 is out of range for an original",
+        ),
+        ({"rope_type": "yarn", "factor": 2.0, "beta_slow": 1e-310}, "beta_slow 1e-310 is out of range for an original"),
         ({**SCALINGS["longrope"], "short_factor": [1.0] * 31}, "short_factor must be a list of 32"),
         ({**SCALINGS["longrope"], "short_factor": [0.0] * 32}, "short_factor: 0 must be a number above 0"),
     ],
@@ -130,6 +137,11 @@ def test_scaling_that_is_not_known_or_incomplete_is_refused(scaling: dict[str, A
 def test_settings_of_the_wrong_type_or_range_are_refused(scaling: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         rope(scaling)
+
+
+def test_a_context_cannot_be_extended_from_one_token() -> None:
+    with pytest.raises(ModelError, match="original_max_position_embeddings of 1 is no length"):
+        rope({"rope_type": "longrope", **FACTORS}, original_max_position_embeddings=1)
 
 
 @pytest.mark.parametrize("share", [0.01, 1.5, 5 / 64])
