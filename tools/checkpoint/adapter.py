@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgelm.checks import is_finite
 from edgelm.errors import ModelError, UnsupportedModelError
 from edgelm_tools.checkpoint.base import BlockQuantized, Checkpoint, TextAssets
 from edgelm_tools.checkpoint.safetensors_checkpoint import SafetensorsFile
@@ -133,7 +134,7 @@ class AdaptedCheckpoint:
                 raise UnsupportedModelError(f"{self._file.path}: DoRA of the embedding {name!r:.120} is not merged")
             a, b = (self._file.shape(update.parts[role]) for role in ("A", "B"))
             shape = self.shape(name)
-            fits = len(a) == len(b) == 2 and a[0] == b[1] and (b[0], a[1]) in (shape, shape[::-1])
+            fits = len(a) == len(b) == 2 and a[0] == b[1] > 0 and (b[0], a[1]) in (shape, shape[::-1])
             if not fits:
                 raise ModelError(
                     f"{self._file.path}: matrices of shapes {a} and {b} cannot change {name!r:.120}, which is {shape}"
@@ -187,7 +188,8 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     patterns = settings.get("alpha_pattern") or {}
     numbers = {"lora_alpha": settings.get("lora_alpha"), **(patterns if isinstance(patterns, dict) else {"": None})}
     for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and is_finite(value)
+        if not is_number or value <= 0:
             raise ModelError(f"{path}: {name or 'alpha_pattern'} must be a number above 0, not {value!r:.40}")
         if not re.fullmatch(r"[\w.]*", name):
             raise UnsupportedModelError(f"{path}: the pattern {name!r:.80} in alpha_pattern is not a module's name")
