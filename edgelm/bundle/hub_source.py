@@ -7,7 +7,6 @@ what they mean there. Only weights in safetensors, configuration and tokenizer f
 from __future__ import annotations
 
 import fnmatch
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from edgelm.bundle.hub_content import ListedFile, bytes_to_come, check_cached, c
 from edgelm.bundle.names import path_fault
 from edgelm.bundle.progress import Progress, transfer, watching
 from edgelm.bundle.sources import HubSource
+from edgelm.bundle.strict_json import load_json
 from edgelm.errors import (
     DownloadError,
     EdgeLMError,
@@ -48,6 +48,7 @@ _ALLOW = (
 # "consolidated" files repeat the weights under their authors' own names.
 _IGNORE = ("[!0-9]*/*", "[0-9][!_]*/*", "consolidated*", "adapter_*")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_MOST_INDEX_BYTES = 64 << 20
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -183,7 +184,8 @@ def _is_whole(snapshot: Path) -> bool:
     shards = {path.name for path in snapshot.glob(_WEIGHTS)}
     for index in snapshot.glob("*.safetensors.index.json"):
         try:
-            needed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            document = load_json(index.read_bytes(), what=index.name, limit=_MOST_INDEX_BYTES)
+            needed = set(document["weight_map"].values())
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False
         if not needed <= shards:

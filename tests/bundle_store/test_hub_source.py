@@ -222,6 +222,15 @@ def _with_broken_hub(client: Client, *calls: dict[str, Any]) -> list[dict[str, A
     return client.all(*calls)
 
 
+def test_an_index_that_cannot_be_read_is_not_taken_for_the_models(client: Client) -> None:
+    """Python's own reader gives up with a RecursionError."""
+    client.hub.repos["org/name"] = Repo({**MODEL, "model.safetensors.index.json": b"[" * 200_000})
+    client.one("hf:org/name")
+    outcome = client.one("hf:org/name", offline=True)
+    assert "DownloadError" in outcome["error"]
+    assert "is only partly in the hub's cache" in outcome["message"]
+
+
 def test_a_partial_cache_is_not_taken_for_the_model(client: Client) -> None:
     index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
     files = {
