@@ -28,6 +28,8 @@ from edgelm.errors import ModelError
 
 # A serialized protocol buffer ends here; larger weights lie outside the graph.
 MAX_GRAPH_BYTES = (1 << 31) - 1
+# What a file in ONNX Runtime's own format has at its fifth byte; in ONNX it could only be a producer's name.
+_ORT_MARK = b"ORTM"
 
 
 class GraphInfo(NamedTuple):
@@ -144,6 +146,8 @@ def _read(folder: Path, file_name: str, size: int) -> OnnxModel:
         except (OSError, ValueError) as error:  # ValueError: it has shrunk since its size was checked
             raise ModelError(f"{file_name} in {folder} cannot be read: {error}") from error
     with data:
+        if data[4:8] == _ORT_MARK:
+            raise ModelError(f"{file_name}: in ONNX Runtime's own format (ORT), which cannot be checked; ONNX is read")
         return read_model(data, what=file_name)
 
 

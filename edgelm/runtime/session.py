@@ -303,6 +303,8 @@ def _options(threads: int, optimize: bool, spinning: bool) -> ort.SessionOptions
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _FATAL_ONLY
+    # Else the library chooses by a file's name or bytes, and could run another graph than the one that was checked.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_MICROSECONDS))
     if not optimize:

@@ -122,6 +122,17 @@ def test_a_graph_file_that_is_no_onnx_is_refused(tmp_path: Path, data: bytes) ->
         check(seal(folder))
 
 
+def test_the_runtimes_own_format_is_refused(tmp_path: Path) -> None:
+    """ONNX Runtime tells it by these bytes, which ONNX may have in a producer's name: one file would be two graphs."""
+    folder = write_decoder_bundle(tmp_path / "bundle")
+    model = onnx.load(folder / GRAPH_NAME, load_external_data=False)
+    model.producer_name = "ORTM"
+    onnx.save(model, folder / GRAPH_NAME)
+    assert (folder / GRAPH_NAME).read_bytes()[4:8] == b"ORTM"
+    with pytest.raises(ModelError, match=r"^decoder\.onnx: in ONNX Runtime's own format \(ORT\)"):
+        check(seal(folder))
+
+
 def test_a_graph_that_the_manifest_does_not_list_is_refused(tmp_path: Path) -> None:
     folder = write_decoder_bundle(tmp_path / "bundle")
     with pytest.raises(ModelError, match="not in the manifest's files"):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 from support.bundles import GRAPH_NAME, WEIGHTS_NAME
@@ -82,6 +83,19 @@ def test_a_file_that_is_no_graph(tmp_path, data, capfd):
         Session(tmp_path / "bad.onnx", threads=1)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("as_bytes", [False, True])
+def test_the_librarys_own_format_is_not_run(tmp_path, as_bytes):
+    path = save(tmp_path / "double.onnx", [helper.make_node("Add", "xx", "y")], [values("x", [2])], [values("y", [2])])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "other.ort")
+    onnxruntime.InferenceSession(str(path), options)
+    data = (tmp_path / "other.ort").read_bytes()
+    assert onnxruntime.InferenceSession(data if as_bytes else str(tmp_path / "other.ort")), "it would run it"
+    with pytest.raises(ModelError, match=r"the runtime refuses other\.ort"):
+        Session(tmp_path / "other.ort", threads=1, graph=data if as_bytes else None)
 
 
 def test_a_graph_that_contradicts_itself(tmp_path):
