@@ -21,7 +21,7 @@ from edgelm.text import template_limits as limits
 _PLAIN = tuple(
     """
     abs attr capitalize count d default dictsort e escape first float groupby int items last length list lower map max
-    min reject rejectattr reverse safe select selectattr sort string sum title trim unique upper
+    min reject rejectattr reverse safe select selectattr sort string sum trim unique upper
     """.split()  # noqa: SIM905
 )
 
@@ -74,7 +74,11 @@ def _tojson(
     """transformers' ``tojson``: plain JSON, not escaped for HTML."""
     for width in (indent, *(separators or ())):
         limits.check_width(width)
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    if indent is None and separators is None:
+        return encoder.encode(value)
+    # The same pieces, but counted: an element may be printed with thousands of characters around it.
+    return "".join(limits.joinable("", encoder.iterencode(value)))
 
 
 def _center(value: str, width: int = 80) -> str:
@@ -85,7 +89,7 @@ def _center(value: str, width: int = 80) -> str:
 def _indent(value: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
     limits.check_width(width)
     characters = len(width) if isinstance(width, str) else width
-    limits.check_size(len(str(value)) + (len(str(value).splitlines()) + 1) * characters)
+    limits.check_size(len(str(value)) + (limits.line_count(str(value)) + 1) * characters)
     return jinja_filters.do_indent(value, width, first, blank)
 
 
@@ -107,6 +111,11 @@ def _replace(eval_context: nodes.EvalContext, value: Any, old: str, new: str, co
 def _format(value: Any, *args: Any, **kwargs: Any) -> str:
     limits.check_percent_format(str(value), kwargs or args)
     return jinja_filters.do_format(value, *args, **kwargs)
+
+
+def _title(value: Any) -> str:
+    limits.check_title(str(value))
+    return jinja_filters.do_title(value)
 
 
 def _round(value: float, precision: int = 0, method: Literal["common", "ceil", "floor"] = "common") -> float:
@@ -136,6 +145,7 @@ _OWN: dict[str, Callable[..., Any]] = {
     "join": _join,
     "replace": _replace,
     "round": _round,
+    "title": _title,
     "tojson": _tojson,
 }
 FILTERS = {name: _measured(function) for name, function in (_plain_filters() | _OWN).items()}

@@ -24,6 +24,8 @@ MAX_TOTAL_BYTES = 256 << 20
 MAX_WIDTH = 1000  # of an indentation or a padded field
 MAX_INTEGER_BITS = 256
 
+_PIECE_BYTES = sys.getsizeof("") + 8  # a string in a list
+
 
 class Meter:
     """The account of one rendering.
@@ -121,6 +123,48 @@ def check_width(width: Any) -> None:
     length = len(width) if isinstance(width, str) else width
     if isinstance(length, int) and length > MAX_WIDTH:
         raise TemplateError(f"the chat template pads or indents by more than {MAX_WIDTH} characters")
+
+
+def check_tabs(text: str, width: Any) -> None:
+    """Estimates ``text.expandtabs(width)``.
+
+    Raises:
+        TemplateError: the result would be too large, or the width is.
+    """
+    check_width(width)
+    if isinstance(width, int):
+        check_size(len(text) + text.count("\t") * width)
+
+
+def check_split(text: str, separator: str | None = None, maxsplit: int = -1) -> None:
+    """Estimates ``text.split(separator, maxsplit)``, and ``rsplit``.
+
+    Raises:
+        TemplateError: there would be too many pieces.
+    """
+    most = MAX_VALUE_BYTES // _PIECE_BYTES
+    pieces = text.split(separator, most if maxsplit < 0 else min(most, maxsplit))
+    check_size(len(pieces) * _PIECE_BYTES)
+
+
+def line_count(text: str) -> int:
+    """How many lines ``text.splitlines()`` would give.
+
+    Raises:
+        TemplateError: too many.
+    """
+    breaks = sum(map(text.count, "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029")) - text.count("\r\n")
+    check_size((breaks + 1) * _PIECE_BYTES)
+    return breaks + 1
+
+
+def check_title(text: str) -> None:
+    """Refuses texts that Jinja's ``title``, which cuts them into words, would need too much memory for.
+
+    Raises:
+        TemplateError: it is such a text.
+    """
+    check_size(len(text) * _PIECE_BYTES)
 
 
 def check_precision(digits: Any) -> None:

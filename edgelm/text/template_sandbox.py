@@ -1,8 +1,9 @@
 """The Jinja environment that chat templates run in: transformers' dialect, in a sandbox that also limits resources.
 
-Jinja's own sandbox keeps a template from Python's internals. On top of it, every loop round, call and filter looks at
-the clock, every value that the template makes is measured, and what multiplies (``*``, ``**``, ``replace``, ``join``,
-padding, formatting) is estimated first. Filters and methods that no chat template needs do not exist.
+Jinja's own sandbox keeps a template from Python's internals. On top of it, every loop round, call and filter looks
+at the clock, every value that the template makes is measured, and what multiplies
+(``*``, ``**``, ``replace``, ``join``, padding, formatting, splitting) is estimated first. Filters and
+methods that no chat template needs do not exist.
 """
 
 from __future__ import annotations
@@ -189,7 +190,12 @@ def _checked_arguments(owner: str, method: str, args: tuple[Any, ...], kwargs: d
     if method in ("center", "ljust", "rjust", "zfill"):
         limits.check_width(args[0] if args else None)
     elif method == "expandtabs":
-        limits.check_width(args[0] if args else kwargs.get("tabsize"))
+        limits.check_tabs(owner, args[0] if args else kwargs.get("tabsize", 8))
+    elif method in ("split", "rsplit"):
+        separator = args[0] if args else kwargs.get("sep")
+        limits.check_split(owner, separator, args[1] if len(args) > 1 else kwargs.get("maxsplit", -1))
+    elif method == "splitlines":
+        limits.line_count(owner)
     elif method == "replace" and len(args) >= 2:
         limits.check_replace(owner, args[0], args[1])
     elif method == "join" and args:

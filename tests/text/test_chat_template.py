@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import jinja2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -189,6 +190,60 @@ def test_memory_is_refused_before_it_is_taken(source: str, monkeypatch: pytest.M
         tracemalloc.stop()
     # The sum of all values may be large, but only this much where everything is kept.
     assert peak < template_limits.MAX_TOTAL_BYTES + (64 << 20)
+
+
+AT_ONCE = (
+    "{{ ('\t' * 60000).expandtabs(1000) }}",
+    "{{ ('\t' * 60000).expandtabs() }}" * 2 + "{{ ('\t' * 60000).expandtabs(tabsize=100) }}",
+    "{{ " + "[" * 30 + "[none] * 2000" + "]" * 30 + " | tojson(indent=100) }}",
+    "{{ ([none] * 2000) | tojson(separators=('x' * 1000, ':')) }}",
+    "{{ ('aa ' * 20000).split() }}",
+    "{{ ('aa ' * 20000).rsplit(sep=' ') }}",
+    "{{ ('aa\n' * 20000).splitlines() }}",
+    "{{ ('aa\n' * 20000) | indent(0) | length }}",
+    "{{ ('aa ' * 20000) | title }}",
+)
+
+
+@pytest.mark.parametrize("source", AT_ONCE, ids=range(len(AT_ONCE)))
+def test_one_operation_takes_the_memory_of_a_few_values(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_limits, "MAX_VALUE_BYTES", 1 << 16)
+    template = ChatTemplate(source)
+    tracemalloc.start()
+    try:
+        with pytest.raises(TemplateError):
+            template.render(HELLO)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * template_limits.MAX_VALUE_BYTES
+
+
+LIKE_JINJA = (
+    "{{ 'abc' | list }}{{ [3, 1] | sort }}{{ {'b': 1, 'a': 2} | sort }}{{ {'b': 1} | list }}{{ {'b': 1} | first }}",
+    "{{ none | map('upper') | list }}{{ x | select | list }}{{ x | sum }}{{ [] | first }}{{ '' | max }}",
+    "{{ [1, 2] | sum }}{{ [[1], [2]] | sum(start=[]) }}{{ [{'a': 1}, {'a': 2}] | sum(attribute='a', start=3) }}",
+    "{{ dict(a=1) }}{{ dict([('a', 1)], b=2) }}{{ dict({'b': 2}) }}{{ {}.fromkeys('ab', 1) }}{{ dict.fromkeys([1]) }}",
+    "{% for i in 'abc' if i != 'b' %}{{ i }}{{ loop.length }}{{ dict([(i, 1)]) }}{% else %}none{% endfor %}",
+    "{{ 'a b  c'.split() }}{{ 'a,b,c'.split(',', 1) }}{{ 'a b'.rsplit(sep=' ', maxsplit=0) }}",
+    "{{ 'a\tb'.expandtabs() }}{{ 'a\tb'.expandtabs(tabsize=2) }}{{ 'a\nb\r\nc'.splitlines() }}{{ 'a b-c' | title }}",
+    "{{ ' a ' | trim }}{{ 'xax' | trim('x') }}{{ '12' | int }}{{ 'x' | int('none') }}{{ '0x1f' | int(base=16) }}",
+    "{{ '%5.1f%%' % 2.5 }}{{ '%(x)s (%(y)d)' % {'x': 1, 'y': 2} }}{{ '{:>5}|{x!r:3} {{}}'.format('a', x=1) }}",
+    "{% macro f() %}{{ varargs }}{% endmacro %}{{ f(*'ab') }}{{ '%s%s' | format(*[1, 2]) }}{{ 1 is in(*[[1]]) }}",
+    "{{ [{'a': 1, 'b': 2}, {'a': 1}] | groupby('a') }}{{ 'bab' | unique | list }}{{ 'ab' | join('-') }}",
+)
+
+
+@pytest.mark.parametrize("source", LIKE_JINJA, ids=range(len(LIKE_JINJA)))
+def test_metered_filters_compute_as_jinja(source: str) -> None:
+    assert render(source) == jinja2.Environment().from_string(source).render()
+
+
+def test_json_with_spaces_or_separators_is_python_s() -> None:
+    for arguments in ({"indent": 2}, {"separators": (",", ":")}, {"indent": "\t", "separators": (" ,", ":  ")}):
+        written = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+        expected = json.dumps(TOOLS, ensure_ascii=False, **arguments)
+        assert render(f"{{{{ tools | tojson({written}) }}}}", tools=TOOLS) == expected
 
 
 ENDLESS = (
