@@ -21,7 +21,7 @@ from edgelm.text import template_limits as limits
 _PLAIN = tuple(
     """
     abs attr capitalize count d default dictsort e escape first float groupby int items last length list lower map max
-    min reject rejectattr reverse safe select selectattr sort string sum trim unique upper
+    min reject rejectattr reverse safe select selectattr sort string sum unique upper
     """.split()  # noqa: SIM905
 )
 
@@ -118,6 +118,11 @@ def _title(value: Any) -> str:
     return jinja_filters.do_title(value)
 
 
+def _trim(value: Any, chars: str | None = None) -> str:
+    limits.check_search(str(value), chars)
+    return jinja_filters.do_trim(value, chars)
+
+
 def _round(value: float, precision: int = 0, method: Literal["common", "ceil", "floor"] = "common") -> float:
     limits.check_precision(precision)
     return jinja_filters.do_round(value, precision, method)
@@ -147,6 +152,7 @@ _OWN: dict[str, Callable[..., Any]] = {
     "round": _round,
     "title": _title,
     "tojson": _tojson,
+    "trim": _trim,
 }
 FILTERS = {name: _measured(function) for name, function in (_plain_filters() | _OWN).items()}
 GLOBALS: dict[str, Callable[..., Any]] = {

@@ -23,6 +23,7 @@ MAX_VALUE_BYTES = 8 << 20
 MAX_TOTAL_BYTES = 256 << 20
 MAX_WIDTH = 1000  # of an indentation or a padded field
 MAX_INTEGER_BITS = 256
+MAX_SEARCH_STEPS = 1 << 28  # of searches that compare every character with every other
 
 _PIECE_BYTES = sys.getsizeof("") + 8  # a string in a list
 
@@ -165,6 +166,18 @@ def check_title(text: str) -> None:
         TemplateError: it is such a text.
     """
     check_size(len(text) * _PIECE_BYTES)
+
+
+def check_search(text: str, wanted: Any) -> None:
+    """Estimates the steps of looking for a string from the end, or of stripping its characters off.
+
+    Looking from the beginning takes Python no more steps than there are characters.
+
+    Raises:
+        TemplateError: there would be too many.
+    """
+    if isinstance(wanted, str) and len(text) * len(wanted) > MAX_SEARCH_STEPS:
+        raise TemplateError(f"the chat template looks for {len(wanted)} characters in {len(text)}; that takes too long")
 
 
 def check_precision(digits: Any) -> None:

@@ -2,7 +2,7 @@
 
 Jinja's own sandbox keeps a template from Python's internals. On top of it, every loop round, call and filter looks
 at the clock, every value that the template makes is measured, and what multiplies
-(``*``, ``**``, ``replace``, ``join``, padding, formatting, splitting) is estimated first. Filters and
+(``*``, ``**``, ``replace``, ``join``, padding, formatting, splitting, searching) is estimated first. Filters and
 methods that no chat template needs do not exist.
 """
 
@@ -193,9 +193,13 @@ def _checked_arguments(owner: str, method: str, args: tuple[Any, ...], kwargs: d
         limits.check_tabs(owner, args[0] if args else kwargs.get("tabsize", 8))
     elif method in ("split", "rsplit"):
         separator = args[0] if args else kwargs.get("sep")
+        if method == "rsplit":
+            limits.check_search(owner, separator)
         limits.check_split(owner, separator, args[1] if len(args) > 1 else kwargs.get("maxsplit", -1))
     elif method == "splitlines":
         limits.line_count(owner)
+    elif method in ("rfind", "rindex", "rpartition", "strip", "lstrip", "rstrip") and args:
+        limits.check_search(owner, args[0])
     elif method == "replace" and len(args) >= 2:
         limits.check_replace(owner, args[0], args[1])
     elif method == "join" and args:

@@ -219,6 +219,26 @@ def test_one_operation_takes_the_memory_of_a_few_values(source: str, monkeypatch
     assert peak < 8 * template_limits.MAX_VALUE_BYTES
 
 
+SEARCHES = (
+    "{{ ('a' * 100).rfind('a' * 20) }}",
+    "{{ ('a' * 100).rindex('a' * 20) }}",
+    "{{ ('a' * 100).rpartition('a' * 20) }}",
+    "{{ ('a' * 100).rsplit('a' * 20) }}",
+    "{{ ('a' * 100).strip('a' * 20) }}",
+    "{{ ('a' * 100).lstrip('a' * 20) }}",
+    "{{ ('a' * 100).rstrip('a' * 20) }}",
+    "{{ ('a' * 100) | trim('a' * 20) }}",
+)
+
+
+@pytest.mark.parametrize("source", SEARCHES)
+def test_searches_of_too_many_steps_are_refused(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    render(source)
+    monkeypatch.setattr(template_limits, "MAX_SEARCH_STEPS", 1000)
+    with pytest.raises(TemplateError, match="looks for 20 characters in 100"):
+        render(source)
+
+
 LIKE_JINJA = (
     "{{ 'abc' | list }}{{ [3, 1] | sort }}{{ {'b': 1, 'a': 2} | sort }}{{ {'b': 1} | list }}{{ {'b': 1} | first }}",
     "{{ none | map('upper') | list }}{{ x | select | list }}{{ x | sum }}{{ [] | first }}{{ '' | max }}",
