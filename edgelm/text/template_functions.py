@@ -20,7 +20,7 @@ from edgelm.text import template_limits as limits
 
 _PLAIN = tuple(
     """
-    abs attr capitalize count d default dictsort e escape first float groupby int items last length list lower map max
+    abs attr capitalize count d default dictsort e escape first float groupby items last length list lower map max
     min reject rejectattr reverse safe select selectattr sort string sum unique upper
     """.split()  # noqa: SIM905
 )
@@ -113,6 +113,12 @@ def _format(value: Any, *args: Any, **kwargs: Any) -> str:
     return jinja_filters.do_format(value, *args, **kwargs)
 
 
+def _int(value: Any, default: Any = 0, base: int = 10) -> Any:
+    number = jinja_filters.do_int(value, default, base)
+    limits.check_integer(number)
+    return number
+
+
 def _title(value: Any) -> str:
     limits.check_title(str(value))
     return jinja_filters.do_title(value)
@@ -147,6 +153,7 @@ _OWN: dict[str, Callable[..., Any]] = {
     "center": _center,
     "format": _format,
     "indent": _indent,
+    "int": _int,
     "join": _join,
     "replace": _replace,
     "round": _round,

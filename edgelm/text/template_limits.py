@@ -12,7 +12,7 @@ import time
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NoReturn
 
 from jinja2.utils import Namespace
 
@@ -180,6 +180,16 @@ def check_search(text: str, wanted: Any) -> None:
         raise TemplateError(f"the chat template looks for {len(wanted)} characters in {len(text)}; that takes too long")
 
 
+def check_integer(number: Any) -> None:
+    """Refuses integers of more than ``MAX_INTEGER_BITS``.
+
+    Raises:
+        TemplateError: it is one.
+    """
+    if isinstance(number, int) and number.bit_length() > MAX_INTEGER_BITS:
+        _refuse_integers()
+
+
 def check_precision(digits: Any) -> None:
     """Refuses to round to more than ``MAX_INTEGER_BITS`` digits on either side of the point.
 
@@ -215,33 +225,43 @@ def _check_arithmetic(operator: str, left: float, right: float) -> None:
     if operator == "**":
         bits = left.bit_length() * max(abs(right), 1)
     if bits > MAX_INTEGER_BITS:
-        raise TemplateError(f"the chat template computes with integers of more than {MAX_INTEGER_BITS} bits")
+        _refuse_integers()
 
 
-_PERCENT_WIDTH = re.compile(r"%(?:\([^)]*\))?[-+ #0]*(?:\*|\d{4}|\d*\.(?:\*|\d{4}))")
-_BRACE_WIDTH = re.compile(r"[:!][^{}]*(?:\{|\d{4})")
+def _refuse_integers() -> NoReturn:
+    raise TemplateError(f"the chat template computes with integers of more than {MAX_INTEGER_BITS} bits")
+
+
+# None of them looks at a character more than twice, however many fields begin and do not end.
+_NESTED_KEY = re.compile(r"%\([^()]*\(")
+_PERCENT_WIDTH = re.compile(r"%(?:\([^()]*\))?[-+ #0]*(?:\*|\d{4}|\d*\.(?:\*|\d{4}))")
+_BRACE_WIDTH = re.compile(r"[:!][^{}:!]*(?:\{|\d{4})")
 
 
 def check_percent_format(pattern: str, values: Any) -> None:
     """Estimates ``pattern % values``.
 
     Raises:
-        TemplateError: the result would be too large, or a field is of variable or more than three-digit width.
+        TemplateError: the result would be too large, a field is of variable or more than three-digit width, or a key
+            has brackets.
     """
+    if _NESTED_KEY.search(pattern):
+        raise TemplateError("the chat template formats with a key that has brackets")
     if _PERCENT_WIDTH.search(pattern):
         raise TemplateError("the chat template formats with a variable or too large width")
-    check_size(len(pattern) + pattern.count("%") * measure(values))
+    check_size(len(pattern) + pattern.count("%") * (MAX_WIDTH + measure(values)))
 
 
 def check_brace_format(pattern: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Estimates ``pattern.format(*args, **kwargs)``.
 
     Raises:
-        TemplateError: as ``check_percent_format``.
+        TemplateError: the result would be too large, or a field is of variable or more than three-digit width.
     """
     if _BRACE_WIDTH.search(pattern):
         raise TemplateError("the chat template formats with a variable or too large width")
-    check_size(len(pattern) + pattern.count("{") * measure([*args, *kwargs.values()]))
+    brackets = pattern.count("{") + pattern.count("}")  # an escaped one takes as long as a field
+    check_size(brackets * MAX_WIDTH + len(pattern) + pattern.count("{") * measure([*args, *kwargs.values()]))
 
 
 def check_replace(text: str, old: Any, new: Any) -> None:

@@ -161,6 +161,7 @@ GREEDY = (
     "{{ 5 | round(-1000000000) }}",
     "{{ 5.5 | round(1000000000, 'ceil') }}",
     "{{ ('f' * 100000) | int(base=16) // 3 }}",
+    "{{ ('f' * 100) | int(base=16) }}",
     "{{ strftime_now('%c' * 100000) }}",
     "{{ range(10**9) | list }}",
     "{% set n = namespace(s='a') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
@@ -202,6 +203,8 @@ AT_ONCE = (
     "{{ ('aa\n' * 20000).splitlines() }}",
     "{{ ('aa\n' * 20000) | indent(0) | length }}",
     "{{ ('aa ' * 20000) | title }}",
+    "{{ ('{0:999}' * 600).format(1) }}",
+    "{{ '%(a(b))1000000d' % {'a(b)': 1} }}",
 )
 
 
@@ -237,6 +240,13 @@ def test_searches_of_too_many_steps_are_refused(source: str, monkeypatch: pytest
     monkeypatch.setattr(template_limits, "MAX_SEARCH_STEPS", 1000)
     with pytest.raises(TemplateError, match="looks for 20 characters in 100"):
         render(source)
+
+
+def test_patterns_are_read_once() -> None:
+    # With a look at the rest from every place, the template's time would not do.
+    assert len(render("{{ (':' * 30000).format() }}")) == 30000
+    with pytest.raises(TemplateError, match="key that has brackets"):
+        render("{{ ('%(' * 1000) % 1 }}")
 
 
 LIKE_JINJA = (
