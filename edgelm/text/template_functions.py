@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any, Literal, NoReturn
 
+from jinja2 import Environment, nodes, pass_environment, pass_eval_context
 from jinja2 import filters as jinja_filters
-from jinja2 import nodes, pass_eval_context
 from jinja2.utils import Namespace
 
 from edgelm.errors import TemplateError
@@ -20,14 +20,30 @@ from edgelm.text import template_limits as limits
 
 _PLAIN = tuple(
     """
-    abs attr capitalize count d default dictsort e escape first float groupby items last length list lower map max
-    min reject rejectattr reverse safe select selectattr sort string sum unique upper
+    abs attr capitalize count d default dictsort e escape float items last length lower reverse safe string upper
+    """.split()  # noqa: SIM905
+)
+_ITERATING = tuple(
+    """
+    first groupby list map max min reject rejectattr select selectattr sort unique
     """.split()  # noqa: SIM905
 )
 
 
 def _plain_filters() -> dict[str, Callable[..., Any]]:
-    return {name: jinja_filters.FILTERS[name] for name in _PLAIN}
+    plain = {name: jinja_filters.FILTERS[name] for name in _PLAIN}
+    return plain | {name: _iterating(jinja_filters.FILTERS[name]) for name in _ITERATING}
+
+
+def _iterating(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Jinja's filter, over ``members`` of the value."""
+    place = 1 if hasattr(function, "jinja_pass_arg") else 0  # of the value, behind what Jinja passes first
+
+    @wraps(function)
+    def iterating(*args: Any, **kwargs: Any) -> Any:
+        return function(*args[:place], limits.members(args[place]), *args[place + 1 :], **kwargs)
+
+    return iterating
 
 
 def charged(value: Any) -> Any:
@@ -119,6 +135,13 @@ def _int(value: Any, default: Any = 0, base: int = 10) -> Any:
     return number
 
 
+@pass_environment
+def _sum(environment: Environment, iterable: Iterable[Any], attribute: str | int | None = None, start: Any = 0) -> Any:
+    if attribute is not None:
+        iterable = map(jinja_filters.make_attrgetter(environment, attribute), iterable)
+    return sum(limits.members(iterable), start)
+
+
 def _title(value: Any) -> str:
     limits.check_title(str(value))
     return jinja_filters.do_title(value)
@@ -135,7 +158,7 @@ def _round(value: float, precision: int = 0, method: Literal["common", "ceil", "
 
 
 def _namespace(*args: Any, **kwargs: Any) -> Namespace:
-    values = dict(*args, **kwargs)
+    values = dict(*map(limits.members, args), **kwargs)
     limits.current_meter().charge(values)
     return Namespace(values)
 
@@ -157,6 +180,7 @@ _OWN: dict[str, Callable[..., Any]] = {
     "join": _join,
     "replace": _replace,
     "round": _round,
+    "sum": _sum,
     "title": _title,
     "tojson": _tojson,
     "trim": _trim,

@@ -25,7 +25,8 @@ MAX_WIDTH = 1000  # of an indentation or a padded field
 MAX_INTEGER_BITS = 256
 MAX_SEARCH_STEPS = 1 << 28  # of searches that compare every character with every other
 
-_PIECE_BYTES = sys.getsizeof("") + 8  # a string in a list
+_POINTER_BYTES = 8  # what a list takes for a member, beside the member itself
+_PIECE_BYTES = sys.getsizeof("") + _POINTER_BYTES
 
 
 class Meter:
@@ -103,6 +104,28 @@ def _children(value: Any) -> Iterator[Any]:
     if isinstance(value, dict):
         return iter([item for pair in value.items() for item in pair])
     return iter(value) if isinstance(value, (list, tuple)) else iter(())
+
+
+def members(value: Any) -> Any:
+    """What a filter iterates over: one member after the other, as long as all of them would make one value.
+
+    A string has a member for each character, and a single look at the clock would be too few for millions of them.
+    What is empty, undefined or no value at all is given back as it is, and a mapping, which was measured before.
+
+    Raises:
+        TemplateError: while iterating: the members are too large together, or take too long.
+    """
+    return value if not value or isinstance(value, Mapping) else _metered_members(value)
+
+
+def _metered_members(iterable: Iterable[Any]) -> Iterator[Any]:
+    meter = current_meter()
+    size = 0
+    for item in iterable:
+        meter.tick()
+        size += measure(item) + _POINTER_BYTES
+        check_size(size)
+        yield item
 
 
 def check_size(size: int) -> None:
@@ -281,7 +304,7 @@ def joinable(separator: str, items: Iterable[Any]) -> list[Any]:
     """
     values = []
     size = 0
-    for item in items:
+    for item in members(items):
         size += len(str(item)) + len(separator)
         check_size(size)
         values.append(item)

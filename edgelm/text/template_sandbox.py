@@ -1,7 +1,7 @@
 """The Jinja environment that chat templates run in: transformers' dialect, in a sandbox that also limits resources.
 
-Jinja's own sandbox keeps a template from Python's internals. On top of it, every loop round, call and filter looks
-at the clock, every value that the template makes is measured, and what multiplies
+Jinja's own sandbox keeps a template from Python's internals. On top of it, every loop round, call and filter, and each
+member that a filter goes over, looks at the clock, every value that the template makes is measured, and what multiplies
 (``*``, ``**``, ``replace``, ``join``, padding, formatting, splitting, searching) is estimated first. Filters and
 methods that no chat template needs do not exist.
 """
@@ -34,7 +34,7 @@ _STRING_METHODS = frozenset(
 )
 
 # Names of the filters that `_Instrument` puts in: no template can write them.
-_TICK, _CONCAT, _VALUE, _ITEM = "<tick>", "<concat>", "<value>", "<item>"
+_TICK, _CONCAT, _VALUE, _ITEM, _MEMBERS = "<tick>", "<concat>", "<value>", "<item>", "<members>"
 
 
 class TemplateSandbox(ImmutableSandboxedEnvironment):
@@ -51,7 +51,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
             finalize=finalize,
             extensions=[_GenerationTag, LoopControlExtension],
         )
-        self.filters = FILTERS | {_TICK: _tick, _CONCAT: _concat, _VALUE: _value, _ITEM: _item}
+        self.filters = FILTERS | {_TICK: _tick, _CONCAT: _concat, _VALUE: _value, _ITEM: _item, _MEMBERS: _members}
         tests = cast("dict[str, Callable[..., Any]]", TESTS)
         self.tests = {name: ticking(function) for name, function in tests.items()}
         del self.globals["lipsum"]
@@ -106,6 +106,8 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         owner = getattr(__obj, "__self__", None)
         if isinstance(owner, str):
             args = _checked_arguments(owner, __obj.__name__, args, kwargs)
+        elif args and (__obj is dict or owner is dict):
+            args = (limits.members(args[0]), *args[1:])  # integers that collide take long to become keys
         return charged(super().call(__context, __obj, *args, **kwargs))
 
 
@@ -127,6 +129,24 @@ class _Instrument(NodeTransformer):
         self.generic_visit(node)
         tick = nodes.ExprStmt(_filter(nodes.Const(None), _TICK, node.lineno), lineno=node.lineno)
         node.body.insert(0, tick)
+        if node.test is not None:
+            node.test = _filter(node.test, _TICK, node.lineno)
+        return node
+
+    def visit_Call(self, node: nodes.Call) -> nodes.Node:  # noqa: N802
+        return self._with_counted_arguments(node)
+
+    def visit_Filter(self, node: nodes.Filter) -> nodes.Node:  # noqa: N802
+        return self._with_counted_arguments(node)
+
+    def visit_Test(self, node: nodes.Test) -> nodes.Node:  # noqa: N802
+        return self._with_counted_arguments(node)
+
+    def _with_counted_arguments(self, node: nodes.Call | nodes.Filter | nodes.Test) -> nodes.Node:
+        """``f(*members)``: Python puts them into a tuple before anything can look at it."""
+        self.generic_visit(node)
+        if node.dyn_args is not None:
+            node.dyn_args = _filter(node.dyn_args, _MEMBERS, node.lineno)
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
@@ -184,6 +204,11 @@ def _value(_: Context, value: Any) -> Any:
 def _item(_: Context, value: Any) -> Any:
     """What is put into a namespace: data, measured as a member of a container is."""
     return charged([value])[0]
+
+
+@pass_context
+def _members(_: Context, value: Any) -> Any:
+    return limits.members(value)
 
 
 def _checked_arguments(owner: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:

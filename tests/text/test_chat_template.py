@@ -193,6 +193,7 @@ def test_memory_is_refused_before_it_is_taken(source: str, monkeypatch: pytest.M
     assert peak < template_limits.MAX_TOTAL_BYTES + (64 << 20)
 
 
+CHARACTERS = "('Ā' * 100 * 250)"
 AT_ONCE = (
     "{{ ('\t' * 60000).expandtabs(1000) }}",
     "{{ ('\t' * 60000).expandtabs() }}" * 2 + "{{ ('\t' * 60000).expandtabs(tabsize=100) }}",
@@ -203,6 +204,16 @@ AT_ONCE = (
     "{{ ('aa\n' * 20000).splitlines() }}",
     "{{ ('aa\n' * 20000) | indent(0) | length }}",
     "{{ ('aa ' * 20000) | title }}",
+    f"{{{{ {CHARACTERS} | list }}}}",
+    f"{{{{ {CHARACTERS} | sort }}}}",
+    f"{{{{ {CHARACTERS} | groupby(none) }}}}",
+    f"{{{{ {CHARACTERS} | join }}}}",
+    f"{{{{ ''.join({CHARACTERS}) }}}}",
+    f"{{{{ cycler(*{CHARACTERS}) }}}}",
+    f"{{{{ 'a' | default(*{CHARACTERS}) }}}}",
+    f"{{{{ 'a' is in(*{CHARACTERS}) }}}}",
+    f"{{% for c in {CHARACTERS} | select %}}{{{{ loop.length }}}}{{% endfor %}}",
+    "{{ range(200) | map(attribute='x', default=[none] * 1000) | sum(start=[]) }}",
     "{{ ('{0:999}' * 600).format(1) }}",
     "{{ '%(a(b))1000000d' % {'a(b)': 1} }}",
 )
@@ -220,6 +231,28 @@ def test_one_operation_takes_the_memory_of_a_few_values(source: str, monkeypatch
     finally:
         tracemalloc.stop()
     assert peak < 8 * template_limits.MAX_VALUE_BYTES
+
+
+MANY_STEPS = (
+    "{{ ('x' * 2000) | reject | first }}",
+    "{{ ('x' * 2000) | map(attribute='a') | select | first }}",
+    "{{ ('x' * 2000) | max }}",
+    "{{ ('x' * 2000) | unique | list }}",
+    "{{ ([[1]] * 2000) | sum(start=[]) | length }}",
+    "{{ range(2000) | sum }}",
+    "{{ dict(('ab ' * 2000).split()) }}",
+    "{{ {}.fromkeys(range(2000)) | length }}",
+    "{{ namespace(('ab ' * 2000).split()) }}",
+    "{% for c in 'x' * 2000 if c.a %}{% endfor %}",
+)
+
+
+@pytest.mark.parametrize("source", MANY_STEPS, ids=range(len(MANY_STEPS)))
+def test_every_step_looks_at_the_clock(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = iter(range(100))
+    monkeypatch.setattr(template_limits.Meter, "tick", lambda _: next(moments))
+    with pytest.raises(TemplateError, match="fails"):  # out of moments
+        ChatTemplate(source).render(HELLO)
 
 
 SEARCHES = (
