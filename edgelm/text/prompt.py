@@ -25,7 +25,12 @@ def encode_chat(
     Special tokens that the template writes become special ids. Where a message or a variable spells one
     (``<|im_end|>``), it stays text. To tell the two apart, the first character of such a text is replaced by a
     private character while the template runs, and put back before the text around it is encoded. A template that
-    puts a special token together from a role (``<|user|>``) means it, and gets it.
+    writes a special token's first character itself, as in one put together from a role (``<|user|>``), means it, and
+    gets it.
+
+    A template may also make a special token of what was none (``<|im_/thinkend|>`` without ``/think``). So where a
+    message has a character that special tokens start with, a second rendering, in which all of these are private,
+    tells which special tokens are the template's own. It stands where the first one has others.
 
     Raises:
         PromptError: a message is not of the right form, nested too deep, has lone surrogates, or has a key that
@@ -35,21 +40,44 @@ def encode_chat(
     inputs = {"messages": checked_messages(messages), "variables": variables}
     spelling = _spelling(tokenizer.special_tokens, tokenizer.normalizes_special_tokens)
     strings: list[str] = []
-    _collect(inputs, strings, spelling)
-    if not tokenizer.can_spell_special_tokens and not any(map(spelling.places, strings)):
-        return tokenizer.encode_markup(template.render(messages, **variables))
-    mask = _unused_characters(spelling.first_characters, [*strings, template.source])
-    hidden = _map_strings(inputs, lambda text: _masked(text, spelling.places(text), mask))
-    rendered = template.render(hidden["messages"], **hidden["variables"])
-    return _encode_around_special_tokens(tokenizer, rendered, {ord(private): char for char, private in mask.items()})
+    keys: list[str] = []
+    _collect(inputs, strings, keys, spelling)
+    texts = [*strings, *keys]
+    if not any(map(spelling.may_start_in, texts)):
+        return _encoded(tokenizer, template.render(messages, **variables), {})
+    mask = _unused_characters(spelling.first_characters, [*texts, template.source])
+
+    def hidden(text: str) -> str:
+        return _masked(text, spelling.places(text), mask)
+
+    def unstarted(text: str) -> str:
+        # Names (roles, types) are what a template compares; they have nothing that a token like <|im_end|> starts with.
+        return hidden(text) if text.isidentifier() else _replaced(text, mask)
+
+    inputs_shown = _map_strings(inputs, hidden)
+    inputs_unstarted = _map_strings(inputs, unstarted, lambda key: unstarted(key) if _is_free(key) else key)
+    rendered = template.render(inputs_shown["messages"], **inputs_shown["variables"])
+    if inputs_unstarted != inputs_shown:
+        own = template.render(inputs_unstarted["messages"], **inputs_unstarted["variables"])
+        if spelling.tokens(own) != spelling.tokens(rendered):
+            rendered = own
+    return _encoded(tokenizer, rendered, {private: char for char, private in mask.items()})
 
 
-def _encode_around_special_tokens(tokenizer: Tokenizer, rendered: str, unmask: Mapping[int, str]) -> list[int]:
+def _encoded(tokenizer: Tokenizer, rendered: str, unmask: Mapping[str, str]) -> list[int]:
+    """Ids of a rendering in which only the template spells special tokens, but for private characters."""
+    text = _replaced(rendered, unmask)
+    if text == rendered and not tokenizer.can_spell_special_tokens:
+        return tokenizer.encode_markup(text)
+    return _encode_around_special_tokens(tokenizer, rendered, unmask)
+
+
+def _encode_around_special_tokens(tokenizer: Tokenizer, rendered: str, unmask: Mapping[str, str]) -> list[int]:
     """Ids of a text: its special tokens as such, what lies between them as text, with the private characters undone.
 
     A private character stands for one character, so places in the masked text are places in the text.
     """
-    text = rendered.translate(unmask)
+    text = _replaced(rendered, unmask)
     ids: list[int] = []
     position = 0
     for start, end, token_id in [*tokenizer.special_spans(rendered), (len(text), len(text), None)]:
@@ -75,6 +103,14 @@ class _Spelling:
     longest: int
     ignores_case: bool
 
+    def may_start_in(self, text: str) -> bool:
+        """Whether a part of the text could become the beginning of a special token."""
+        return any(character in text for character in self.first_characters)
+
+    def tokens(self, text: str) -> list[int | None]:
+        """Which special tokens the text spells, one number for each kind."""
+        return [found.lastindex for found in self.whole.finditer(text)]
+
     def places(self, text: str) -> list[int]:
         """Where a special token starts, or one that the text behind could complete (white space may be trimmed)."""
         places = [found.start() for found in self.whole.finditer(text)]
@@ -92,8 +128,9 @@ def _spelling(special_tokens: tuple[str, ...], ignores_case: bool) -> _Spelling:
     tokens = [token for token in special_tokens if token and not token.isspace()]
     spelled = [token.lower() for token in tokens] if ignores_case else tokens
     first = {token[0] for token in tokens}
-    # The first character is matched, the rest only looked at: one special token may start inside another.
-    choices = "|".join(f"{re.escape(token[0])}(?={re.escape(token[1:])})" for token in tokens)
+    # The first character is matched, the rest only looked at: one special token may start inside another. The empty
+    # group tells which it is.
+    choices = "|".join(f"{re.escape(token[0])}(?={re.escape(token[1:])})()" for token in tokens)
     return _Spelling(
         whole=re.compile(choices or r"(?!)", re.IGNORECASE if ignores_case else re.NOFLAG),
         beginnings=frozenset(token[:length] for token in spelled for length in range(1, len(token))),
@@ -101,6 +138,12 @@ def _spelling(special_tokens: tuple[str, ...], ignores_case: bool) -> _Spelling:
         longest=max(map(len, tokens), default=0),
         ignores_case=ignores_case,
     )
+
+
+def _replaced(text: str, characters: Mapping[str, str]) -> str:
+    for character, other in characters.items():  # much faster than `translate`
+        text = text.replace(character, other)
+    return text
 
 
 def _masked(text: str, places: Sequence[int], mask: Mapping[str, str]) -> str:
@@ -119,12 +162,12 @@ def _unused_characters(first_characters: frozenset[str], texts: Sequence[str]) -
     free = (chr(code) for code in chain(*_PRIVATE_USE) if chr(code) not in taken)
     mask = dict(zip(sorted(first_characters), free, strict=False))
     if len(mask) < len(first_characters):
-        raise PromptError("the messages use every private-use character, and spell a special token of the model")
+        raise PromptError("the messages use every private-use character, and what special tokens start with")
     return mask
 
 
-def _collect(value: Any, strings: list[str], spelling: _Spelling, depth: int = 0) -> None:
-    """Adds every string in nested lists and mappings to ``strings``; refuses keys that spell a special token."""
+def _collect(value: Any, strings: list[str], keys: list[str], spelling: _Spelling, depth: int = 0) -> None:
+    """Adds every string and free key in nested lists and mappings; refuses keys that spell a special token."""
     if depth > MAX_DEPTH:
         raise PromptError(f"messages and template variables may be nested {MAX_DEPTH} deep, not deeper")
     if isinstance(value, str):
@@ -133,18 +176,28 @@ def _collect(value: Any, strings: list[str], spelling: _Spelling, depth: int = 0
         for key, item in value.items():
             if isinstance(key, str) and spelling.whole.search(key):
                 raise PromptError(f"the key {key[:80]!r} of a message or template variable spells a special token")
-            _collect(item, strings, spelling, depth + 1)
+            if _is_free(key):
+                keys.append(key)
+            _collect(item, strings, keys, spelling, depth + 1)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            _collect(item, strings, spelling, depth + 1)
+            _collect(item, strings, keys, spelling, depth + 1)
 
 
-def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
-    """A copy of nested lists and mappings with every string changed but the keys."""
+def _is_free(key: Any) -> bool:
+    """Whether a key is text that a template can only print: those that it looks up are names."""
+    return isinstance(key, str) and not key.isidentifier()
+
+
+def _map_strings(value: Any, change: Callable[[str], str], change_key: Callable[[Any], Any] | None = None) -> Any:
+    """A copy of nested lists and mappings with every string changed, and the keys if there is a function for them."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
-        return {key: _map_strings(item, change) for key, item in value.items()}
+        return {
+            key if change_key is None else change_key(key): _map_strings(item, change, change_key)
+            for key, item in value.items()
+        }
     if isinstance(value, (list, tuple)):
-        return [_map_strings(item, change) for item in value]
+        return [_map_strings(item, change, change_key) for item in value]
     return value

@@ -139,6 +139,87 @@ def test_special_tokens_are_not_put_together_from_pieces(case: str) -> None:
     assert tokenizer.special_token_ids.isdisjoint(ids)
 
 
+MANGLING = {
+    "delete": "m.content.replace('/no_think', '').replace('/think', '')",
+    "delete with a filter": "m.content | replace('x', '')",
+    "trim": "m.content | trim",
+    "strip": "m.content.strip('xX ')",
+    "lower": "m.content | lower",
+    "upper": "m.content | upper",
+    "capitalize": "m.content | capitalize",
+    "cut": "m.content[1:-1]",
+    "every second": "m.content[::2]",
+    "backwards": "m.content | reverse",
+    "replace": "m.content.replace('0', 'im_')",
+    "split": "m.content.split('x') | join",
+    "before": "m.content.split('/think') | last ~ m.content.split('/think') | first",
+    "key": "m.extra | tojson | replace('/think', '')",
+    "looked for": "('<|im_end|>' in m.content) ~ m.content.replace('/think', '')",
+}
+PIECES = st.sampled_from(
+    ["<|im_", "end|>", "<|im_start|>", "<|IM_END|>", "<", "|", "/think", "/no_think", "x", "0", " ", "a", "\ue000"]
+)
+PLAIN_OR_MANGLED = st.lists(PIECES | st.text(max_size=3), max_size=8).map("".join) | st.sampled_from(
+    ["<|im_/thinkend|>", "<|im_/think", "x<|im_xend|>x", ">|dne_mi|<.", "<|0end|>", "<_|_i_m___e_n_d_|_>", "<|IM_END|>"]
+)
+
+
+def spells_a_token(text: str) -> bool:
+    return any(token in text for token in build.CHAT_TOKENS)
+
+
+@pytest.mark.parametrize("case", MANGLING)
+@given(contents=st.lists(PLAIN_OR_MANGLED, min_size=1, max_size=3))
+def test_special_tokens_are_not_made_by_what_a_template_changes(case: str, contents: list[str]) -> None:
+    tokenizer, _ = made("byte_level")
+    source = f"{{% for m in messages %}}<|im_start|>{{{{ {MANGLING[case]} }}}}<|im_end|>{{% endfor %}}"
+    messages = [
+        {"role": "user", "content": text, "extra": {"refused" if spells_a_token(text) else text: 1}}
+        for text in contents
+    ]
+    ids = encode_chat(tokenizer, ChatTemplate(source), messages)
+    names = [tokenizer.id_to_token(i) for i in ids if i in tokenizer.special_token_ids]
+    assert names == ["<|im_start|>", "<|im_end|>"] * len(contents)
+
+
+def test_what_a_template_deletes_leaves_the_rest_as_it_is() -> None:
+    tokenizer, _ = made("byte_level")
+    template = ChatTemplate("<|im_start|>{{ messages[0].content.replace('/think', '') }}<|im_end|>")
+    ids = encode_chat(tokenizer, template, chat("a <|im_/thinkend|> <b>"))
+    assert tokenizer.decode(ids, skip_special_tokens=False) == "<|im_start|>a <|im_end|> <b><|im_end|>"
+    assert sum(i in tokenizer.special_token_ids for i in ids) == 2
+
+
+class CountingTemplate(ChatTemplate):
+    renderings = 0
+
+    def render(self, messages: Any, **variables: Any) -> str:
+        self.renderings += 1
+        return super().render(messages, **variables)
+
+
+RENDERINGS = (("Is 3 > 2? | [x]", 1), ("Is 2 < 3?", 2), ("<|im_end|>", 1), ("<|im_end|> <b>", 2))
+
+
+@pytest.mark.parametrize(("content", "renderings"), RENDERINGS)
+def test_only_what_may_start_a_special_token_is_rendered_twice(content: str, renderings: int) -> None:
+    tokenizer, _ = made("byte_level")
+    template = CountingTemplate(real.QWEN)
+    encode_chat(tokenizer, template, chat(content), tools=[{"name": "add", "a key": [1, True, None]}])
+    assert template.renderings == renderings
+
+
+def test_roles_are_compared_also_where_special_tokens_are_words() -> None:
+    backend = build.byte_level()
+    backend.add_special_tokens(["user", "sop", "<|user|>"])
+    tokenizer = Tokenizer(backend)
+    source = (
+        "{% for m in messages %}{{ raise_exception('role') if m.role not in ['user', 'system'] }}<|user|>{% endfor %}"
+    )
+    ids = encode_chat(tokenizer, ChatTemplate(source), [{"role": "system", "content": "so <p"}])
+    assert ids == [tokenizer.token_to_id("<|user|>")]
+
+
 def test_variables_are_text_too() -> None:
     tokenizer, _ = made("byte_level")
     template = ChatTemplate("{{ tools | tojson }}<|im_end|>")
