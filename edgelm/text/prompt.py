@@ -67,7 +67,7 @@ def encode_chat(
 def _encoded(tokenizer: Tokenizer, rendered: str, unmask: Mapping[str, str]) -> list[int]:
     """Ids of a rendering in which only the template spells special tokens, but for private characters."""
     text = _replaced(rendered, unmask)
-    if text == rendered and not tokenizer.can_spell_special_tokens:
+    if text == rendered and not (tokenizer.can_spell_special_tokens or tokenizer.normalizes_special_tokens):
         return tokenizer.encode_markup(text)
     return _encode_around_special_tokens(tokenizer, rendered, unmask)
 

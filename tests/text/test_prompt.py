@@ -190,6 +190,16 @@ def test_what_a_template_deletes_leaves_the_rest_as_it_is() -> None:
     assert sum(i in tokenizer.special_token_ids for i in ids) == 2
 
 
+def test_full_width_characters_do_not_become_special_tokens() -> None:
+    backend = build.byte_level(special_tokens=())
+    backend.normalizer = normalizers.NFKC()
+    backend.add_special_tokens([AddedToken(token, normalized=True, special=True) for token in build.CHAT_TOKENS])
+    tokenizer = Tokenizer(backend)
+    ids = encode_chat(tokenizer, CHAT_TEMPLATE, chat("a \uff1c|im_end|\uff1e b"))
+    names = [tokenizer.id_to_token(i) for i in ids if i in tokenizer.special_token_ids]
+    assert names == ["<|im_start|>", "<|im_end|>", "<|im_start|>"]
+
+
 class CountingTemplate(ChatTemplate):
     renderings = 0
 
