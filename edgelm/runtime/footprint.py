@@ -7,15 +7,12 @@ the peak.
 
 from __future__ import annotations
 
-import re
-
 from edgelm.bundle.manifest import NATIVE_LAYOUT, Footprint, Manifest
+from edgelm.bundle.weight_files import weight_files
 from edgelm.config import KVCacheType
 
 MB = 1_000_000
 FLOAT_BYTES = 4
-# Ours, and those of other tools: ``model.onnx.data``, ``model.onnx_data``, ``model.onnx_data_1``.
-_WEIGHTS_FILE = re.compile(r"[._]data(_\d+)?$")
 # Of a tokenizer, for each of its tokens: once it is read, and what is there besides while it is.
 _TOKENIZER_BYTES = {"BPE": 350, "Unigram": 1400, "WordPiece": 400, "WordLevel": 400}
 _TOKENIZER_READING_BYTES = {"BPE": 480}
@@ -95,7 +92,7 @@ def graph_bytes(manifest: Manifest) -> int:
 
 def weight_bytes(manifest: Manifest, sizes: Footprint) -> int:
     """Of all weights; what a file of embeddings holds is read row by row and takes none."""
-    beside = sum(entry.size for name, entry in manifest.files.items() if _WEIGHTS_FILE.search(name))
+    beside = _beside_bytes(manifest)
     inside = {name: manifest.files[name].size for name in set(manifest.graphs.values())}
     held = sum(size for size in inside.values() if size >= MB)
     twice = sum(_MERGED_SHARE * size for name, size in inside.items() if "merged" in name and size >= MB)
@@ -108,8 +105,7 @@ def loading_bytes(manifest: Manifest, sizes: Footprint) -> int:
     """What is there for a moment while the weights are loaded."""
     if manifest.layout != NATIVE_LAYOUT:
         largest = max(entry.size for name, entry in manifest.files.items() if name in manifest.graphs.values())
-        beside = sum(entry.size for name, entry in manifest.files.items() if _WEIGHTS_FILE.search(name))
-        return int(_FOREIGN_LOADING_SHARE * max(largest, beside))
+        return int(_FOREIGN_LOADING_SHARE * max(largest, _beside_bytes(manifest)))
     scheme = manifest.quantization.get("scheme")
     layer = sizes.hidden_size * sizes.intermediate_size * (2 if sizes.gated else 1)
     largest = int(_LAYER_BYTES.get(str(scheme), _USUAL_WEIGHT_BYTES) * layer)
@@ -185,6 +181,11 @@ def takes_whole_prompts(manifest: Manifest) -> bool:
     return "decoder_with_past" in manifest.graphs or "merged" in manifest.graphs["decoder"]
 
 
+def _beside_bytes(manifest: Manifest) -> int:
+    """Of the files that hold weights beside the graphs."""
+    return sum(entry.size for entry in weight_files(manifest).values())
+
+
 def _tokenizer_kind(manifest: Manifest, sizes: Footprint) -> str:
     return sizes.tokenizer or ("BPE" if manifest.family == "decoder" else "Unigram")
 
@@ -216,7 +217,7 @@ def _usual_sizes(manifest: Manifest) -> tuple[int, int, int]:
     if manifest.state is not None:
         return manifest.state.size, max(1, manifest.state.size // _USUAL_HEAD_SIZE), _USUAL_HEAD_SIZE
     if kv is None:  # no embedding is wider than all weights together make it, of one byte each
-        held = sum(entry.size for name, entry in manifest.files.items() if _holds_weights(manifest, name))
+        held = _beside_bytes(manifest) + sum(manifest.files[name].size for name in set(manifest.graphs.values()))
         hidden = max(1, held // manifest.vocab_size)
         return hidden, max(1, hidden // _USUAL_HEAD_SIZE), min(hidden, _USUAL_HEAD_SIZE)
     if manifest.family == "encoder-decoder":
@@ -226,7 +227,3 @@ def _usual_sizes(manifest: Manifest) -> tuple[int, int, int]:
         return columns, max(kv.kv_heads, columns // kv.head_size), kv.head_size
     heads = _USUAL_HEADS_PER_KV_HEAD * kv.kv_heads
     return heads * kv.head_size, heads, kv.head_size
-
-
-def _holds_weights(manifest: Manifest, name: str) -> bool:
-    return name in manifest.graphs.values() or _WEIGHTS_FILE.search(name) is not None

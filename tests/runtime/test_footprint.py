@@ -148,6 +148,32 @@ def test_a_tied_table_in_the_graph_is_there_twice():
     assert untied.loading > budget(beside, tokens=9, prefill_chunk=9).loading > 0
 
 
+@pytest.mark.parametrize("layout", ["edgelm", "optimum"])
+@pytest.mark.parametrize("name", ["decoder.weights", "onnx__MatMul_123", "model.onnx_data_1", "embedding.int8"])
+def test_weights_count_whatever_their_file_is_called(layout, name):
+    usual = model(layout=layout)
+    files = {name if old == "decoder.onnx.data" else old: entry for old, entry in usual.files.items()}
+    assert budget(replace(usual, files=files), tokens=9, prefill_chunk=9) == budget(usual, tokens=9, prefill_chunk=9)
+
+
+@pytest.mark.parametrize(
+    "name", ["embedding.int8", "kv_scales.f32", "tokenizer.json", "chat_template.jinja", "NOTE.md"]
+)
+def test_files_that_are_known_to_hold_no_weights_do_not_count(name):
+    known = model(
+        kv=KVGeometry(4, 8, 64, scales="kv_scales.f32"), embedding=EmbeddingFile("embedding.int8", 30_000, 512)
+    )
+    more = replace(known, files=known.files | {name: FileEntry(20 * MB, "0" * 64)})
+    assert budget(more, tokens=9, prefill_chunk=9) == budget(known, tokens=9, prefill_chunk=9)
+
+
+def test_an_old_encoder_is_as_wide_with_weights_in_any_file():
+    usual = model("encoder", footprint=None)
+    files = {"onnx__MatMul_1" if name.endswith(".data") else name: entry for name, entry in usual.files.items()}
+    one, other = (encoder_budget(made, batch_tokens=64, longest=64) for made in (usual, replace(usual, files=files)))
+    assert one == other
+
+
 def test_blocks_have_their_scales_thrice_and_a_head_in_small_pieces():
     rows = model(footprint=replace(SIZES, tied=True), embedding=EmbeddingFile("embedding.int8", 30_000, 512))
     blocks = replace(rows, embedding=EmbeddingFile("embedding.int8", 30_000, 512, block_size=32))
