@@ -23,6 +23,7 @@ from edgelm.bundle.onnx_model import OnnxGraph, OnnxModel, OnnxNode, OnnxTensor,
 from edgelm.bundle.onnx_reader import read_model
 from edgelm.bundle.operators import ALLOWED_OPERATORS, operator_name
 from edgelm.bundle.regular_file import open_file
+from edgelm.bundle.weight_files import check_weight_files
 from edgelm.bundle.weights_check import check_weights
 from edgelm.errors import ModelError
 
@@ -75,6 +76,7 @@ def check_graph(folder: Path, file_name: str, manifest: Manifest) -> GraphInfo:
     """
     native = manifest.layout == NATIVE_LAYOUT
     info = inspect_graph(folder, file_name, manifest.files, NATIVE_RULES if native else FOREIGN_RULES)
+    check_weight_files(info.external_files, graph_file=file_name, manifest=manifest)
     if not native:
         roles = [role for role, name in manifest.graphs.items() if name == file_name]
         check_foreign(info.inputs, info.outputs, graph_file=file_name, roles=roles, manifest=manifest)

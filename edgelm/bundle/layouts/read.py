@@ -32,6 +32,7 @@ from edgelm.bundle.layouts.text_files import TEMPLATE_NAME, longest_text, text_d
 from edgelm.bundle.layouts.transformers_js import TransformersJsLayout
 from edgelm.bundle.manifest import MAX_VOCAB, FileEntry, KVGeometry, Manifest, Source
 from edgelm.bundle.onnx_model import DATA_TYPES, ValueInfo
+from edgelm.bundle.weight_files import check_weight_files
 from edgelm.errors import ModelError, UnsupportedModelError
 
 # The first that recognises a folder reads it.
@@ -96,6 +97,8 @@ def read_folder(folder: Path, *, variant: str | None = None) -> ForeignFolder:
     graphs = {role: inspected[name] for role, name in found.graphs.items()}
     manifest = _manifest(listing, layout.name, found, graphs)
     for name, graph in inspected.items():
+        beside = [_place(found.folder, file) for file in graph.external_files]
+        check_weight_files(beside, graph_file=name, manifest=manifest)
         roles = [role for role, file in found.graphs.items() if file == name]
         check_foreign(graph.inputs, graph.outputs, graph_file=name, roles=roles, manifest=manifest)
     documents = text_documents(listing)
