@@ -5,6 +5,7 @@ Everything is decided on the bytes of the file, before ONNX Runtime sees one of 
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,6 +32,8 @@ from edgelm.errors import ModelError
 MAX_GRAPH_BYTES = (1 << 31) - 1
 # What a file in ONNX Runtime's own format has at its fifth byte; in ONNX it could only be a producer's name.
 _ORT_MARK = b"ORTM"
+# Matrices are padded to blocks, and rotated by some of this size, whatever a model's own sizes are.
+_PADDING = 128
 
 
 class GraphInfo(NamedTuple):
@@ -44,6 +47,7 @@ class GraphInfo(NamedTuple):
         external_files: files of the bundle that hold its weights.
         weight_bytes: bytes of all weights; those that share a place count once.
         operators: operator → number of its calls, those in branches included.
+        width: what some matrix of weights has in rows and in columns at least; packed numbers count as one.
     """
 
     file_name: str
@@ -53,6 +57,7 @@ class GraphInfo(NamedTuple):
     external_files: tuple[str, ...]
     weight_bytes: int
     operators: dict[str, int]
+    width: int
 
 
 class GraphRules(NamedTuple):
@@ -70,8 +75,8 @@ def check_graph(folder: Path, file_name: str, manifest: Manifest) -> GraphInfo:
     """Reads a graph file of a bundle and checks all that can be told without running it.
 
     Raises:
-        ModelError: not ONNX, an operator that is not allowed, weights out of place, or inputs or outputs not as
-            they must be; names the node, tensor, input or output.
+        ModelError: not ONNX, an operator that is not allowed, weights out of place or of another model's size than
+            the manifest's, or inputs or outputs not as they must be; names the node, tensor, input or output.
         IntegrityError: a file is missing, no regular file, or of another size than the manifest's.
     """
     native = manifest.layout == NATIVE_LAYOUT
@@ -82,6 +87,7 @@ def check_graph(folder: Path, file_name: str, manifest: Manifest) -> GraphInfo:
         check_foreign(info.inputs, info.outputs, graph_file=file_name, roles=roles, manifest=manifest)
     else:
         _check_contract(info.inputs, info.outputs, file_name, manifest)
+        _check_width(info, manifest)
     return info
 
 
@@ -108,7 +114,7 @@ def inspect_graph(folder: Path, file_name: str, files: Mapping[str, FileEntry], 
     graph = model.graph
     calls: Counter[str] = Counter()
     graphs = list(_check_nodes(graph, file_name, rules, calls))
-    tensors = chain.from_iterable(_tensors(part) for part in graphs)
+    tensors = [tensor for part in graphs for tensor in _tensors(part)]
     weights = check_weights(tensors, graph_file=file_name, folder=folder, files=files)
     initialized = {tensor.name for tensor in graph.initializers}
     inputs = tuple(value for value in graph.inputs if value.name not in initialized)
@@ -122,6 +128,7 @@ def inspect_graph(folder: Path, file_name: str, files: Mapping[str, FileEntry], 
         external_files=weights.files,
         weight_bytes=weights.nbytes,
         operators=dict(calls),
+        width=max((_width(tensor) for tensor in tensors), default=0),
     )
 
 
@@ -179,6 +186,24 @@ def _node_place(node: OnnxNode, index: int, file_name: str) -> str:
 def _tensors(graph: OnnxGraph) -> Iterator[OnnxTensor]:
     held = (attribute.tensors for node in graph.nodes for attribute in node.attributes)
     return chain(graph.initializers, chain.from_iterable(held))
+
+
+def _width(tensor: OnnxTensor) -> int:
+    """The shorter side of a matrix; blocks of (N, blocks, bytes) are one of N rows."""
+    return min(tensor.dims[0], math.prod(tensor.dims[1:])) if len(tensor.dims) > 1 else 0
+
+
+def _check_width(info: GraphInfo, manifest: Manifest) -> None:
+    """Both sides of a matrix are widths of values, so that the footprint must tell of one that is as wide."""
+    sizes = manifest.footprint
+    if sizes is None:
+        return
+    widest = max(sizes.hidden_size, sizes.intermediate_size, sizes.heads * sizes.head_size)
+    if info.width > widest + _PADDING:
+        raise ModelError(
+            f"{info.file_name}: has weights with {info.width} rows and columns or more, but by the manifest's "
+            f"footprint no layer is wider than {widest}"
+        )
 
 
 def _check_names(values: Iterable[ValueInfo], kind: str, file_name: str) -> None:

@@ -16,6 +16,7 @@ from support.bundles import (
 from support.graph_refusals import check, manifest_of, refusal
 
 from edgelm.bundle.graph_check import check_graph
+from edgelm.bundle.manifest import Footprint
 from edgelm.bundle.operators import ALLOWED_OPERATORS, operator_name
 from edgelm.errors import ModelError
 
@@ -151,3 +152,30 @@ def test_another_familys_graph_has_its_own_inputs(tmp_path: Path) -> None:
     write_manifest(tmp_path, decoder_manifest(), family="encoder", tasks=tasks, graphs=graphs, kv=None)
     info = check_graph(tmp_path, "encoder.onnx", manifest_of(tmp_path))
     assert [str(info.inputs[0]), info.external_files, info.weight_bytes] == ["int64 (B, S)", (), 0]
+
+
+WIDE = TinyDecoder(hidden=256, ffn=512)
+
+
+def with_footprint(folder: Path, **sizes: int) -> Path:
+    sizes = {"hidden_size": 1, "intermediate_size": 1, "heads": 1, "head_size": 1, **sizes}
+    return write_decoder_bundle(folder, WIDE, footprint=Footprint(**sizes, attention="blocks"))
+
+
+def test_a_footprint_narrower_than_both_sides_of_a_matrix_is_refused(tmp_path: Path) -> None:
+    reason = "decoder.onnx: has weights with 256 rows and columns or more, but by the manifest's footprint no layer is"
+    with pytest.raises(ModelError, match=f"{reason} wider than 1$"):
+        check(with_footprint(tmp_path / "bundle"))
+
+
+@pytest.mark.parametrize("sizes", [{"hidden_size": 256}, {"intermediate_size": 512}, {"heads": 8, "head_size": 32}])
+def test_any_width_of_a_footprint_may_be_that_of_a_matrix(tmp_path: Path, sizes: dict[str, int]) -> None:
+    assert check(with_footprint(tmp_path / "bundle", **sizes)).width == 256
+
+
+def test_blocks_of_a_matrix_have_its_rows(tmp_path: Path) -> None:
+    def edit(model: onnx.ModelProto) -> None:
+        blocks = np.zeros((300, 12, 32), np.uint8)
+        model.graph.initializer.append(numpy_helper.from_array(blocks, "blocks"))
+
+    assert check(write_decoder_bundle(tmp_path / "bundle", edit=edit)).width == 300
