@@ -15,15 +15,12 @@ from edgelm.bundle.manifest import FAMILY_ROLES, NATIVE_LAYOUT
 from edgelm.bundle.opened import is_known, remember
 from edgelm.config import RuntimeConfig
 from edgelm.errors import MemoryLimitError, ModelError
-from edgelm.runtime.child import ChildEnd, NoChildError, run_child
+from edgelm.runtime.child import ChildEnd, NoChildError, run_child, seconds_for
 from edgelm.runtime.prepack import try_prepack
 
 # What the process writes once it is ready to begin.
 READY = "ready"
 _KILLED = -9
-_SECONDS = 120.0
-# How slow a disk may be from which weights are read, and laid out anew.
-_BYTES_PER_SECOND = 10_000_000
 # A prepacked copy may be larger than what it was made of.
 _MAPPED = 2
 
@@ -46,14 +43,18 @@ def try_first(bundle: Bundle, runtime: RuntimeConfig) -> str | None:
     manifest = bundle.manifest
     if is_known(bundle.folder, manifest, stamps=stamps):
         return None
-    if runtime.prepack and manifest.layout == NATIVE_LAYOUT:
-        for role in FAMILY_ROLES[manifest.family]:
-            try_prepack(bundle, role)  # a process of its own, too, whose memory is not that of the trial
+    # In processes of their own, too, whose memory is not that of the trial. It does without copies that were not made,
+    # and so optimizes the graph itself: to make one again would take the time that it has.
+    prepacked = (
+        runtime.prepack
+        and manifest.layout == NATIVE_LAYOUT
+        and all(try_prepack(bundle, role, max_memory=runtime.max_memory) for role in FAMILY_ROLES[manifest.family])
+    )
     weights = sum(entry.size for entry in manifest.files.values())
     request = {
         "folder": str(bundle.folder),
         "variant": bundle.variant,
-        "prepack": runtime.prepack,
+        "prepack": prepacked,
         "max_memory": runtime.max_memory,
         "mapped": _MAPPED * weights,
     }
@@ -62,7 +63,7 @@ def try_first(bundle: Bundle, runtime: RuntimeConfig) -> str | None:
             "edgelm.first_open_child",
             "answer",
             json.dumps(request),
-            seconds=_SECONDS + weights / _BYTES_PER_SECOND,
+            seconds=seconds_for(weights),
         )
     except NoChildError:
         return None

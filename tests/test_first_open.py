@@ -49,6 +49,26 @@ def tries(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Tries:
     return tries
 
 
+@pytest.mark.parametrize("made", [True, False])
+def test_copies_are_made_within_the_same_memory_and_done_without(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, made: bool
+) -> None:
+    asked: list[object] = []
+
+    def try_prepack(bundle: Bundle, role: str, *, max_memory: int | None) -> Path | None:
+        asked.append((role, max_memory))
+        return bundle.folder if made else None
+
+    def run_child(module: str, function: str, request: str, *, seconds: float) -> ChildEnd:
+        asked.append(json.loads(request)["prepack"])
+        return said({})
+
+    monkeypatch.setattr("edgelm.first_open.try_prepack", try_prepack)
+    monkeypatch.setattr("edgelm.first_open.run_child", run_child)
+    try_first(bundle, RuntimeConfig(max_memory=1 << 30))
+    assert asked == [("decoder", 1 << 30), made]
+
+
 def said(answer: object) -> ChildEnd:
     return ChildEnd(0, f"{READY}\n{json.dumps(answer)}", "")
 

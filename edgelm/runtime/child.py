@@ -30,6 +30,10 @@ _CODE = (
     "sys.stdout.write({returned!r}); sys.stdout.flush()"
 )
 _PACKAGES = Path(__file__).parents[2]
+# On a slow machine, whatever the size of the weights.
+_SECONDS = 120.0
+# How slow a disk may be from which weights are read, and laid out anew.
+_BYTES_PER_SECOND = 10_000_000
 _STATUS = Path("/proc/self/status")
 _FIRST_TO_GO = Path("/proc/self/oom_score_adj")
 
@@ -94,6 +98,11 @@ def run_child(module: str, function: str, *arguments: str, seconds: float | None
             return _ended(process, seconds)
     except (OSError, ValueError) as error:  # ValueError: a NUL in a path
         raise NoChildError(str(error)) from error
+
+
+def seconds_for(weights: int) -> float:
+    """How many seconds a process may take that loads ``weights`` bytes of weights and works with them once."""
+    return _SECONDS + weights / _BYTES_PER_SECOND
 
 
 def _ended(process: subprocess.Popen[str], seconds: float | None) -> ChildEnd:

@@ -16,13 +16,12 @@ import platform
 from pathlib import Path
 
 from edgelm.bundle.bundle import Bundle
-from edgelm.bundle.files import tree_size
 from edgelm.bundle.home import prepacked_folder
 from edgelm.bundle.publish import heal, publishing
 from edgelm.bundle.regular_file import read_file
 from edgelm.bundle.strict_json import load_json
 from edgelm.errors import BundleExistsError, EdgeLMError, ModelError, StorageError, UnsupportedModelError
-from edgelm.runtime.child import NoChildError, limit_own_memory, run_child
+from edgelm.runtime.child import NoChildError, limit_own_memory, run_child, seconds_for
 from edgelm.runtime.session import RUNTIME_VERSION, Session
 
 GRAPH_NAME = "graph.onnx"
@@ -40,20 +39,24 @@ def prepacked_path(bundle: Bundle, role: str) -> Path:
     file_name = bundle.manifest.graphs[role]
     if not bundle.manifest.files[file_name].sha256:
         raise UnsupportedModelError(f"{bundle.folder} lists no hashes, by which a copy of its graphs would be known")
-    graph = bundle.graphs[role]
-    hashes = [bundle.manifest.files[name].sha256[:16] for name in (file_name, *sorted(graph.external_files))]
+    hashes = [bundle.manifest.files[name].sha256[:16] for name in _files(bundle, role)]
     processor = f"{binascii.crc32(_processor().encode()):08x}"
     return prepacked_folder() / "-".join([*hashes, RUNTIME_VERSION, processor]) / GRAPH_NAME
 
 
-def prepack(bundle: Bundle, role: str) -> Path:
+def prepack(bundle: Bundle, role: str, *, max_memory: int | None = None) -> Path:
     """Makes the copy if there is no whole one yet, and returns its path.
+
+    Args:
+        bundle: of our own graphs.
+        role: of its graphs.
+        max_memory: bytes that the child process may allocate beside the mapped weights; None: what the machine has.
 
     Raises:
         UnsupportedModelError: see ``prepacked_path``.
         StorageError: the cache cannot be written.
         LockedError: another process is making it right now.
-        EdgeLMError: the child process failed; carries its last line.
+        EdgeLMError: the child process failed, or took longer than weights of that size ever do; carries its last line.
     """
     path = prepacked_path(bundle, role)
     if _is_whole(path.parent):
@@ -63,7 +66,8 @@ def prepack(bundle: Bundle, role: str) -> Path:
         with publishing(path.parent, force=True, marker=GRAPH_NAME) as folder:
             if _is_whole(path.parent):
                 raise BundleExistsError("another process was quicker")
-            _make(bundle.path(bundle.manifest.graphs[role]), folder / GRAPH_NAME)
+            weights = sum(bundle.manifest.files[name].size for name in _files(bundle, role))
+            _make(bundle.path(bundle.manifest.graphs[role]), folder / GRAPH_NAME, weights, max_memory)
             (folder / RECORD_NAME).write_text(json.dumps(_record(folder)))
     except BundleExistsError as error:
         if not _is_whole(path.parent):
@@ -71,10 +75,10 @@ def prepack(bundle: Bundle, role: str) -> Path:
     return path
 
 
-def try_prepack(bundle: Bundle, role: str) -> Path | None:
+def try_prepack(bundle: Bundle, role: str, *, max_memory: int | None = None) -> Path | None:
     """Like ``prepack``, but None where no copy can be had: a model runs without one, only slower to start."""
     try:
-        return prepack(bundle, role)
+        return prepack(bundle, role, max_memory=max_memory)
     except EdgeLMError:
         return None
 
@@ -85,20 +89,28 @@ def graph_to_load(bundle: Bundle, role: str, *, prepack: bool) -> tuple[Path, bo
     return (bundle.path(bundle.manifest.graphs[role]), True) if copy is None else (copy, False)
 
 
-def write_copy(source: str, target: str) -> None:
-    """Writes the copy of the graph ``source``: what the child process does."""
-    limit_own_memory(mapped=tree_size(Path(source).parent))
+def write_copy(source: str, target: str, limits: str) -> None:
+    """Writes the copy of the graph ``source``: what the child process does; ``limits``: see ``_make``."""
+    limit_own_memory(**json.loads(limits))
     Session(Path(source), threads=1, optimized_to=Path(target)).close()
 
 
-def _make(source: Path, target: Path) -> None:
+def _make(source: Path, target: Path, weights: int, max_memory: int | None) -> None:
+    """Has a child process write the copy; operators on constants alone are computed there, however large."""
     what = f"the prepacked copy of {source.name} could not be made"
+    limits = json.dumps({"most": max_memory, "mapped": weights})
+    command = ("edgelm.runtime.prepack", "write_copy", str(source), str(target), limits)
     try:
-        ended = run_child("edgelm.runtime.prepack", "write_copy", str(source), str(target))
+        ended = run_child(*command, seconds=seconds_for(weights))
     except NoChildError as error:
         raise EdgeLMError(f"{what}: {error}") from error
-    if ended.code:
+    if ended.code != 0:
         raise EdgeLMError(f"{what}: {(ended.last_line or f'its process {ended}')[:200]}")
+
+
+def _files(bundle: Bundle, role: str) -> list[str]:
+    """The files of a graph: its own, and those that hold its weights."""
+    return [bundle.manifest.graphs[role], *sorted(bundle.graphs[role].external_files)]
 
 
 def _record(folder: Path) -> dict[str, list[int]]:

@@ -26,6 +26,7 @@ from support.broken_bundles import (
     huge_sum,
     link_weights,
     listed_as,
+    long_folding,
     loop,
     manifest_edit,
     manifest_text,
@@ -57,6 +58,7 @@ from edgelm.errors import (
     TemplateError,
     UnsupportedModelError,
 )
+from edgelm.runtime import child
 
 Contents = dict[str, bytes | str]
 
@@ -222,6 +224,18 @@ def test_a_crash_at_the_first_open_is_a_model_error_and_the_process_lives(tmp_pa
         assert ends_with_one_line(done.stderr, "tiny", str(folder), "was ended by SIGFPE"), done.stderr
         assert done.stderr.count("\n") == 1
     assert contents(folder) == before
+
+
+@pytest.mark.parametrize("prepack", [True, False], ids=["prepacked", "as it is"])
+def test_a_graph_that_is_loaded_for_ever_is_a_model_error(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, prepack: bool
+) -> None:
+    monkeypatch.setattr(child, "_SECONDS", 2.0)
+    folder = write_decoder_bundle(tmp_path / "bundle", edit=long_folding)
+    monkeypatch.setattr(opened, "_HERE", set())
+    with pytest.raises(ModelError, match="took too long: the bundle is refused"):
+        edgelm.load(folder, prepack=prepack)
+    assert not any(path.is_file() for path in (home / "prepacked").rglob("*") if path.suffix != ".edgelm-lock")
 
 
 def test_a_tokenizer_that_panics_is_told_in_one_line(tmp_path: Path, home: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.bundles import GRAPH_NAME as DECODER_NAME
-from support.bundles import TinyDecoder, write_decoder_bundle
+from support.bundles import WEIGHTS_NAME, TinyDecoder, write_decoder_bundle
 
 import edgelm
 from edgelm.bundle.bundle import open_bundle
@@ -23,6 +24,7 @@ from edgelm.bundle.lock import FileLock
 from edgelm.errors import EdgeLMError, LockedError, StorageError
 from edgelm.runtime import child as child_module
 from edgelm.runtime import prepack as prepack_module
+from edgelm.runtime.child import ChildEnd, seconds_for
 from edgelm.runtime.decoder import Decoder
 from edgelm.runtime.prepack import GRAPH_NAME, RECORD_NAME, prepack, prepacked_path, try_prepack
 from edgelm.runtime.session import Session
@@ -220,6 +222,27 @@ def test_a_child_that_fails_leaves_nothing_and_is_done_without(bundle, monkeypat
     assert list(folder.parent.iterdir()) == []
     with edgelm.load(bundle.folder, threads=1) as lm:
         assert lm.generate("abc", max_new_tokens=2).token_ids
+
+
+def test_a_child_has_a_limit_of_time_and_memory(bundle, monkeypatch):
+    begun = []
+
+    def too_slow(*command, seconds):
+        begun.append((json.loads(command[-1]), seconds))
+        return ChildEnd(None, "", "")
+
+    monkeypatch.setattr(prepack_module, "run_child", too_slow)
+    weights = sum((bundle.folder / name).stat().st_size for name in (DECODER_NAME, WEIGHTS_NAME))
+    with pytest.raises(EdgeLMError, match=rf"^the prepacked copy of {DECODER_NAME} .*: its process took too long$"):
+        prepack(bundle, "decoder", max_memory=1 << 30)
+    assert begun == [({"most": 1 << 30, "mapped": weights}, seconds_for(weights))]
+    assert list(prepacked_path(bundle, "decoder").parent.parent.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count no such memory")
+def test_what_a_child_may_allocate_is_bounded(bundle):
+    with pytest.raises(EdgeLMError, match=r"could not be made: .*memory"):
+        prepack(bundle, "decoder", max_memory=0)
 
 
 @pytest.mark.parametrize("how", ["frozen", "embedded", "gone"])

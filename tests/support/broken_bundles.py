@@ -20,6 +20,7 @@ FolderEdit = Callable[[Path], object]
 
 # 2^17 × 2^17 floats.
 _SIDE = 1 << 17
+_FOLDED_SIDE, _FOLDINGS = 2048, 100
 _OTHER_DOMAIN = "com.example"
 
 
@@ -127,6 +128,16 @@ def huge_expand(model: onnx.ModelProto) -> None:
         helper.make_node("ReduceMax", ["huge"], ["factor"], keepdims=0),
     ]
     _scaled_logits(model, nodes, {"one": np.ones((1, 1), np.float32), "sides": shape})
+
+
+def long_folding(model: onnx.ModelProto) -> None:
+    """Multiplies constants for about half a minute, which ONNX Runtime does while it loads the graph."""
+    column, row = np.zeros((_FOLDED_SIDE, 1), np.float32), np.zeros((1, _FOLDED_SIDE), np.float32)
+    nodes = [helper.make_node("Add", ["column", "row"], ["folded0"])]
+    for index in range(_FOLDINGS):
+        nodes.append(helper.make_node("MatMul", [f"folded{index}"] * 2, [f"folded{index + 1}"]))
+    nodes.append(helper.make_node("ReduceMax", [f"folded{_FOLDINGS}"], ["factor"], keepdims=0))
+    _scaled_logits(model, nodes, {"column": column, "row": row})
 
 
 def crash(model: onnx.ModelProto) -> None:
