@@ -6,6 +6,7 @@ where one crashes, hangs or takes all memory, that process ends, and the caller 
 
 from __future__ import annotations
 
+import errno
 import json
 
 from edgelm import errors
@@ -17,10 +18,16 @@ from edgelm.config import RuntimeConfig
 from edgelm.errors import MemoryLimitError, ModelError
 from edgelm.runtime.child import ChildEnd, NoChildError, run_child, seconds_for
 from edgelm.runtime.prepack import try_prepack
+from edgelm.runtime.usable_memory import address_limits_told
 
 # What the process writes once it is ready to begin.
 READY = "ready"
 _KILLED = -9
+_REMEDIES = {
+    errno.EAGAIN: "end other processes, or raise their limit (ulimit -u)",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "end other processes, or raise the system's limit of open files",
+}
 # A prepacked copy may be larger than what it was made of.
 _MAPPED = 2
 
@@ -28,16 +35,17 @@ _MAPPED = 2
 def try_first(bundle: Bundle, runtime: RuntimeConfig) -> str | None:
     """Tries a bundle in a process of its own: graphs, tokenizer and a step, within ``runtime.max_memory``.
 
-    Does nothing for what was made here, or opened before: see ``bundle.opened``. Where no process can be started, as in
-    a frozen application, there is no trial, and none is remembered.
+    Does nothing for what was made here, or opened before: see ``bundle.opened``. Where there is no interpreter to start
+    one with, as in a frozen application, there is no trial, and none is remembered.
 
     Returns:
         What is wrong with the tokenizer, which not every work needs, so that nobody need read it again: its library
         writes a page to stderr where it fails.
 
     Raises:
-        ModelError: the process crashed, hung, or refused the bundle; names the signal.
-        MemoryLimitError: it ran out of memory.
+        ModelError: the process crashed, hung, or refused the bundle; names the signal. Or the system starts none for
+            now, short of processes or open files, say.
+        MemoryLimitError: it ran out of memory, or there is none to start it with.
     """
     stamps = stamps_folder()
     manifest = bundle.manifest
@@ -67,13 +75,23 @@ def try_first(bundle: Bundle, runtime: RuntimeConfig) -> str | None:
         )
     except NoChildError:
         return None
+    except OSError as error:
+        raise _not_started(bundle, error) from error
     ready, _, answer = ended.output.partition("\n")
-    if ready != READY:  # not EdgeLM's doing: no process of this interpreter gets so far
+    if ready != READY and ended.code is not None and ended.code >= 0:  # of an application that embeds Python, say
         return None
     told = _what_it_told(bundle, ended, answer)
     if not told:
         remember(bundle.folder, manifest, stamps=stamps)
     return told.get("tokenizer")
+
+
+def _not_started(bundle: Bundle, error: OSError) -> ModelError | MemoryLimitError:
+    says = error.strerror or str(error)
+    what = f"{bundle.manifest.name} in {bundle.folder} must be opened in a process of its own first, which the system"
+    if error.errno == errno.ENOMEM:
+        return MemoryLimitError(f"{what} has no memory to start ({says}){address_limits_told()}")
+    return ModelError(f"{what} does not start ({says}): {_REMEDIES.get(error.errno or 0, 'try again')}")
 
 
 def _what_it_told(bundle: Bundle, ended: ChildEnd, answer: str) -> dict[str, str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,6 +75,10 @@ def said(answer: object) -> ChildEnd:
     return ChildEnd(0, f"{READY}\n{json.dumps(answer)}", "")
 
 
+def os_error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
 def test_what_went_well_is_remembered(tries: Tries) -> None:
     assert tries(said({})) == 1
 
@@ -105,6 +111,13 @@ def test_what_says_nothing_of_the_bundle_is_tried_again(tries: Tries, end: Child
         (ChildEnd(-9, f"{READY}\n", ""), MemoryLimitError, "was ended by SIGKILL, as the system does where memory"),
         (ChildEnd(-11, f"{READY}\n", "x"), ModelError, "was ended by SIGSEGV: the bundle is refused"),
         (ChildEnd(None, f"{READY}\n", "x"), ModelError, "took too long: the bundle is refused"),
+        (ChildEnd(-9, "", ""), MemoryLimitError, "was ended by SIGKILL, as the system does where memory"),
+        (ChildEnd(-11, "", ""), ModelError, "was ended by SIGSEGV: the bundle is refused"),
+        (ChildEnd(None, "", ""), ModelError, "took too long: the bundle is refused"),
+        (os_error(errno.ENOMEM), MemoryLimitError, rf"has no memory to start \({os.strerror(errno.ENOMEM)}\)"),
+        (os_error(errno.EAGAIN), ModelError, rf"does not start \({os.strerror(errno.EAGAIN)}\): end .*ulimit -u"),
+        (os_error(errno.EMFILE), ModelError, rf"does not start \({os.strerror(errno.EMFILE)}\): raise .*ulimit -n"),
+        (os_error(errno.EIO), ModelError, rf"does not start \({os.strerror(errno.EIO)}\): try again$"),
         (ChildEnd(3, f"{READY}\n", "a panic"), ModelError, r"ended with exit code 3 \(a panic\): the bundle is"),
         (said({"error": "MemoryLimitError", "message": "too large"}), MemoryLimitError, "^too large$"),
         (said({"error": "UnsupportedModelError", "message": "unknown"}), UnsupportedModelError, "^unknown$"),
@@ -113,7 +126,7 @@ def test_what_says_nothing_of_the_bundle_is_tried_again(tries: Tries, end: Child
 def test_what_speaks_against_the_bundle_is_an_error(
     bundle: Bundle,
     tries: Tries,
-    end: ChildEnd,
+    end: ChildEnd | OSError,
     kind: type[Exception],
     words: str,
 ) -> None:

@@ -7,6 +7,7 @@ imported there. What such a process may take is for itself to limit, by ``limit_
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -34,6 +35,8 @@ _PACKAGES = Path(__file__).parents[2]
 _SECONDS = 120.0
 # How slow a disk may be from which weights are read, and laid out anew.
 _BYTES_PER_SECOND = 10_000_000
+# There is no such program, or it may not be run; ENOTSUP: on this system none can be.
+_NO_INTERPRETER = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.ENOTSUP)
 _STATUS = Path("/proc/self/status")
 _FIRST_TO_GO = Path("/proc/self/oom_score_adj")
 
@@ -61,7 +64,7 @@ class ChildEnd(NamedTuple):
 
 
 class NoChildError(Exception):
-    """There is no interpreter to start one with, or the system lets no process be started; the message says which."""
+    """There is no interpreter to start one with, whatever else the system has left; the message says why."""
 
 
 def run_child(module: str, function: str, *arguments: str, seconds: float | None = None) -> ChildEnd:
@@ -75,6 +78,7 @@ def run_child(module: str, function: str, *arguments: str, seconds: float | None
 
     Raises:
         NoChildError: there can be no such process.
+        OSError: there is none now: the system is short of memory, processes or open files.
     """
     import subprocess  # most starts need none
 
@@ -96,7 +100,11 @@ def run_child(module: str, function: str, *arguments: str, seconds: float | None
                 process_group=None if sys.platform == "win32" else 0,
             )
             return _ended(process, seconds)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in a path
+    except ValueError as error:  # a NUL in a path
+        raise NoChildError(str(error)) from error
+    except OSError as error:
+        if error.errno not in _NO_INTERPRETER:
+            raise
         raise NoChildError(str(error)) from error
 
 

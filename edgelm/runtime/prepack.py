@@ -102,7 +102,7 @@ def _make(source: Path, target: Path, weights: int, max_memory: int | None) -> N
     command = ("edgelm.runtime.prepack", "write_copy", str(source), str(target), limits)
     try:
         ended = run_child(*command, seconds=seconds_for(weights))
-    except NoChildError as error:
+    except (NoChildError, OSError) as error:
         raise EdgeLMError(f"{what}: {error}") from error
     if ended.code != 0:
         raise EdgeLMError(f"{what}: {(ended.last_line or f'its process {ended}')[:200]}")

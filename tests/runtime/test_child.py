@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -112,6 +113,41 @@ def test_without_an_interpreter_there_is_none(monkeypatch: pytest.MonkeyPatch, h
         monkeypatch.setattr(sys, "executable", None if how == "embedded" else "/no/such/python")
     with pytest.raises(NoChildError):
         run_child("edgelm.runtime.child", "limit_own_memory")
+
+
+def test_what_is_no_program_is_no_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for mode in (0o600, 0o700):
+        path = tmp_path / "python"
+        path.write_bytes(b"no program")
+        path.chmod(mode)
+        for executable in (path, path / "python"):
+            monkeypatch.setattr(sys, "executable", str(executable))
+            with pytest.raises(NoChildError):
+                run_child("edgelm.runtime.child", "limit_own_memory")
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM])
+def test_what_the_system_is_short_of_is_said(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def popen(*command: object, **how: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    with pytest.raises(OSError, match=os.strerror(number)) as caught:
+        run_child("edgelm.runtime.child", "limit_own_memory")
+    assert caught.value.errno == number
+
+
+@posix
+def test_too_many_open_files_are_no_lack_of_an_interpreter() -> None:
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+            run_child("edgelm.runtime.child", "limit_own_memory")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems count no such memory")

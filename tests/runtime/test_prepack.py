@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -243,6 +244,16 @@ def test_a_child_has_a_limit_of_time_and_memory(bundle, monkeypatch):
 def test_what_a_child_may_allocate_is_bounded(bundle):
     with pytest.raises(EdgeLMError, match=r"could not be made: .*memory"):
         prepack(bundle, "decoder", max_memory=0)
+
+
+def test_where_the_system_starts_no_process_it_is_done_without(bundle, monkeypatch):
+    def popen(*command, **how):
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    with pytest.raises(EdgeLMError, match=os.strerror(errno.EAGAIN)):
+        prepack(bundle, "decoder")
+    assert try_prepack(bundle, "decoder") is None
 
 
 @pytest.mark.parametrize("how", ["frozen", "embedded", "gone"])
