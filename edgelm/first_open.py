@@ -33,7 +33,11 @@ _MAPPED = 2
 
 
 def try_first(bundle: Bundle, runtime: RuntimeConfig) -> str | None:
-    """Tries a bundle in a process of its own: graphs, tokenizer and a step, within ``runtime.max_memory``.
+    """Tries a bundle in a process of its own: graphs, tokenizer and a step, within bounds of memory and time.
+
+    On Linux the process may allocate ``runtime.max_memory``, or what the machine has left where that is less, on top of
+    interpreter and libraries, and map twice the bundle's files: that stops what grows without end. Whether a model
+    keeps within ``max_memory`` is for its budget to say.
 
     Does nothing for what was made here, or opened before: see ``bundle.opened``. Where there is no interpreter to start
     one with, as in a frozen application, there is no trial, and none is remembered.
