@@ -12,6 +12,7 @@ import time
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from contextlib import contextmanager
 from contextvars import ContextVar
+from string import Formatter
 from typing import Any, NoReturn
 
 from jinja2.utils import Namespace
@@ -255,10 +256,10 @@ def _refuse_integers() -> NoReturn:
     raise TemplateError(f"the chat template computes with integers of more than {MAX_INTEGER_BITS} bits")
 
 
-# None of them looks at a character more than twice, however many fields begin and do not end.
+# The first two look at no character more than twice, however many fields begin and do not end.
 _NESTED_KEY = re.compile(r"%\([^()]*\(")
 _PERCENT_WIDTH = re.compile(r"%(?:\([^()]*\))?[-+ #0]*(?:\*|\d{4}|\d*\.(?:\*|\d{4}))")
-_BRACE_WIDTH = re.compile(r"[:!][^{}:!]*(?:\{|\d{4})")
+_BRACE_WIDTH = re.compile(r"\{|\d{4}")
 
 
 def check_percent_format(pattern: str, values: Any) -> None:
@@ -281,10 +282,10 @@ def check_brace_format(pattern: str, args: tuple[Any, ...], kwargs: Mapping[str,
     Raises:
         TemplateError: the result would be too large, or a field is of variable or more than three-digit width.
     """
-    if _BRACE_WIDTH.search(pattern):
-        raise TemplateError("the chat template formats with a variable or too large width")
     brackets = pattern.count("{") + pattern.count("}")  # an escaped one takes as long as a field
     check_size(brackets * MAX_WIDTH + len(pattern) + pattern.count("{") * measure([*args, *kwargs.values()]))
+    if any(spec and _BRACE_WIDTH.search(spec) for _, _, spec, _ in Formatter().parse(pattern)):
+        raise TemplateError("the chat template formats with a variable or too large width")
 
 
 def check_replace(text: str, old: Any, new: Any) -> None:

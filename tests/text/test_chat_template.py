@@ -292,6 +292,7 @@ LIKE_JINJA = (
     "{{ 'a\tb'.expandtabs() }}{{ 'a\tb'.expandtabs(tabsize=2) }}{{ 'a\nb\r\nc'.splitlines() }}{{ 'a b-c' | title }}",
     "{{ ' a ' | trim }}{{ 'xax' | trim('x') }}{{ '12' | int }}{{ 'x' | int('none') }}{{ '0x1f' | int(base=16) }}",
     "{{ '%5.1f%%' % 2.5 }}{{ '%(x)s (%(y)d)' % {'x': 1, 'y': 2} }}{{ '{:>5}|{x!r:3} {{}}'.format('a', x=1) }}",
+    "{{ 'In 2024: {} 12345 !{}'.format('b', 2) }}",
     "{% macro f() %}{{ varargs }}{% endmacro %}{{ f(*'ab') }}{{ '%s%s' | format(*[1, 2]) }}{{ 1 is in(*[[1]]) }}",
     "{{ [{'a': 1, 'b': 2}, {'a': 1}] | groupby('a') }}{{ 'bab' | unique | list }}{{ 'ab' | join('-') }}",
 )
