@@ -46,6 +46,7 @@ class KeyTurn:
 
     Raises:
         UnsupportedModelError: its keys cannot be turned; says why.
+        ModelError: its tables of positions end before.
     """
 
     def __init__(self, bundle: Bundle, positions: int, kv_cache: KVCacheType = "f32") -> None:
@@ -150,7 +151,7 @@ class _Table:
 
     def row(self, number: int) -> NDArray[np.float32]:
         if number >= self._rows:
-            raise ValueError(f"row {number} of {self._rows}")
+            raise ModelError(f"{self.name} ends at position {self._rows - 1}, before {number}: the window is longer")
         with open_file(self._path.parent, self._path.name) as file:
             file.seek(self._offset + 4 * number * self._columns)
             return np.frombuffer(file.read(4 * self._columns), "<f4").astype(np.float32)

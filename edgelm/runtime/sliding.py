@@ -112,6 +112,7 @@ class PastWindow:
     Raises:
         ConfigError: the window is too narrow to slide.
         UnsupportedModelError: the model's keys cannot be moved; says why.
+        ModelError: the window is longer than the model's tables of positions.
     """
 
     def __init__(self, bundle: Bundle, context_length: int, kv_cache: KVCacheType = "f32") -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.bundles import TinyDecoder, write_decoder_bundle
 
 from edgelm.bundle.bundle import open_bundle
-from edgelm.errors import ConfigError, UnsupportedModelError
+from edgelm.errors import ConfigError, ModelError, UnsupportedModelError
 from edgelm.runtime.decoder import Decoder
 from edgelm.runtime.rotary import KeyTurn
 from edgelm.runtime.sliding import PastWindow, SlidingWindow
@@ -134,6 +134,11 @@ def test_other_tools_graphs_are_refused(bundle):
 def test_a_window_too_narrow_to_slide_is_refused(bundle):
     with pytest.raises(ConfigError, match="a context window of 8 tokens, not 7"):
         PastWindow(bundle, 7)
+
+
+def test_a_window_longer_than_the_tables_of_positions_is_refused(bundle):
+    with pytest.raises(ModelError, match=r"tiny: '\w+' ends at position 599, before 999: the window is longer"):
+        PastWindow(bundle, 4000)
 
 
 @pytest.mark.parametrize("context", [8, 9, 11])
