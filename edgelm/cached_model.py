@@ -41,7 +41,7 @@ class CachedModel(LoadedModel):
             How many tokens it holds.
 
         Raises:
-            CacheFileError: there is nothing to save.
+            CacheFileError: there is nothing to save, or more than a file may hold.
             UnsupportedModelError: the model is no decoder, or its graphs are another tool's.
             StorageError: the disk is full, read-only or failing.
             PromptError, MemoryLimitError: of the prompt.

@@ -25,6 +25,7 @@ from edgelm.bundle.manifest import KVGeometry, Manifest
 from edgelm.bundle.manifest_parts import KV_DTYPE_BYTES
 from edgelm.bundle.publish import writing_atomic
 from edgelm.bundle.strict_json import load_json
+from edgelm.checks import shown
 from edgelm.config import KVCacheType
 from edgelm.errors import CacheFileError, ManifestError
 from edgelm.runtime.kv_cache import KVCache
@@ -34,6 +35,8 @@ from edgelm.runtime.sliding import SlidingWindow
 MAGIC = b"EDGELMKV"
 VERSION = 1
 MAX_HEADER_BYTES = 1 << 16
+# Ids stay in memory, of dropped tokens too: what a prompt continues is found out by them.
+MAX_TOKENS = 1 << 22
 DTYPES: dict[KVCacheType, str] = {"f32": "float32", "int8": "int8"}
 _START = struct.Struct("<8sII")
 _CHECKSUM = struct.Struct("<I")
@@ -94,8 +97,11 @@ def write_cache(path: Path, manifest: Manifest, cache: KVCache, ids: Ids) -> Non
     """Writes the part of a cache that belongs to ``ids``, (T,); the file is whole or stays what it was.
 
     Raises:
+        CacheFileError: the sequence has more than ``MAX_TOKENS`` tokens.
         StorageError: the disk is full, read-only or failing.
     """
+    if len(ids) > MAX_TOKENS:
+        raise CacheFileError(f"{path} cannot hold a sequence of {len(ids)} tokens: {MAX_TOKENS} are allowed")
     header = CacheHeader.of(manifest, cache, len(ids))
     text = json.dumps(asdict(header), sort_keys=True).encode()
     with writing_atomic(path) as file:
@@ -112,17 +118,16 @@ def write_cache(path: Path, manifest: Manifest, cache: KVCache, ids: Ids) -> Non
 
 
 class CacheFile:
-    """An open file whose header and ids were found to fit a model; see ``open_cache``.
+    """An open file whose header was found to fit a model, and its size the header; see ``open_cache``.
 
     Attributes:
         header: what it holds.
-        ids: (T,) int64, the sequence.
     """
 
     def __init__(
         self, file: io.BufferedReader, path: Path, manifest: Manifest, window: SlidingWindow, kind: KVCacheType
     ) -> None:
-        self._file, self._path = file, path
+        self._file, self._path, self._vocab_size = file, path, manifest.vocab_size
         self._checksum = 0
         start = self._read(min(_START.size, os.fstat(file.fileno()).st_size))
         if len(start) < _START.size or not start.startswith(MAGIC):
@@ -138,16 +143,15 @@ class CacheFile:
         size = os.fstat(file.fileno()).st_size
         if size != whole:
             raise self._fault(f"has {size} bytes, not {whole}: it was cut or added to")
-        self.ids: Ids = np.frombuffer(self._read(4 * self.header.tokens), "<i4").astype(np.int64)
-        if self.ids.min() < 0 or self.ids.max() >= manifest.vocab_size:
-            raise self._fault(f"has tokens that are not from 0 to {manifest.vocab_size - 1}")
 
-    def read_into(self, cache: KVCache) -> None:
-        """Fills an empty cache, which must have room for what the file holds.
+    def read_into(self, cache: KVCache) -> Ids:
+        """Fills an empty cache, which must have room for what the file holds; returns the sequence, (T,) int64.
 
         Raises:
-            CacheFileError: a tensor is another than the model's, or holds what are no numbers; or bytes were altered.
+            CacheFileError: a token or a tensor is another than the model's, or holds what are no numbers; or bytes
+                were altered.
         """
+        ids = self._ids()
         held = self.header.held
         buffers = dict(cache.buffers(held))
         if tuple(buffers) != self.header.tensors:
@@ -163,6 +167,13 @@ class CacheFile:
         if _CHECKSUM.unpack(self._read(_CHECKSUM.size)) != (expected,):
             raise self._fault("was altered: its checksum is another")
         cache.restore(held, self.header.dropped, SlidingWindow.sinks)
+        return ids
+
+    def _ids(self) -> Ids:
+        ids: Ids = np.frombuffer(self._read(4 * self.header.tokens), "<i4").astype(np.int64)
+        if ids.min() < 0 or ids.max() >= self._vocab_size:
+            raise self._fault(f"has tokens that are not from 0 to {self._vocab_size - 1}")
+        return ids
 
     def _header(self, data: bytes) -> CacheHeader:
         try:
@@ -188,8 +199,10 @@ class CacheFile:
         known = (header.dtype, header.kv_heads, header.head_size, len(header.tensors))
         if known != (DTYPES[kind], kv.kv_heads, kv.head_size, 2 * kv.layers):
             raise self._fault("has tensors of other shapes than the model's")
-        if header.tokens < 1 or header.dropped < 0:
-            raise self._fault(f"has {header.tokens} tokens, of which {header.dropped} are dropped")
+        if not 1 <= header.tokens <= MAX_TOKENS:
+            raise self._fault(f"has {shown(header.tokens)} tokens, which must be from 1 to {MAX_TOKENS}")
+        if not 0 <= header.dropped < header.tokens:
+            raise self._fault(f"has {header.tokens} tokens, of which {shown(header.dropped)} are dropped")
         if header.dropped:
             if header.dropped != window.dropped_at(header.tokens):
                 raise self._fault(f"was saved with another context window than this one of {window.size} tokens")

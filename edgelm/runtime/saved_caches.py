@@ -29,7 +29,7 @@ def save_cache(pool: SequencePool, path: Path, manifest: Manifest, ids: Ids | No
         How many tokens it holds.
 
     Raises:
-        CacheFileError: nothing is kept, and no sequence was given.
+        CacheFileError: nothing is kept, and no sequence was given; or it is too long for a file.
         UnsupportedModelError: graphs of other tools keep their caches to themselves.
         StorageError: the disk is full, read-only or failing.
         MemoryLimitError, ClosedError: while the sequence was to be computed.
@@ -52,7 +52,7 @@ def save_kept(pool: SequencePool, path: Path, manifest: Manifest, ids: Ids) -> i
     """Writes what is kept of the beginning of a sequence to a file, computing nothing; returns how many tokens.
 
     Raises:
-        CacheFileError: nothing is kept of it; no file is written then.
+        CacheFileError: nothing is kept of it, or too much for a file; none is written then.
         Others: see ``save_cache``.
     """
     found = pool.borrow_longest(ids)
@@ -84,12 +84,12 @@ def load_cache(
         try:
             cache = _cache_of(lent, manifest)
             lent.decoder.reserve(file.header.held)
-            file.read_into(cache)
+            ids = file.read_into(cache)
         except BaseException:
             pool.discard(lent)
             raise
-        pool.give_back(lent, file.ids)
-        return len(file.ids)
+        pool.give_back(lent, ids)
+        return len(ids)
 
 
 def _computed(pool: SequencePool, ids: Ids) -> LentDecoder:

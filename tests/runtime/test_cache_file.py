@@ -122,13 +122,21 @@ def test_a_window_that_slid_is_saved_with_its_gap(tmp_path, bundle, new_decoder)
         take(path, bundle.manifest, new_decoder, context=48)
 
 
+def test_what_is_too_long_to_be_read_back_is_not_written(tmp_path, pool, manifest, monkeypatch):
+    monkeypatch.setattr("edgelm.runtime.cache_file.MAX_TOKENS", len(IDS) - 1)
+    with pytest.raises(CacheFileError, match="cannot hold a sequence of 37 tokens: 36 are allowed"):
+        save_cache(pool, tmp_path / "a.kv", manifest, IDS)
+    assert not list(tmp_path.iterdir())
+
+
 def test_memory_is_asked_for_before_anything_is_read(tmp_path, saved, manifest, new_decoder):
     def refuse(needs):
         if needs.tokens > 20:
             raise MemoryLimitError(f"{needs.tokens} tokens are too many")
 
     path = tmp_path / "a.kv"
-    path.write_bytes(saved)
+    header, content = header_of(saved)
+    path.write_bytes(forged(header, struct.pack("<i", -1) + content[4:]))  # would be refused as no token
     with pytest.raises(MemoryLimitError, match="37 tokens are too many"):
         load_cache(SequencePool(new_decoder, check=refuse), path, manifest, CONTEXT)
 
@@ -177,7 +185,9 @@ def test_any_altered_byte_is_found(tmp_path, saved, manifest, new_decoder, place
         ({"tensors": []}, "tensors of other shapes"),
         ({"tensors": [0, 1, 2, 3]}, "a header of another form"),
         ({"tensors": ["past_key_values.0.key"] * 4}, "other tensors than the model"),
-        ({"tokens": 1 << 62}, "holds 4611686018427387904 tokens; the context window is 600"),
+        ({"tokens": 1 << 22}, "holds 4194304 tokens; the context window is 600"),
+        ({"tokens": 1 << 62}, "has 4611686018427387904 tokens, which must be from 1 to 4194304"),
+        ({"tokens": 9 * 10**4299}, r"has 90{79} tokens, which must be from 1 to"),
         ({"tokens": 0}, "has 0 tokens"),
         ({"tokens": -1}, "has -1 tokens"),
         ({"tokens": True}, "a header of another form"),
@@ -185,7 +195,9 @@ def test_any_altered_byte_is_found(tmp_path, saved, manifest, new_decoder, place
         ({"tokens": 38}, "it was cut or added to"),
         ({"dropped": -1}, "of which -1 are dropped"),
         ({"dropped": 30}, "saved with another context window"),
-        ({"tokens": 1 << 62, "dropped": SlidingWindow(CONTEXT).dropped_at(1 << 62)}, "it was cut or added to"),
+        ({"dropped": 9 * 10**4299}, r"has 37 tokens, of which 90{79} are dropped"),
+        ({"tokens": 1 << 22, "dropped": SlidingWindow(CONTEXT).dropped_at(1 << 22)}, "it was cut or added to"),
+        ({"tokens": 1 << 23, "dropped": SlidingWindow(CONTEXT).dropped_at(1 << 23)}, "has 8388608 tokens, which must"),
         ({"more": 1}, "a header of another form"),
     ],
 )
