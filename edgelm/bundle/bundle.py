@@ -15,14 +15,13 @@ from typing import Any
 
 from edgelm.bundle.graph_check import GraphInfo, check_graph
 from edgelm.bundle.integrity import verify_files
+from edgelm.bundle.json_files import json_limit, load_json_file
 from edgelm.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, parse_manifest
 from edgelm.bundle.regular_file import read_file
-from edgelm.bundle.strict_json import load_json
 from edgelm.config import GenerationConfig
 from edgelm.errors import ConfigError, ManifestError, ModelError, ModelNotFoundError
 
 GENERATION_CONFIG_NAME = "generation_config.json"
-MAX_JSON_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +70,12 @@ class Bundle:
             raise ModelError(f"{name}: not UTF-8 at byte {error.start}") from None
 
     def read_json(self, name: str) -> Any:
-        """A file's value, which must be strict JSON of at most ``MAX_JSON_BYTES``.
+        """A file's value, which must be strict JSON within the limits of ``json_files``.
 
         Raises:
             ModelError: no such file, too large, or not strict JSON.
         """
-        return load_json(self.read_bytes(name, MAX_JSON_BYTES), what=name, limit=MAX_JSON_BYTES)
+        return load_json_file(self.read_bytes(name, json_limit(name)), name)
 
     def generation_defaults(self) -> GenerationConfig:
         """How the model's authors would generate: ``generation_config.json``, or the defaults where it is absent.

@@ -22,20 +22,23 @@ class _RefusedValueError(ValueError):
     """Raised inside the parser's callbacks, where only the reason is known."""
 
 
-def load_json(data: bytes, *, what: str, limit: int) -> Any:
+def load_json(data: bytes, *, what: str, limit: int, values: int | None = None) -> Any:
     """The value of a UTF-8 JSON document.
 
     Args:
         data: the whole document.
         what: its name, which begins every message.
         limit: bytes it may have.
+        values: how many values it may have, and with them brackets and commas in strings; None: any number.
 
     Raises:
-        ManifestError: too large, not UTF-8, not JSON (RFC 8259), nested deeper than ``MAX_DEPTH``, or with a
-            duplicate key, a number out of range, NaN, Infinity or half a surrogate pair in it.
+        ManifestError: too large, too many values, not UTF-8, not JSON (RFC 8259), nested deeper than ``MAX_DEPTH``,
+            or with a duplicate key, a number out of range, NaN, Infinity or half a surrogate pair in it.
     """
     if len(data) > limit:
         raise ManifestError(f"{what}: {len(data)} bytes, more than the {limit} allowed")
+    if values is not None and sum(map(data.count, (b"[", b"{", b","))) > values:
+        raise ManifestError(f"{what}: more than the {values} values allowed")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -77,6 +77,13 @@ def test_too_large_a_document_is_refused_with_both_sizes() -> None:
         load_json(b"[12]", what="x.json", limit=3)
 
 
+def test_values_are_counted_where_a_number_is_given() -> None:
+    data = b'{"a": [1, 2], "b": {}}'
+    assert load_json(data, what="x.json", limit=99, values=5) == {"a": [1, 2], "b": {}}
+    with pytest.raises(ManifestError, match=r"^x\.json: more than the 4 values allowed$"):
+        load_json(data, what="x.json", limit=99, values=4)
+
+
 def test_pairs_of_surrogates_are_text() -> None:
     assert load(b'["\\ud83d\\ude00"]') == ["😀"]
 

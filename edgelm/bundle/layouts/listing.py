@@ -9,15 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgelm.bundle.json_files import json_limit, load_json_file
 from edgelm.bundle.manifest import FileEntry
 from edgelm.bundle.names import name_fault
 from edgelm.bundle.regular_file import read_file
-from edgelm.bundle.strict_json import load_json
 from edgelm.errors import ModelError
 
 GRAPHS_FOLDER = "onnx"
 MAX_ENTRIES = 10_000
-MAX_JSON_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ class Listing:
             ModelError: missing, too large, not strict JSON, or no object.
         """
         place = f"{folder}/{name}" if folder else name
-        value = load_json(read_file(self.folder / folder, name, limit=MAX_JSON_BYTES), what=place, limit=MAX_JSON_BYTES)
+        value = load_json_file(read_file(self.folder / folder, name, limit=json_limit(name)), name, what=place)
         if not isinstance(value, dict):
             raise ModelError(f"{place}: must be a JSON object")
         return value

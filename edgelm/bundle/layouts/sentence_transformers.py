@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from edgelm.bundle.json_files import json_limit, load_json_file
 from edgelm.bundle.layouts.base import Found
-from edgelm.bundle.layouts.listing import GRAPHS_FOLDER, MAX_JSON_BYTES, Listing
+from edgelm.bundle.layouts.listing import GRAPHS_FOLDER, Listing
 from edgelm.bundle.layouts.model_config import CONFIG_NAME
 from edgelm.bundle.layouts.optimum import found_in
 from edgelm.bundle.layouts.variants import is_graph
 from edgelm.bundle.manifest import Pooling
 from edgelm.bundle.names import name_fault
 from edgelm.bundle.regular_file import read_file
-from edgelm.bundle.strict_json import load_json
 from edgelm.errors import ModelError, UnsupportedModelError
 
 MODULES_NAME = "modules.json"
@@ -54,7 +54,7 @@ class SentenceTransformersLayout:
 
 def _pooling(listing: Listing) -> Pooling | None:
     """What the modules behind the transformer do: pool, and perhaps normalize."""
-    kinds = module_paths(read_file(listing.folder, MODULES_NAME, limit=MAX_JSON_BYTES))
+    kinds = module_paths(read_file(listing.folder, MODULES_NAME, limit=json_limit(MODULES_NAME)))
     if "Pooling" not in kinds:
         return None
     place = kinds["Pooling"]
@@ -70,7 +70,7 @@ def module_paths(data: bytes) -> dict[str, str]:
         ModelError: it breaks the format, or a module's folder has no plain name.
         UnsupportedModelError: a module that EdgeLM does not run.
     """
-    modules = load_json(data, what=MODULES_NAME, limit=MAX_JSON_BYTES)
+    modules = load_json_file(data, MODULES_NAME)
     sound = isinstance(modules, list) and len(modules) <= _MAX_MODULES and all(isinstance(m, dict) for m in modules)
     if not sound:
         raise ModelError(f"{MODULES_NAME}: must be a list of at most {_MAX_MODULES} objects")
