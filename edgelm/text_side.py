@@ -9,6 +9,8 @@ from edgelm.errors import ModelError
 from edgelm.text.tokenizer import MAX_FILE_BYTES, Tokenizer
 
 TOKENIZER_NAME = "tokenizer.json"
+# Real models have a few that they do not know (a mask, an image); memory limits count only what the model knows.
+MAX_UNKNOWN_TOKENS = 4096
 
 
 def read_tokenizer(bundle: Bundle) -> Tokenizer:
@@ -30,9 +32,15 @@ def fitting_tokenizer(data: bytes, vocab_size: int, *, what: str, model: str, kn
     ``known``: it was checked before (see ``bundle.opened``), so that ids are not looked at where their number fits.
 
     Raises:
-        ModelError: it is broken, or has other tokens that the model does not know, or puts such around texts.
+        ModelError: it is broken, or has other tokens that the model does not know, or more than
+            ``MAX_UNKNOWN_TOKENS`` of them, or puts such around texts.
     """
     tokenizer = Tokenizer.from_bytes(data, what=what)
+    if tokenizer.token_count > vocab_size + MAX_UNKNOWN_TOKENS:
+        raise ModelError(
+            f"{model}: the tokenizer has {tokenizer.token_count} tokens, of which the model knows {vocab_size}; "
+            f"at most {MAX_UNKNOWN_TOKENS} may be unknown to it"
+        )
     unknown = () if known and tokenizer.token_count <= vocab_size else range(vocab_size, tokenizer.vocab_size)
     if not tokenizer.special_token_ids.issuperset(unknown) or max(tokenizer.encode(""), default=0) >= vocab_size:
         raise ModelError(

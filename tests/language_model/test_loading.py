@@ -85,6 +85,18 @@ def test_special_tokens_that_the_model_does_not_know_are_left_alone(tmp_path, lo
         lm.generate("abc")
 
 
+def test_special_tokens_that_the_model_does_not_know_are_counted(tmp_path, load, monkeypatch):
+    """Memory limits know of as many tokens as the model does."""
+    tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json().decode())
+    tokenizer.add_special_tokens([f"<{number}>" for number in range(5)])
+    folder = write_decoder_bundle(tmp_path / "b", files={"tokenizer.json": tokenizer.to_str().encode()})
+    monkeypatch.setattr("edgelm.text_side.MAX_UNKNOWN_TOKENS", 5)
+    assert load(folder).tokenizer.token_count == 37
+    monkeypatch.setattr("edgelm.text_side.MAX_UNKNOWN_TOKENS", 4)
+    with pytest.raises(ModelError, match="has 37 tokens, of which the model knows 32; at most 4 may be unknown to it"):
+        load(folder)
+
+
 def test_a_special_token_that_the_tokenizer_puts_before_every_text_must_be_known(tmp_path, load):
     tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json().decode())
     tokenizer.add_special_tokens(["[CLS]"])
