@@ -33,7 +33,7 @@ class CachedModel(LoadedModel):
         said, as token ids.
 
         Args:
-            path: replaced if it exists.
+            path: replaced if it exists; a new file is its owner's alone to read.
             prompt: as for ``generate``, or messages; None: what was computed last, with the answer.
             compute: False: write as much of the prompt's beginning as is kept, and compute nothing.
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -128,11 +129,40 @@ def write_file_atomic(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def write_named_file(path: Path, data: bytes) -> None:
+    """Like ``write_file_atomic``, at a path that a user named: see ``writing_named``."""
+    with writing_named(path) as file:
+        file.write(data)
+
+
 @contextmanager
-def writing_atomic(path: Path) -> Iterator[BinaryIO]:
+def writing_named(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """Like ``writing_atomic``, at a path that a user named: a link there stands for what it points to.
+
+    What is no file, as a pipe or a device, stays, and is written to directly.
+
+    Raises:
+        StorageError: the disk is full, read-only or failing.
+    """
+    try:
+        target = _file_at(path)
+        with path.open("wb") if target is None else writing_atomic(target, mode=mode) as file:
+            yield file
+    except StorageError:  # by writing_atomic, which named the file
+        raise
+    except OSError as error:
+        raise storage_error(error, path) from error
+
+
+@contextmanager
+def writing_atomic(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
     """A file to write; it becomes ``path`` when the block ends well, and vanishes when it does not.
 
     Several processes may write one path at a time: the last one stays. What dead ones have left is removed.
+
+    Args:
+        path: what lies there is replaced; of a file, the new one has the mode.
+        mode: of a new file, less the umask.
 
     Raises:
         StorageError: the disk is full, read-only or failing.
@@ -143,12 +173,15 @@ def writing_atomic(path: Path) -> Iterator[BinaryIO]:
         for left in _left_beside(path):
             if _LEFTOVER.fullmatch(left.name) and left.is_file():
                 remove_abandoned(left)
-        with _new_file(fresh) as file:
+        kept = _mode_of(path)
+        with _new_file(fresh, mode if kept is None else kept) as file:
             yield file
             file.flush()
             if sys.platform == "win32":
                 file.close()  # it replaces nothing by an open file
             sync_file(fresh)
+            if kept is not None and _mode_of(fresh) != kept:
+                fresh.chmod(kept)
             fresh.replace(path)
         sync_folder(path.parent)
     except OSError as error:
@@ -159,10 +192,33 @@ def writing_atomic(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def _new_file(path: Path) -> BinaryIO:
-    """A file that other processes can tell from a dead writer's."""
+def _file_at(path: Path) -> Path | None:
+    """The file that a path leads to, which may be still to be made; None where it leads to anything else."""
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    there = _status_of(path)
+    if there is None:
+        return target
+    found = _status_of(target)  # links to open files, as /dev/stdout, lead to no name or to another file's
+    return target if stat.S_ISREG(there.st_mode) and found and os.path.samestat(there, found) else None
+
+
+def _mode_of(path: Path) -> int | None:
+    """The permissions of a file; None where there is none, or a link."""
+    status = _status_of(path, follow_symlinks=False)
+    return stat.S_IMODE(status.st_mode) if status and stat.S_ISREG(status.st_mode) else None
+
+
+def _status_of(path: Path, *, follow_symlinks: bool = True) -> os.stat_result | None:
+    try:
+        return path.stat(follow_symlinks=follow_symlinks)
+    except FileNotFoundError:
+        return None
+
+
+def _new_file(path: Path, mode: int) -> BinaryIO:
+    """A file that other processes can tell from a dead writer's, and that nobody else reads than will the whole one."""
     while True:
-        file = path.open("xb")
+        file = open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode))  # noqa: SIM115, the caller's
         if hold(file.fileno(), path):
             return file
         file.close()

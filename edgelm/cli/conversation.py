@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from edgelm.bundle.publish import write_file_atomic
+from edgelm.bundle.publish import write_named_file
 from edgelm.bundle.strict_json import load_json
 from edgelm.errors import PromptError
 from edgelm.text.messages import checked_messages
@@ -70,7 +70,7 @@ class Conversation:
             StorageError: the disk is full or not writable.
         """
         text = json.dumps(self.messages, indent=2, ensure_ascii=False)
-        write_file_atomic(file, f"{text}\n".encode())
+        write_named_file(file, f"{text}\n".encode())
 
     @classmethod
     def load(cls, file: Path) -> Self:

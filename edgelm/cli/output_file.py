@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgelm.bundle.files import storage_error
 from edgelm.bundle.home import expanded
 from edgelm.cli import console
 from edgelm.errors import ConfigError
@@ -54,18 +53,12 @@ def refuse_missing_folder(output: Path | None) -> None:
 
 
 def write_output(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all, and says so; into a device, or through a link, directly.
+    """Writes a file whole or not at all, and says so; see ``writing_named``.
 
     Raises:
         StorageError: the disk is full, read-only or failing.
     """
-    from edgelm.bundle.publish import write_file_atomic  # for the end of a command
+    from edgelm.bundle.publish import write_named_file  # for the end of a command
 
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        try:
-            path.write_bytes(data)
-        except OSError as error:
-            raise storage_error(error, path) from error
-    else:
-        write_file_atomic(path, data)
+    write_named_file(path, data)
     console.say(f"wrote {path}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from edgelm.bundle.fields import Fields
-from edgelm.bundle.publish import write_file_atomic
+from edgelm.bundle.publish import write_named_file
 from edgelm.bundle.strict_json import load_json
 from edgelm.config import KV_CACHE_TYPES, GenerationConfig, KVCacheType
 from edgelm.errors import ConfigError, ManifestError, PromptError
@@ -79,7 +79,7 @@ class Replay:
         Raises:
             StorageError: the disk is full or not writable.
         """
-        write_file_atomic(file, self.to_json())
+        write_named_file(file, self.to_json())
 
     @classmethod
     def load(cls, file: Path) -> Self:

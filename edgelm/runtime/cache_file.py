@@ -23,7 +23,7 @@ import numpy as np
 
 from edgelm.bundle.manifest import KVGeometry, Manifest
 from edgelm.bundle.manifest_parts import KV_DTYPE_BYTES
-from edgelm.bundle.publish import writing_atomic
+from edgelm.bundle.publish import writing_named
 from edgelm.bundle.strict_json import load_json
 from edgelm.checks import shown
 from edgelm.config import KVCacheType
@@ -104,7 +104,7 @@ def write_cache(path: Path, manifest: Manifest, cache: KVCache, ids: Ids) -> Non
         raise CacheFileError(f"{path} cannot hold a sequence of {len(ids)} tokens: {MAX_TOKENS} are allowed")
     header = CacheHeader.of(manifest, cache, len(ids))
     text = json.dumps(asdict(header), sort_keys=True).encode()
-    with writing_atomic(path) as file:
+    with writing_named(path, mode=0o600) as file:  # it holds what was said
         checksum = 0
         for part in (_START.pack(MAGIC, VERSION, len(text)), text, ids.astype("<i4").tobytes()):
             checksum = zlib.crc32(part, checksum)

@@ -21,7 +21,6 @@ from edgelm.bundle.publish import (
     interrupted_targets,
     publishing,
     write_file_atomic,
-    writing_atomic,
 )
 from edgelm.errors import BundleExistsError, DownloadError, LockedError, StorageError
 
@@ -293,14 +292,6 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
     assert names(tmp_path) == ["file"]
 
 
-def test_write_file_atomic_replaces_and_makes_folders(home: Path) -> None:
-    path = home / "a" / "b" / "file"
-    write_file_atomic(path, b"one")
-    write_file_atomic(path, b"two")
-    assert path.read_bytes() == b"two"
-    assert names(path.parent) == ["file"]
-
-
 def test_a_target_below_a_file_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match="file"):
@@ -345,26 +336,6 @@ def test_a_dead_writers_lock_file_is_no_obstacle(tmp_path: Path) -> None:
     assert names(tmp_path) == ["tiny"]
     with FileLock(tmp_path / ".tiny.edgelm-lock"):
         heal(tmp_path / "tiny", wait=False)
-
-
-@pytest.mark.skipif(os.name != "posix", reason="another system keeps open files from being removed")
-def test_files_of_dead_writers_are_removed_and_those_of_living_ones_are_not(tmp_path: Path) -> None:
-    script = (
-        "import os, signal, sys; from pathlib import Path; from edgelm.bundle.publish import writing_atomic\n"
-        "with writing_atomic(Path(sys.argv[1])) as file:\n"
-        "    file.write(b'half'); file.flush(); os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    path = tmp_path / "file"
-    assert subprocess.run([sys.executable, "-c", script, str(path)], check=False).returncode == -signal.SIGKILL
-    assert len(names(tmp_path)) == 1
-    with writing_atomic(path) as first:
-        first.write(b"first")
-        assert len(names(tmp_path)) == 1
-        write_file_atomic(path, b"second")
-        write_file_atomic(tmp_path / "other", b"x")
-        assert len(names(tmp_path)) == 3
-    assert path.read_bytes() == b"first"
-    assert names(tmp_path) == ["file", "other"]
 
 
 def test_waiting_for_a_writer_ends_with_it(tmp_path: Path) -> None:

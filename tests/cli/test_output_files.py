@@ -85,7 +85,7 @@ def test_a_file_that_is_replaced_stays_whole_where_the_disk_is_full(
     assert capsys.readouterr().err == ""
 
 
-def test_through_a_link_and_into_a_device_it_is_written_directly(tmp_path: Path) -> None:
+def test_links_and_devices_stay(tmp_path: Path) -> None:
     link, page = tmp_path / "link", tmp_path / "page.html"
     page.write_bytes(b"old")
     link.symlink_to(page)

@@ -122,6 +122,16 @@ def test_a_window_that_slid_is_saved_with_its_gap(tmp_path, bundle, new_decoder)
         take(path, bundle.manifest, new_decoder, context=48)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+def test_what_was_said_is_for_the_owner_alone(tmp_path, pool, manifest):
+    path = tmp_path / "a.kv"
+    save_cache(pool, path, manifest, IDS)
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o640)
+    save_cache(pool, path, manifest, IDS)
+    assert path.stat().st_mode & 0o777 == 0o640, "unless the owner said otherwise"
+
+
 def test_what_is_too_long_to_be_read_back_is_not_written(tmp_path, pool, manifest, monkeypatch):
     monkeypatch.setattr("edgelm.runtime.cache_file.MAX_TOKENS", len(IDS) - 1)
     with pytest.raises(CacheFileError, match="cannot hold a sequence of 37 tokens: 36 are allowed"):
