@@ -238,6 +238,8 @@ class SequencePool:
             try:
                 return self.check(self._needs(self._kept) + needs)
             except MemoryLimitError:
+                if not self._kept:  # the machine's memory has become short since the check above
+                    raise
                 del self._kept[0]
 
     def _begin(self, plan: Plan) -> LentDecoder:

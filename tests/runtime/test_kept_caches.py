@@ -7,6 +7,7 @@ import pytest
 from support.pools import demand
 
 from edgelm.errors import MemoryLimitError
+from edgelm.runtime.memory import Needs
 from edgelm.runtime.sequences import SequencePool
 
 
@@ -124,6 +125,24 @@ def test_what_never_fits_costs_nobody_their_cache(pool, limit):
     with pytest.raises(MemoryLimitError, match="201 tokens, the limit is 200"):
         pool.borrow(OTHER, 201)
     assert use(pool, run(ONE, 160))[0] == 150
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_memory_that_becomes_short_between_two_checks_is_told_as_such(pool, limit, monkeypatch, keeps):
+    if keeps:
+        use(pool, ONE)
+    left = iter([10**9])
+
+    def dip(needs):
+        limit.tokens = next(left, 100)
+        limit(needs)
+
+    monkeypatch.setattr(pool, "check", dip)
+    with pytest.raises(MemoryLimitError, match="140 tokens, the limit is 100"):
+        pool.lend_rows(None, Needs(tokens=140))
+    assert demand(pool) == (0, 0), "what was kept went to make room"
+    monkeypatch.setattr(pool, "check", lambda needs: None)
+    assert use(pool, ONE)[0] == 0
 
 
 @pytest.mark.parametrize("keep", [0, 1, 2, 3])
