@@ -158,7 +158,7 @@ def warnings_of(found: Diagnosis) -> Iterator[str]:
         counted = ", and counts addresses, also of memory that is never used" if "RLIMIT" in bound.source else ""
         yield f"{bound.source} is {size_text(bound.nbytes)}, of this machine's {size_text(found.memory)}{counted}"
     yield from _disk_warnings(found)
-    yield from _thread_warnings(found.processor)
+    yield from _thread_warnings()
     if found.extras["tools"]:
         yield f"no model can be converted: {', '.join(found.extras['tools'])} missing; {how_to_install('tools')}"
     if found.telemetry:
@@ -175,13 +175,7 @@ def _disk_warnings(found: Diagnosis) -> Iterator[str]:
         yield f"only {size_text(disk.free)} free at {disk.path}; free some (edgelm rm --cache), or set EDGELM_HOME"
 
 
-def _thread_warnings(cores: Processor) -> Iterator[str]:
-    if cores.quota is not None and cores.quota < cores.usable_cores:
-        best = max(1, int(cores.quota))
-        yield (
-            f"the control group allows {cores.quota:g} cores' time, but {cores.usable_cores} threads are used: "
-            f"give --threads {best}, or they wait for each other"
-        )
+def _thread_warnings() -> Iterator[str]:
     named = [name for name in _THREAD_VARIABLES if os.environ.get(name)]
     if named:
         yield f"{', '.join(named)} set: that changes nothing here; threads are set with --threads"

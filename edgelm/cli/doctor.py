@@ -77,7 +77,7 @@ def _memory_rows(found: Diagnosis) -> list[tuple[str, str]]:
     state = "can be written" if disk.writable else "cannot be written"
     return [
         *rows,
-        ("speed", f"{size_text(found.bandwidth)}/s (read by {found.processor.usable_cores} threads)"),
+        ("speed", f"{size_text(found.bandwidth)}/s (read by {found.processor.threads} threads)"),
         ("disk", f"{size_text(disk.free)} free at {disk.path}, which {state}"),
     ]
 

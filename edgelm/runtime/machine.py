@@ -11,10 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgelm.runtime.session import available_cores
+from edgelm.runtime.cores import available_cores, cores_within, cpu_quota, runnable_cores, system_text
 
 _CPU_INFO = Path("/proc/cpuinfo")
-_GROUPS = Path("/sys/fs/cgroup")
 # The kernel's names → those of the manuals, of what ONNX Runtime computes with.
 _FLAGS = {
     "avx2": "AVX2",
@@ -60,6 +59,11 @@ class Processor:
     instruction_sets: tuple[str, ...]
 
     @property
+    def threads(self) -> int:
+        """As many as models use unless told otherwise."""
+        return cores_within(self.usable_cores, self.quota)
+
+    @property
     def consequence(self) -> str:
         """What the instruction sets mean for models in int8."""
         found = set(self.instruction_sets)
@@ -74,14 +78,14 @@ class Processor:
 
 def processor() -> Processor:
     """Reads what the system tells."""
-    text = _read(_CPU_INFO)
+    text = system_text(_CPU_INFO)
     return Processor(
         name=_field(text, "model name") or platform.processor(),
         architecture=platform.machine(),
         logical_cores=os.cpu_count(),
         physical_cores=physical_cores(text),
-        usable_cores=available_cores(),
-        quota=quota_of(_read(_GROUPS / "cpu.max")) or _quota_of_version_1(),
+        usable_cores=runnable_cores(),
+        quota=cpu_quota(),
         instruction_sets=instruction_sets(text),
     )
 
@@ -106,14 +110,6 @@ def physical_cores(cpu_info: str) -> int | None:
     return len(found) or None
 
 
-def quota_of(cpu_max: str) -> float | None:
-    """Cores' worth of time by a control group's ``cpu.max``: quota and period, in microseconds; None: no limit."""
-    quota, period = (*cpu_max.split(), "", "")[:2]
-    if not (quota.isdecimal() and period.isdecimal() and int(period)):
-        return None
-    return int(quota) / int(period)
-
-
 def memory_bandwidth(seconds: float = 1.0, *, threads: int | None = None, room: int | None = None) -> float:
     """Bytes a second that all cores together read from memory, as decoding does with the weights.
 
@@ -122,7 +118,7 @@ def memory_bandwidth(seconds: float = 1.0, *, threads: int | None = None, room: 
 
     Args:
         seconds: how long to measure.
-        threads: None: one for each usable core.
+        threads: None: as many as models use.
         room: bytes that all buffers together may take; None: as many as it takes to be larger than the caches.
     """
     count = threads or available_cores()
@@ -146,20 +142,8 @@ def memory_bandwidth(seconds: float = 1.0, *, threads: int | None = None, room: 
     return sum(read) / (time.perf_counter() - start)
 
 
-def _quota_of_version_1() -> float | None:
-    folder = _GROUPS / "cpu"
-    return quota_of(f"{_read(folder / 'cpu.cfs_quota_us').strip()} {_read(folder / 'cpu.cfs_period_us').strip()}")
-
-
 def _field(text: str, name: str) -> str:
     """The first value of that name in ``/proc/cpuinfo``, cleared of what cannot be printed."""
     found = next((line.partition(":")[2] for line in text.splitlines() if line.partition(":")[0].strip() == name), "")
     limit = _MAX_NAME if name == "model name" else None
     return "".join(filter(str.isprintable, found)).strip()[:limit]
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

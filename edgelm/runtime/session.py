@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.errors import CancelledError, ClosedError, EdgeLMError, MemoryLimitError, ModelError
+from edgelm.runtime.cores import available_cores as available_cores  # others look for it here
 from edgelm.runtime.resident_code import give_back_code
 from edgelm.runtime.usable_memory import address_limits_told
 
@@ -344,13 +345,6 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 def runtime_build() -> tuple[str, tuple[str, ...]]:
     """What the library says of its build, and the execution providers that it has; EdgeLM uses the CPU's."""
     return " ".join(ort.get_build_info().split()), tuple(ort.get_available_providers())
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def give_back_freed_memory() -> None:

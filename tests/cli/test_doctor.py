@@ -196,12 +196,10 @@ def test_a_mistake_in_the_users_catalog_is_told_and_stops_nothing(invoke: Invoke
     assert "catalog.toml: [m]: unknown field 'x'" in result.stderr
 
 
-def test_threads_beyond_the_quota_are_warned_of(found: Diagnosis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_that_set_no_threads_here_are_told(found: Diagnosis, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
-    assert "threads" not in warnings(replace(found, processor=replace(found.processor, quota=None)))
-    few = replace(found.processor, usable_cores=8, quota=1.5)
-    assert "give --threads 1" in warnings(replace(found, processor=few))
+    assert "threads" not in warnings(found)
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     assert "OMP_NUM_THREADS set: that changes nothing here" in warnings(found)
 

@@ -15,7 +15,6 @@ from edgelm.runtime.machine import (
     memory_bandwidth,
     physical_cores,
     processor,
-    quota_of,
 )
 
 X86 = """processor\t: 0
@@ -49,22 +48,6 @@ def test_cores_that_share_a_package_and_a_core_are_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "quota"),
-    [
-        ("max 100000\n", None),
-        ("150000 100000\n", 1.5),
-        ("200000 100000", 2.0),
-        ("", None),
-        ("-1 100000", None),
-        ("100000 0", None),
-        ("100000", None),
-    ],
-)
-def test_quotas_of_control_groups(text: str, quota: float | None) -> None:
-    assert quota_of(text) == quota
-
-
-@pytest.mark.parametrize(
     ("sets", "words"),
     [
         (("AVX2", "AVX-512 VNNI"), "int8 products take one instruction"),
@@ -83,6 +66,7 @@ def test_this_processor_can_be_used() -> None:
     assert found.usable_cores >= 1
     assert found.logical_cores is None or found.logical_cores >= found.usable_cores
     assert found.name.isprintable()
+    assert replace(found, usable_cores=8, quota=1.5).threads == 2
 
 
 def test_bandwidth_is_that_of_a_machine() -> None:
@@ -109,4 +93,3 @@ def test_bandwidth_takes_no_more_room_than_it_has(monkeypatch: pytest.MonkeyPatc
 def test_no_text_of_the_system_leads_astray(text: str) -> None:
     instruction_sets(text)
     physical_cores(text)
-    quota_of(text)
