@@ -34,7 +34,13 @@ def check_answers(
 
 
 def _budget(manifest: Manifest, runtime: RuntimeConfig, draft: DraftModel | None, needs: Needs) -> Budget:
-    needed = budget_of(manifest, needs, prefill_chunk=runtime.prefill_chunk, kv_cache=runtime.kv_cache)
+    needed = budget_of(
+        manifest,
+        needs,
+        prefill_chunk=runtime.prefill_chunk,
+        kv_cache=runtime.kv_cache,
+        threads=runtime.threads,
+    )
     return replace(needed, draft=0 if draft is None else draft.bytes_for(needs))
 
 

@@ -47,6 +47,7 @@ class BatchedEncoder:
         graph, optimize = graph_to_load(bundle, "encoder", prepack=runtime.prepack)
         self._manifest = manifest
         self._memory = memory
+        self._threads = runtime.threads
         self._session = Session(
             graph,
             threads=runtime.threads or available_cores(),
@@ -160,4 +161,6 @@ class BatchedEncoder:
         return batch_tokens
 
     def _need(self, batch_tokens: int, longest: int, waiting: int) -> Budget:
-        return encoder_budget(self._manifest, batch_tokens=batch_tokens, longest=longest, waiting=waiting)
+        return encoder_budget(
+            self._manifest, batch_tokens=batch_tokens, longest=longest, waiting=waiting, threads=self._threads
+        )

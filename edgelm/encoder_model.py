@@ -129,7 +129,13 @@ class EncoderModel(LoadedModel):
 
         ``waiting``: bytes of outputs that wait for those of the last batch.
         """
-        return encoder_budget(self.bundle.manifest, batch_tokens=batch_tokens, longest=longest, waiting=waiting)
+        return encoder_budget(
+            self.bundle.manifest,
+            batch_tokens=batch_tokens,
+            longest=longest,
+            waiting=waiting,
+            threads=self.runtime.threads,
+        )
 
     def encode(self, texts: Sequence[TextOrPair], *, truncation: bool = False, offsets: bool = False) -> list[Encoding]:
         """Texts or pairs, ready for ``run``.

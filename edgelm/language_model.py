@@ -166,6 +166,7 @@ class LanguageModel(ExplainedModel, CachedModel):
             prefill_chunk=self.runtime.prefill_chunk,
             sequences=sequences,
             kv_cache=self.runtime.kv_cache,
+            threads=self.runtime.threads,
         )
         return own if self._draft is None else replace(own, draft=self._draft.bytes_beside(tokens, sequences))
 

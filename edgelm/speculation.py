@@ -104,7 +104,13 @@ class DraftModel:
     def bytes_for(self, needs: Needs) -> int:
         """What the draft model takes, beside the interpreter, where the model's generations need that much."""
         runtime = self._runtime
-        whole = budget_of(self._manifest, needs, prefill_chunk=runtime.prefill_chunk, kv_cache=runtime.kv_cache)
+        whole = budget_of(
+            self._manifest,
+            needs,
+            prefill_chunk=runtime.prefill_chunk,
+            kv_cache=runtime.kv_cache,
+            threads=runtime.threads,
+        )
         return whole.total - INTERPRETER_AND_LIBRARIES
 
     def bytes_beside(self, tokens: int, sequences: int = 1) -> int:

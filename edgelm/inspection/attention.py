@@ -216,8 +216,10 @@ def _check_layers(layers: Collection[int] | None, graphs: Sequence[InspectedGrap
 
 def _budget(model: LanguageModel, tokens: int) -> Budget:
     """What a run of all tokens at once takes."""
-    kv_cache = model.runtime.kv_cache
-    return budget(model.bundle.manifest, tokens=tokens, prefill_chunk=tokens, kv_cache=kv_cache)
+    runtime = model.runtime
+    return budget(
+        model.bundle.manifest, tokens=tokens, prefill_chunk=tokens, kv_cache=runtime.kv_cache, threads=runtime.threads
+    )
 
 
 def _check_memory(model: LanguageModel | EncoderModel, usual: Budget, sizes: Sequence[tuple[_View, int, int]]) -> None:

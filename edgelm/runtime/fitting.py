@@ -118,9 +118,9 @@ def largest(fits: Callable[[int], bool], most: int) -> int:
 def need_of(manifest: Manifest, runtime: RuntimeConfig, tokens: int) -> Budget:
     """What it takes to hold ``tokens`` of prompt and answer, or an encoder's text of so many."""
     if manifest.family == "encoder":
-        return encoder_budget(manifest, batch_tokens=tokens, longest=tokens)
+        return encoder_budget(manifest, batch_tokens=tokens, longest=tokens, threads=runtime.threads)
     chunk, kv_cache = runtime.prefill_chunk, runtime.kv_cache
-    need = budget(manifest, tokens=tokens, prefill_chunk=chunk, kv_cache=kv_cache)
+    need = budget(manifest, tokens=tokens, prefill_chunk=chunk, kv_cache=kv_cache, threads=runtime.threads)
     if runtime.preload_text:  # it is read before the graph, and takes less then than that
         return need
     return replace(need, loading=max(need.loading, reading_bytes(manifest) - need.kv_cache - need.activations))

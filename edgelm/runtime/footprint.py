@@ -1,4 +1,5 @@
-"""What the parts of a model take in memory, estimated from its manifest alone; ``memory.py`` adds them up.
+"""What the parts of a model take in memory, estimated from its manifest and the number of threads; ``memory.py`` adds
+them up.
 
 The constants were measured with Python 3.11, ONNX Runtime 1.32 and tokenizers 0.23 on Linux x86-64, on models of random
 weights of every family, int8, int4 and fp32, with prepacked weights and without: each is such that the sum is not below
@@ -10,6 +11,7 @@ from __future__ import annotations
 from edgelm.bundle.manifest import NATIVE_LAYOUT, Footprint, Manifest
 from edgelm.bundle.weight_files import weight_files
 from edgelm.config import KVCacheType
+from edgelm.runtime.cores import available_cores
 
 MB = 1_000_000
 FLOAT_BYTES = 4
@@ -20,6 +22,9 @@ _TOKENIZER_READING_BYTES = {"BPE": 480}
 _GRAPH_BYTES_PER_BYTE = 50
 # Threads and buffers of each graph after the first.
 _FURTHER_GRAPH = 3 * MB
+# Of each thread of a graph beyond so many, which the libraries' share covers: its stack, and what it allocates from.
+_THREAD_BYTES = 64_000
+_USUAL_THREADS = 16
 # The nodes of a graph that has its weights inside.
 _NODES_AMONG_WEIGHTS = 160_000
 # A graph of both branches, with and without a past, may lay out its weights for each.
@@ -83,11 +88,12 @@ def reading_bytes(manifest: Manifest) -> int:
     return _TOKENIZER_READING_BYTES.get(_tokenizer_kind(manifest, footprint_of(manifest)), 0) * manifest.vocab_size
 
 
-def graph_bytes(manifest: Manifest) -> int:
-    """Of all loaded graphs, without what is known to be weights."""
+def graph_bytes(manifest: Manifest, threads: int | None = None) -> int:
+    """Of all loaded graphs and their ``threads``, without what is known to be weights; None: as many as pay here."""
     sizes = [manifest.files[name].size for name in set(manifest.graphs.values())]
     nodes = sum(_GRAPH_BYTES_PER_BYTE * (size if size < MB else _NODES_AMONG_WEIGHTS) for size in sizes)
-    return nodes + _FURTHER_GRAPH * (len(sizes) - 1)
+    many = max(0, (threads or available_cores()) - _USUAL_THREADS)
+    return nodes + _FURTHER_GRAPH * (len(sizes) - 1) + _THREAD_BYTES * many * len(sizes)
 
 
 def weight_bytes(manifest: Manifest, sizes: Footprint) -> int:

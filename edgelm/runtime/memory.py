@@ -1,4 +1,4 @@
-"""The memory budget: one formula, itemised, from the manifest alone; and what the process really uses."""
+"""The memory budget: one formula, itemised, from the manifest and a few settings; and what the process really uses."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Budget:
     Attributes:
         interpreter: Python and all libraries.
         text: the tokenizer, once it is read.
-        graph: the loaded graph, without weights.
+        graph: the loaded graph and its threads, without weights.
         weights: all of them; what a file of embeddings holds is read row by row and takes none.
         kv_cache: keys and values of all tokens.
         activations: what a run needs for a moment.
@@ -134,51 +134,65 @@ def budget(
     prefill_chunk: int,
     sequences: int = 1,
     kv_cache: KVCacheType = "f32",
+    threads: int | None = None,
 ) -> Budget:
     """What it takes to generate with ``tokens`` in all, prefilled in chunks of ``prefill_chunk``.
 
     A decoder's tokens are those of prompt and answer; an encoder-decoder is taken to read a source of as many as it
-    writes. ``sequences``: how many run at a time; ``tokens`` is then the sum of theirs. ``kv_cache``: as in
-    ``RuntimeConfig``.
+    writes. ``sequences``: how many run at a time; ``tokens`` is then the sum of theirs. ``kv_cache``, ``threads``:
+    as in ``RuntimeConfig``.
     """
     needs = Needs(tokens=tokens, sequences=sequences, rows=sequences, longest=tokens)
     if manifest.family == "encoder-decoder":
         source = min(tokens, sequences * (manifest.source_length or tokens))
         needs = replace(needs, cross_tokens=source, source_tokens=source, longest_source=source)
-    return budget_of(manifest, needs, prefill_chunk=prefill_chunk, kv_cache=kv_cache)
+    return budget_of(manifest, needs, prefill_chunk=prefill_chunk, kv_cache=kv_cache, threads=threads)
 
 
-def budget_of(manifest: Manifest, needs: Needs, *, prefill_chunk: int, kv_cache: KVCacheType = "f32") -> Budget:
+def budget_of(
+    manifest: Manifest,
+    needs: Needs,
+    *,
+    prefill_chunk: int,
+    kv_cache: KVCacheType = "f32",
+    threads: int | None = None,
+) -> Budget:
     """The same, of any generations."""
     per_token = cache_bytes(manifest, kv_cache)
     return _budget(
         manifest,
+        threads,
         kv_cache=needs.tokens * per_token if manifest.state is None else 2 * needs.rows * per_token,
         activations=FLOAT_BYTES * _values(manifest, needs, prefill_chunk),
         cross=needs.cross_tokens * cross_bytes(manifest),
     )
 
 
-def encoder_budget(manifest: Manifest, *, batch_tokens: int, longest: int, waiting: int = 0) -> Budget:
+def encoder_budget(
+    manifest: Manifest, *, batch_tokens: int, longest: int, waiting: int = 0, threads: int | None = None
+) -> Budget:
     """What an encoder needs for batches of ``batch_tokens`` in rows of up to ``longest``, padding included.
 
-    ``waiting``: bytes of earlier batches' outputs that wait for those of the last.
+    ``waiting``: bytes of earlier batches' outputs that wait for those of the last. ``threads``: as in
+    ``RuntimeConfig``.
     """
     sizes = footprint_of(manifest)
     tokens = max(batch_tokens, longest)
     scores = source_scores(manifest, sizes, tokens=tokens, longest=longest)
     values = run_values(manifest, sizes, tokens=tokens, scores=scores)
     outputs = tokens * output_bytes(manifest, sizes)
-    return _budget(manifest, activations=FLOAT_BYTES * values + outputs + waiting)
+    return _budget(manifest, threads, activations=FLOAT_BYTES * values + outputs + waiting)
 
 
-def _budget(manifest: Manifest, *, kv_cache: int = 0, activations: int = 0, cross: int = 0) -> Budget:
+def _budget(
+    manifest: Manifest, threads: int | None, *, kv_cache: int = 0, activations: int = 0, cross: int = 0
+) -> Budget:
     """Adds what does not depend on the runs. Loading is over before they begin."""
     sizes = footprint_of(manifest)
     return Budget(
         interpreter=INTERPRETER_AND_LIBRARIES,
         text=tokenizer_bytes(manifest, sizes),
-        graph=graph_bytes(manifest),
+        graph=graph_bytes(manifest, threads),
         weights=weight_bytes(manifest, sizes),
         kv_cache=kv_cache,
         activations=activations,

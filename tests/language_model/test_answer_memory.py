@@ -66,3 +66,9 @@ def test_others_are_waited_for_and_rows_take_fewer_tokens(manifest: Manifest) ->
     assert "; 3 answers are being made at a time: wait for the other 2 to end, ask for fewer tokens" in several
     beams = refusal(manifest, limit, answers(60_000, rows=4)) or ""
     assert beams.endswith("; ask for fewer tokens (max_new_tokens, -n) or raise the limit")
+
+
+def test_threads_count(manifest: Manifest) -> None:
+    limit = budget(manifest, tokens=20_000, prefill_chunk=128, threads=500).total
+    assert refusal(manifest, limit, answers(20_000), threads=500) is None
+    assert refusal(manifest, limit, answers(20_000), threads=501) is not None

@@ -12,6 +12,8 @@ from support.bundles import decoder_manifest
 from edgelm.bundle.manifest import EmbeddingFile, FileEntry, Footprint, KVGeometry, Manifest, RecurrentState
 from edgelm.bundle.manifest_parts import ATTENTION_KINDS, TOKENIZER_KINDS
 from edgelm.bundle.tokenizer_kind import tokenizer_kind
+from edgelm.config import RuntimeConfig
+from edgelm.runtime.fitting import need_of
 from edgelm.runtime.memory import MB, Needs, budget, budget_of, encoder_budget
 
 SIZES = Footprint(hidden_size=512, intermediate_size=2048, heads=8, head_size=64, attention="blocks", tokenizer="BPE")
@@ -103,6 +105,24 @@ def test_larger_batches_and_longer_texts_never_take_less(footprint, batch, more,
     few = encoder_budget(manifest, batch_tokens=batch, longest=longest).total
     assert few <= encoder_budget(manifest, batch_tokens=batch + more, longest=longest + longer).total
     assert encoder_budget(manifest, batch_tokens=batch, longest=longest, waiting=5 * MB).total <= few + 5 * MB
+
+
+@pytest.mark.parametrize(("family", "graphs"), [("decoder", 1), ("encoder-decoder", 2), ("encoder", 1)])
+def test_many_threads_take_memory_in_each_graph(family, graphs):
+    """A decoder budgeted at 123 MB peaked at 110 MB with up to 16 threads, and at 173 MB with 1,024."""
+    manifest = model(family)
+
+    def need(threads):
+        return need_of(manifest, RuntimeConfig(threads=threads), 100)
+
+    assert need(16) == need(1)
+    assert need(1024).graph - need(16).graph == graphs * 1008 * 64_000
+    assert need(1024).total - need(16).total == graphs * 1008 * 64_000
+
+
+def test_threads_that_nobody_chose_are_as_many_as_pay_here(monkeypatch):
+    monkeypatch.setattr("edgelm.runtime.footprint.available_cores", lambda: 100)
+    assert budget(model(), tokens=9, prefill_chunk=9) == budget(model(), tokens=9, prefill_chunk=9, threads=100)
 
 
 def values(manifest, **needs):
