@@ -16,9 +16,10 @@ from edgelm.errors import ModelError, NumericError
 from edgelm.runtime.batches import pack
 from edgelm.runtime.encoder import Encoder, Outputs
 from edgelm.runtime.memory import Budget, encoder_budget
-from edgelm.runtime.pooling import pool
+from edgelm.runtime.pooling import pool, to_unit_length
 from edgelm.runtime.prepack import graph_to_load
 from edgelm.runtime.process_memory import ProcessMemory
+from edgelm.runtime.run_ledger import Call, RunLedger
 from edgelm.runtime.session import Session, available_cores, give_back_freed_memory
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ _WAITING_BYTES = 64 << 20
 
 
 class BatchedEncoder:
-    """A loaded encoder at work; may be used by many threads.
+    """A loaded encoder at work; may be used by many threads, whose batches stay within the memory limit together.
+
+    What does not fit beside the batches of others waits for them.
 
     Args:
         bundle: of an encoder.
@@ -48,6 +51,7 @@ class BatchedEncoder:
         self._manifest = manifest
         self._memory = memory
         self._threads = runtime.threads
+        self._ledger = RunLedger()
         self._session = Session(
             graph,
             threads=runtime.threads or available_cores(),
@@ -83,22 +87,41 @@ class BatchedEncoder:
         waiting = min(_WAITING_BYTES, sum(map(len, encodings)) * self._encoder.output_bytes())
         longest = max(map(len, encodings), default=0)
         together = min(batch_tokens, max(longest, self._most_waiting_tokens()))  # no more than may wait together
-        return self._outputs(encodings, self._affordable(together, longest, waiting=waiting))
+        return self._outputs(encodings, self._affordable(together, longest, waiting=waiting), waiting)
 
-    def vectors(self, encodings: Sequence[Encoding], mode: str, batch_tokens: int) -> NDArray[np.float32]:
-        """A vector for each text, (N, H) float32, pooled from its hidden states; ``mode`` as in ``pool``.
+    def embed(
+        self,
+        encodings: Sequence[Encoding],
+        vectors: NDArray[np.float32],
+        *,
+        mode: str,
+        unit: bool,
+        batch_tokens: int,
+        held: int,
+    ) -> None:
+        """Makes a vector of each text out of its hidden states.
+
+        Args:
+            encodings: N, of one token or more each.
+            vectors: (N, H) float32, where to write them.
+            mode: as in ``pool``.
+            unit: whether to give them unit length.
+            batch_tokens: as in ``outputs``.
+            held: bytes of the results that the caller makes, these and others.
 
         Raises:
-            As ``outputs``.
+            ConfigError, MemoryLimitError, NumericError, ClosedError: as ``outputs``.
         """
         check_int("batch_tokens", batch_tokens, 1)
-        lengths = np.array([len(encoding) for encoding in encodings], np.int64)
-        vectors = np.empty((len(encodings), self.hidden_size), np.float32)
-        batches = pack(lengths.tolist(), self._affordable(batch_tokens, int(lengths.max(initial=0))))
-        for number, batch in enumerate(batches, start=1):
-            outputs = self._run([encodings[i] for i in batch], last=number == len(batches))
-            vectors[batch] = pool(outputs[HIDDEN], lengths[batch], mode)
-        return self._finite(vectors)
+        lengths = [len(encoding) for encoding in encodings]
+        most = self._affordable(batch_tokens, max(lengths), waiting=held)
+        batches = pack(lengths, most)
+        call = self._call(lengths, most, held)
+        with self._ledger.call(call):
+            for number, batch in enumerate(batches, start=1):
+                some = [encodings[i] for i in batch]
+                with self._ledger.run(call):
+                    vectors[batch] = self._pooled(some, mode, unit, last=number == len(batches))
 
     def check_open(self) -> None:
         """Raises ClosedError once the model is closed."""
@@ -109,17 +132,36 @@ class BatchedEncoder:
         self._session.close()
         self._encoder.cancel()
 
-    def _outputs(self, encodings: Sequence[Encoding], batch_tokens: int) -> Iterator[Outputs]:
+    def _outputs(self, encodings: Sequence[Encoding], batch_tokens: int, waiting: int) -> Iterator[Outputs]:
         for part in self._parts(encodings):
-            batches = pack([len(encoding) for encoding in part], batch_tokens)
-            done: list[Outputs] = [{} for _ in part]
+            yield from self._outputs_of(part, batch_tokens, waiting)  # counted no more: who reads them may never go on
+
+    def _outputs_of(self, part: Sequence[Encoding], batch_tokens: int, waiting: int) -> list[Outputs]:
+        self.check_open()  # in a forked process, those that one would wait for are not there
+        lengths = [len(encoding) for encoding in part]
+        batches = pack(lengths, batch_tokens)
+        done: list[Outputs] = [{} for _ in part]
+        call = self._call(lengths, batch_tokens, waiting)
+        with self._ledger.call(call):
             for number, batch in enumerate(batches, start=1):
-                outputs = self._run([part[i] for i in batch], last=number == len(batches))
-                for name, array in outputs.items():
-                    per_token = self._encoder.is_per_token(name)
-                    for row, index in zip(array, batch, strict=True):
-                        done[index][name] = self._finite(row[: len(part[index])] if per_token else row)
-            yield from done
+                with self._ledger.run(call):
+                    outputs = self._run([part[i] for i in batch], last=number == len(batches))
+                    for name, array in outputs.items():
+                        per_token = self._encoder.is_per_token(name)
+                        for row, index in zip(array, batch, strict=True):
+                            done[index][name] = self._finite(row[: lengths[index]] if per_token else row)
+        return done
+
+    def _pooled(self, encodings: Sequence[Encoding], mode: str, unit: bool, *, last: bool) -> NDArray[np.float32]:
+        lengths = np.array([len(encoding) for encoding in encodings], np.int64)
+        vectors = self._finite(pool(self._run(encodings, last=last)[HIDDEN], lengths, mode))
+        return to_unit_length(vectors) if unit else vectors
+
+    def _call(self, lengths: Sequence[int], batch_tokens: int, held: int) -> Call:
+        """What the ledger is to know of a call, whose largest batch need not be as large as it may."""
+        longest = max(lengths)
+        largest = min(batch_tokens, len(lengths) * longest)
+        return Call(held, self._need(largest, longest, waiting=0).activations)
 
     def _parts(self, encodings: Sequence[Encoding]) -> Iterator[Sequence[Encoding]]:
         """Cuts many texts into parts whose outputs may wait in memory until all of a part are there."""
@@ -158,6 +200,8 @@ class BatchedEncoder:
             batch_tokens //= 2
             needed = self._need(batch_tokens, longest, waiting)
         limit.check(needed)
+        without_runs = needed.total - needed.activations - needed.loading
+        self._ledger.room = None if limit.nbytes is None else limit.nbytes - limit.held - without_runs
         return batch_tokens
 
     def _need(self, batch_tokens: int, longest: int, waiting: int) -> Budget:

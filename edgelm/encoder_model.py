@@ -24,7 +24,6 @@ from edgelm.first_open import try_first
 from edgelm.loaded_model import LoadedModel, find_bundle
 from edgelm.runtime.encoder import Outputs
 from edgelm.runtime.memory import Budget, encoder_budget
-from edgelm.runtime.pooling import to_unit_length
 
 if TYPE_CHECKING:
     from edgelm.text.encoding import Encoding, TextEncoder, TextOrPair
@@ -208,9 +207,14 @@ class EncoderModel(LoadedModel):
         for start in range(0, len(given), _TEXTS_AT_A_TIME):
             some = given[start : start + _TEXTS_AT_A_TIME]
             encodings = self._encode(_prompted(prompt, some, start), truncation=truncation, start=start)
-            vectors[start : start + len(some)] = self._encoder.vectors(encodings, mode, batch_tokens)
-        if unit:
-            vectors = to_unit_length(vectors)
+            self._encoder.embed(
+                encodings,
+                vectors[start : start + len(some)],
+                mode=mode,
+                unit=unit,
+                batch_tokens=batch_tokens,
+                held=vectors[1:].nbytes,  # one is in any estimate: a text of the whole window fits as it did
+            )
         return vectors[0] if isinstance(texts, str) else vectors
 
     def close(self) -> None:

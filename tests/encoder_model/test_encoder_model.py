@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from onnx import numpy_helper
 from support.bundles import seal, write_decoder_bundle
 from support.encoder_bundle import CLS, GRAPH_NAME, PAD, TinyEncoder, encoder_tokenizer, write_encoder_bundle
@@ -33,7 +34,7 @@ from edgelm.errors import (
     PromptError,
     UnsupportedModelError,
 )
-from edgelm.text.encoding import Truncation
+from edgelm.text.encoding import Encoding, Truncation
 
 Load = Callable[..., EncoderModel]
 TEXTS = ["dog", "the quick brown fox", "she sells sea shells", "x", "hello world and the lazy dog", "", "numbers"]
@@ -276,6 +277,56 @@ def test_the_memory_limit(load: Load) -> None:
     limited = load(max_memory=(batch.total + one.total) // 2)
     assert limited._encoder._affordable(1024, 32) < 1024
     np.testing.assert_allclose(limited.embed(TEXTS), free.embed(TEXTS), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("limited", [True, False])
+def test_batches_of_several_threads_stay_within_the_limit_together(
+    load: Load, monkeypatch: pytest.MonkeyPatch, limited: bool
+) -> None:
+    texts = ["dog " * 30] * 32
+    free = load()
+    expected = free.embed(texts)
+    model = load(max_memory=free.memory_budget(1024, longest=32).total + 50_000) if limited else free
+    order, first_runs, other_runs = [], threading.Event(), threading.Event()
+    run = model._encoder._run
+
+    def noted(encodings: Sequence[Encoding], *, last: bool) -> dict[str, NDArray[np.float32]]:
+        order.append("begin")
+        if first_runs.is_set():
+            other_runs.set()
+        else:
+            first_runs.set()
+            other_runs.wait(0.2 if limited else 30)
+        made = run(encodings, last=last)
+        order.append("end")
+        return made
+
+    monkeypatch.setattr(model._encoder, "_run", noted)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(model.embed, texts)
+        assert first_runs.wait(30)
+        second = pool.submit(lambda: next(model.run(model.encode(texts))))
+        np.testing.assert_allclose(first.result(30), expected, rtol=1e-4, atol=1e-5)
+        second.result(30)
+    assert order[:2] == (["begin", "end"] if limited else ["begin", "begin"])
+
+
+def test_outputs_that_nobody_reads_on_keep_nobody_waiting(load: Load) -> None:
+    limited = load(max_memory=load().memory_budget(64, longest=64, waiting=12_000).total)
+    encodings = limited.encode(["dog " * 58] * 2)
+    left = limited.run(encodings)
+    next(left)
+    with ThreadPoolExecutor(1) as pool:
+        assert len(pool.submit(lambda: list(limited.run(encodings))).result(30)) == 2
+    assert len(list(left)) == 1
+
+
+def test_the_vectors_themselves_count(load: Load) -> None:
+    limited = load(max_memory=load().memory_budget(64, longest=64).total)
+    assert limited.embed(["dog " * 62]).shape == (1, 24), "a text that fits does so with its vector"
+    assert limited.embed(["dog"] * 20).shape == (20, 24)
+    with pytest.raises(MemoryLimitError, match="needs"):
+        limited.embed(["dog"] * 40_000)
 
 
 def test_within_a_limit_every_batch_gives_back_what_it_freed(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
