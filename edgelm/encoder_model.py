@@ -220,6 +220,7 @@ class EncoderModel(LoadedModel):
     def close(self) -> None:
         """Gives memory back; runs in progress end with ClosedError. May be called twice."""
         self._encoder.close()
+        self._memory.leave()
 
     def _encode(
         self, texts: Sequence[TextOrPair], *, truncation: bool, offsets: bool = False, start: int = 0

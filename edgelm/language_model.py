@@ -229,6 +229,7 @@ class LanguageModel(ExplainedModel, CachedModel):
     def close(self) -> None:
         """Gives memory back; generations in progress end with ClosedError. May be called twice."""
         self._generator.close()
+        self._memory.leave()
         if self._opened is not None:
             self._opened.close()
 

@@ -108,6 +108,7 @@ class LoadedModel(ABC):
         self.fitting = self._memory.fit(self.bundle.manifest, beside)
         self.runtime = self.fitting.runtime
         self.context_length = self.fitting.context_length
+        self._memory.enter(self.fitting.need)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

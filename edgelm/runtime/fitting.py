@@ -45,7 +45,7 @@ class Limit(NamedTuple):
     Attributes:
         nbytes: of resident memory, at most; None: as many as it takes.
         source: what sets it, as the subject of a sentence.
-        held: bytes that the process had before, beyond interpreter and libraries; they count.
+        held: bytes that the process has besides, beyond interpreter and libraries; they count.
     """
 
     nbytes: int | None = None

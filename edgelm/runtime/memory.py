@@ -50,7 +50,7 @@ class Budget:
         cross: what the decoder of an encoder-decoder knows of its sources.
         loading: what loading takes for a moment, as far as it is more than runs take later.
         draft: a second model, which guesses.
-        other: what the process held before, beyond interpreter and libraries.
+        other: what else the process holds, beyond interpreter and libraries.
     """
 
     interpreter: int
@@ -86,7 +86,7 @@ class Budget:
                 f"tokenizer {megabytes(self.text)}, Python and libraries {megabytes(self.interpreter)}"
                 + (f", loading {megabytes(self.loading)}" if self.loading else "")
                 + (f", draft model {megabytes(self.draft)}" if self.draft else "")
-                + (f", what the process held before {megabytes(self.other)}" if self.other else "")
+                + (f", what else the process holds {megabytes(self.other)}" if self.other else "")
             )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
+from itertools import count
 
 from edgelm.bundle.manifest import Manifest
 from edgelm.config import RuntimeConfig
@@ -11,9 +13,16 @@ from edgelm.runtime.fitting import LEAST_TOKENS, Beside, Fitting, Limit, fit_win
 from edgelm.runtime.memory import INTERPRETER_AND_LIBRARIES, Budget
 from edgelm.runtime.usable_memory import resident_memory, usable_memory
 
+_NUMBERS = count()
+# Bytes of the models that are loaded, by their numbers: plain values, which need no lock.
+_LOADED: dict[int, int] = {}
+
 
 class ProcessMemory:
     """What holds for one model.
+
+    Models that are loaded after it count until they are closed, or let go of. Those loaded before are in what the
+    process held by then.
 
     Args:
         runtime: its settings.
@@ -24,7 +33,9 @@ class ProcessMemory:
         self._asked = runtime
         self._most = runtime.max_memory
         self._checks_machine = runtime.memory_check
-        self._held = max(0, resident_memory() - INTERPRETER_AND_LIBRARIES - beside)
+        self._number = next(_NUMBERS)
+        self._held_before = max(0, resident_memory() - INTERPRETER_AND_LIBRARIES - beside)
+        weakref.finalize(self, _LOADED.pop, self._number, None).atexit = False
 
     @property
     def limited(self) -> bool:
@@ -35,8 +46,16 @@ class ProcessMemory:
         """The tighter one right now of the caller's limit and what the machine leaves."""
         usable = usable_memory() if self._checks_machine else None
         if usable is not None and (self._most is None or usable.nbytes < self._most):
-            return Limit(usable.nbytes, usable.source, self._held)
-        return Limit(self._most, held=self._held)
+            return Limit(usable.nbytes, usable.source, self._held())
+        return Limit(self._most, held=self._held())
+
+    def enter(self, need: Budget) -> None:
+        """Counts what the model has from now on, whatever it is asked, for the models that were loaded before it."""
+        _LOADED[self._number] = need.text + need.graph + need.weights
+
+    def leave(self) -> None:
+        """Counts it no more: it is closed. May be called twice."""
+        _LOADED.pop(self._number, None)
 
     def check(self, need: Budget) -> None:
         """Refuses a need that is above it.
@@ -68,3 +87,8 @@ class ProcessMemory:
                 "(--no-memory-check) loads it all the same"
             ) from None
         return fitting
+
+    def _held(self) -> int:
+        """Bytes that the process has beside this model."""
+        later = (nbytes for number, nbytes in list(_LOADED.items()) if number > self._number)
+        return self._held_before + sum(later)

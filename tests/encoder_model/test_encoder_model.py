@@ -279,6 +279,15 @@ def test_the_memory_limit(load: Load) -> None:
     np.testing.assert_allclose(limited.embed(TEXTS), free.embed(TEXTS), rtol=1e-4, atol=1e-5)
 
 
+def test_an_encoder_that_is_loaded_later_counts_until_it_is_closed(load: Load) -> None:
+    limited = load(max_memory=load().memory_budget(64, longest=64).total)
+    later = load()
+    with pytest.raises(MemoryLimitError, match="what else the process holds"):
+        limited.embed(["dog " * 62])
+    later.close()
+    assert limited.embed(["dog " * 62]).shape == (1, 24)
+
+
 @pytest.mark.parametrize("limited", [True, False])
 def test_batches_of_several_threads_stay_within_the_limit_together(
     load: Load, monkeypatch: pytest.MonkeyPatch, limited: bool

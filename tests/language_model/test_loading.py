@@ -358,6 +358,16 @@ print(time.perf_counter() - started < 2, "tokenizers" in sys.modules, "hashlib" 
 """
 
 
+def test_a_model_that_is_loaded_later_counts_until_it_is_closed(load):
+    limited = load("endless", max_memory=load("endless").memory_budget(64).total + 10)
+    limited.generate("abc", max_new_tokens=61)
+    other = load("tiny")
+    with pytest.raises(MemoryLimitError, match="what else the process holds"):
+        limited.generate("abc", max_new_tokens=61)
+    other.close()
+    limited.generate("abc", max_new_tokens=61)
+
+
 def test_a_limit_that_cannot_hold_the_model_is_refused_before_anything_is_loaded(folders, home):
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", TOO_SMALL, folders["tiny"]], capture_output=True, text=True, check=True

@@ -210,7 +210,7 @@ def test_what_no_window_fits_is_for_a_smaller_model():
 
 def test_what_the_process_holds_and_a_second_model_count():
     limit = Limit(290 * MB, held=20 * MB)
-    assert "what the process held before 20 MB" in refusal(model(scales=False), limit, context_length=1024)
+    assert "what else the process holds 20 MB" in refusal(model(scales=False), limit, context_length=1024)
     alone = fit(model(), RuntimeConfig(), 1024, limit=Limit(400 * MB))
     two = fit(model(), RuntimeConfig(), 1024, limit=Limit(382 * MB), beside=lambda tokens: 100 * MB + tokens)
     assert (alone.need.draft, two.need.draft) == (0, 100 * MB + 1024)

@@ -113,7 +113,7 @@ def test_a_limit_that_is_exceeded_names_need_limit_and_parts():
     with pytest.raises(MemoryError):
         parts.check(parts.total - 1)
     with pytest.raises(
-        MemoryLimitError, match=r"^needs 283 MB, the cage is 1 MB: .* what the process held before 1 MB$"
+        MemoryLimitError, match=r"^needs 283 MB, the cage is 1 MB: .* what else the process holds 1 MB$"
     ):
         replace(parts, other=MB).check(MB, "the cage")
 

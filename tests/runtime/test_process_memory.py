@@ -41,10 +41,38 @@ def test_what_is_counted_elsewhere_is_not_held_twice(machine):
     assert ProcessMemory(RuntimeConfig(), beside=40 * MB).limit().held == 0
 
 
+def test_models_that_are_loaded_later_count_until_they_are_closed(machine, monkeypatch):
+    """What of their need comes and goes with their answers does not."""
+    monkeypatch.setattr(module, "_LOADED", {})
+    need = Budget(64 * MB, 1 * MB, 2 * MB, 30 * MB, 100 * MB, 50 * MB, loading=9 * MB, draft=20 * MB)
+    first, second, third = (ProcessMemory(RuntimeConfig()) for _ in range(3))
+
+    def held():
+        return [memory.limit().held // MB for memory in (first, second, third)]
+
+    for memory in (first, second, third):
+        memory.enter(need)
+    assert held() == [76, 43, 10], "what is loaded earlier was there when the process was measured"
+    second.leave()
+    second.leave()
+    assert held() == [43, 43, 10]
+    first.leave()
+    assert held() == [43, 43, 10]
+
+
+def test_models_that_nobody_closed_count_until_they_are_let_go_of(machine, monkeypatch):
+    monkeypatch.setattr(module, "_LOADED", {})
+    first, second = (ProcessMemory(RuntimeConfig()) for _ in range(2))
+    second.enter(Budget(0, 0, 0, 30 * MB, 0, 0))
+    assert first.limit().held == 40 * MB
+    del second
+    assert first.limit().held == 10 * MB
+
+
 def test_a_need_above_it_is_refused(machine):
     memory, need = ProcessMemory(RuntimeConfig()), Budget(100 * MB, 0, 0, 390 * MB, 0, 0)
     memory.check(need)
-    with pytest.raises(MemoryLimitError, match=r"^needs 501 MB, the cage is 500 MB: .* held before 10 MB$"):
+    with pytest.raises(MemoryLimitError, match=r"^needs 501 MB, the cage is 500 MB: .* process holds 10 MB$"):
         memory.check(Budget(100 * MB, 0, 0, 391 * MB, 0, 0))
 
 
