@@ -14,13 +14,14 @@ from edgelm.checks import check_int
 from edgelm.config import RuntimeConfig
 from edgelm.errors import ModelError, NumericError
 from edgelm.runtime.batches import pack
+from edgelm.runtime.cores import available_cores
 from edgelm.runtime.encoder import Encoder, Outputs
 from edgelm.runtime.memory import Budget, encoder_budget
 from edgelm.runtime.pooling import pool, to_unit_length
 from edgelm.runtime.prepack import graph_to_load
 from edgelm.runtime.process_memory import ProcessMemory
 from edgelm.runtime.run_ledger import Call, RunLedger
-from edgelm.runtime.session import Session, available_cores, give_back_freed_memory
+from edgelm.runtime.session import Session, give_back_freed_memory
 
 if TYPE_CHECKING:
     from edgelm.text.encoding import Encoding

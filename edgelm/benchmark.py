@@ -17,7 +17,8 @@ from edgelm.checks import check_int
 from edgelm.config import KVCacheType
 from edgelm.errors import ConfigError, NumericError, PromptError
 from edgelm.generation.history import check_prompt
-from edgelm.language_model import LanguageModel, available_cores, load
+from edgelm.language_model import LanguageModel, load
+from edgelm.runtime.cores import available_cores
 from edgelm.runtime.footprint import MB
 from edgelm.runtime.memory import peak_memory
 from edgelm.runtime.sequences import SequenceDecoder

@@ -27,7 +27,6 @@ from edgelm.results import GenerationResult
 from edgelm.runtime.fitting import nothing_beside
 from edgelm.runtime.memory import Budget, budget
 from edgelm.runtime.sequences import SequenceDecoder, SequencePool
-from edgelm.runtime.session import available_cores as available_cores  # others look for it here
 from edgelm.speculation import DraftModel, check_draft
 
 Prompt = str | Sequence[int] | NDArray[np.int64]

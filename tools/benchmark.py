@@ -26,7 +26,7 @@ import click
 
 from edgelm import __version__
 from edgelm.errors import ConfigError, EdgeLMError
-from edgelm.language_model import available_cores
+from edgelm.runtime.cores import available_cores
 
 OURS = "EdgeLM"
 _CPU_INFO = Path("/proc/cpuinfo")

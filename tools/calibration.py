@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.errors import ModelError
-from edgelm.language_model import available_cores
+from edgelm.runtime.cores import available_cores
 from edgelm.runtime.session import Session, Tensor, give_back_freed_memory
 from edgelm.text.chat_template import ChatTemplate
 from edgelm.text.prompt import encode_chat

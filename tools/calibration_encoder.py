@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.language_model import available_cores
+from edgelm.runtime.cores import available_cores
 from edgelm.runtime.session import Session
 from edgelm.text.sentences import split_sentences
 from edgelm.text.tokenizer import Tokenizer

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgelm.bundle.progress import Progress
 from edgelm.errors import ModelError
-from edgelm.language_model import available_cores
+from edgelm.runtime.cores import available_cores
 from edgelm.runtime.decoder import Decoder
 from edgelm.runtime.session import Session, give_back_freed_memory
 from edgelm_tools.known_logits import LOGITS, StatesOfTexts

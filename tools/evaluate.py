@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from edgelm.bundle.progress import NoProgress, Progress, transfer
-from edgelm.language_model import available_cores
+from edgelm.runtime.cores import available_cores
 from edgelm.runtime.decoder import Decoder
 from edgelm.runtime.int8_cache import Scales, int8_cache_graph
 from edgelm.runtime.session import Session, give_back_freed_memory

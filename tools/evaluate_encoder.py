@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.bundle.progress import NoProgress, Progress
-from edgelm.language_model import available_cores
+from edgelm.runtime.cores import available_cores
 from edgelm.runtime.session import Session
 from edgelm.text.sentences import split_sentences
 from edgelm.text.tokenizer import Tokenizer

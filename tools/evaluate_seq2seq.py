@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgelm.bundle.progress import NoProgress, Progress
 from edgelm.errors import ModelError
-from edgelm.language_model import available_cores
+from edgelm.runtime.cores import available_cores
 from edgelm.runtime.session import Session, Tensor
 from edgelm.text.tokenizer import Tokenizer
 from edgelm_tools.architectures.base import ModelFacts

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from edgelm.bundle.progress import NoProgress, Progress, transfer
-from edgelm.language_model import available_cores
+from edgelm.runtime.cores import available_cores
 from edgelm.runtime.session import Session, Tensor, give_back_freed_memory
 from edgelm_tools.graph import GraphBuilder
 from edgelm_tools.known_logits import HiddenStates, KnownLogits

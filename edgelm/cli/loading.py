@@ -60,7 +60,7 @@ def load_settings(folder: Path, machine: MachineOptions) -> dict[str, Any]:
 
     Says where more threads are asked for than there are cores, which wait for each other.
     """
-    from edgelm.runtime.session import available_cores
+    from edgelm.runtime.cores import available_cores
 
     cores = available_cores()
     if machine.threads is not None and machine.threads > cores:

@@ -21,8 +21,8 @@ from edgelm.inspection.maps import Attention, AttentionMap, MapKind, check_numbe
 from edgelm.inspection.passes import InspectedGraph, Weights, decode, encode
 from edgelm.inspection.twin import AttentionKind
 from edgelm.language_model import LanguageModel
+from edgelm.runtime.cores import available_cores
 from edgelm.runtime.memory import Budget, budget, megabytes
-from edgelm.runtime.session import available_cores
 from edgelm.text.token_text import token_label
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ from edgelm.bundle.bundle import Bundle
 from edgelm.chat_model import Message
 from edgelm.config import GenerationConfig
 from edgelm.errors import ConfigError
-from edgelm.language_model import LanguageModel, Prompt, available_cores
+from edgelm.language_model import LanguageModel, Prompt
 from edgelm.replay.file import Replay
 from edgelm.replay.machine import describe_machine
+from edgelm.runtime.cores import available_cores
 from edgelm.text.answer_form import split_form
 from edgelm.text_stream import TextStream
 

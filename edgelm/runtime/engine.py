@@ -14,13 +14,14 @@ from edgelm.bundle.manifest import NATIVE_LAYOUT
 from edgelm.config import RuntimeConfig
 from edgelm.errors import UnsupportedModelError
 from edgelm.runtime.batch_decoder import BatchDecoder
+from edgelm.runtime.cores import available_cores
 from edgelm.runtime.decoder import Decoder
 from edgelm.runtime.embedding import EmbeddingTable
 from edgelm.runtime.int8_cache import cache_scales, check_kv_cache, load_int8_cache_graph
 from edgelm.runtime.prepack import graph_to_load
 from edgelm.runtime.recurrent_decoder import RecurrentDecoder
 from edgelm.runtime.sequences import SequenceDecoder
-from edgelm.runtime.session import Session, Switch, available_cores
+from edgelm.runtime.session import Session, Switch
 from edgelm.runtime.single_row import Rows
 from edgelm.runtime.source_rows import check_cross_shapes, encode_sources
 from edgelm.runtime.token_rows import Ids

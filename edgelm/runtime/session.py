@@ -23,7 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.errors import CancelledError, ClosedError, EdgeLMError, MemoryLimitError, ModelError
-from edgelm.runtime.cores import available_cores as available_cores  # others look for it here
 from edgelm.runtime.resident_code import give_back_code
 from edgelm.runtime.usable_memory import address_limits_told
 

@@ -14,8 +14,9 @@ from typing import Any
 from edgelm.bundle.progress import NoProgress, Progress, transfer
 from edgelm.checks import check_int
 from edgelm.errors import ContextLengthError, UnsupportedModelError
-from edgelm.language_model import LanguageModel, available_cores
+from edgelm.language_model import LanguageModel
 from edgelm.results import GenerationResult
+from edgelm.runtime.cores import available_cores
 from edgelm.tasks.languages import LanguagePlan, language_plan
 from edgelm.tasks.task_settings import base_config, has_own_length, own_limit, refuse_several
 from edgelm.text.language_codes import base_language

@@ -8,7 +8,7 @@ import pytest
 from click.testing import Result
 
 from edgelm.cli.generation_options import check_together
-from edgelm.runtime.session import available_cores
+from edgelm.runtime.cores import available_cores
 
 Invoke = Callable[..., Result]
 

@@ -8,11 +8,12 @@ from functools import partial
 from edgelm.bundle.bundle import Bundle
 from edgelm.config import RuntimeConfig
 from edgelm.errors import UnsupportedModelError
+from edgelm.runtime.cores import available_cores
 from edgelm.runtime.foreign.batch import ForeignBatch
 from edgelm.runtime.foreign.decoder import ForeignDecoder
 from edgelm.runtime.foreign.graph import StepGraph
 from edgelm.runtime.foreign.source_encoder import SourceEncoder
-from edgelm.runtime.session import Session, available_cores
+from edgelm.runtime.session import Session
 from edgelm.runtime.token_rows import Ids
 
 
