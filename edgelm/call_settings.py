@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgelm.checks import warn_caller
 from edgelm.config import GenerationConfig
-from edgelm.config_values import as_sequence_bias
+from edgelm.config_values import as_sequence_bias, check_bias
 from edgelm.errors import ConfigError
 from edgelm.generation.constraint import ConstraintProcessor
 from edgelm.generation.hooks import Hooks
@@ -85,6 +85,7 @@ class CallSettings:
             ids = tuple(self._tokenizer.encode_continuation(token))
             if not ids:
                 raise ConfigError(f"logit_bias: {token!r:.80} has no token")
+            check_bias("logit_bias", bias)
             sequences[ids] = bias
         return {"logit_bias": tokens, "sequence_bias": sequences}
 

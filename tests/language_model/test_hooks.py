@@ -88,6 +88,8 @@ def test_a_token_may_be_biased_by_its_text(load) -> None:
     assert set(both.token_ids) == set(lm.tokenizer.encode_continuation("q"))
     with pytest.raises(ConfigError, match="logit_bias: '' has no token"):
         lm.generate("abc", logit_bias={"": 1.0})
+    with pytest.raises(ConfigError, match=r"^logit_bias must be a finite number, not nan"):
+        lm.generate("abc", logit_bias={"q": float("nan")})
 
 
 def test_guidance_leads_away_from_a_negative_prompt(load) -> None:
