@@ -45,7 +45,8 @@ def check_recordable(file: Path | None, others: Mapping[str, object]) -> None:
     for name, value in others.items():
         if value is not None:
             raise click.UsageError(f"--record goes without {name}: a replay holds one model, no functions, no caches")
-    if file.exists():
+    # Into an empty file, a pipe or a device it is simply written; to read a pipe would wait for its writer.
+    if file.is_dir() or (file.is_file() and file.stat().st_size):
         try:
             Replay.load(file)
         except (PromptError, ManifestError, ConfigError):

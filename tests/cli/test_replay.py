@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,6 +114,15 @@ def test_a_replay_is_overwritten_by_another(invoke: Invoke, file: Path) -> None:
     for prompt in ("hello", "good day"):
         assert invoke("run", "tiny", prompt, "-n", "3", "--record", str(file)).exit_code == 0
     assert len(json.loads(file.read_text(encoding="utf-8"))["prompt"]["ids"]) == len("good day.")
+
+
+def test_an_empty_file_and_a_device_are_recorded_into(invoke: Invoke, file: Path) -> None:
+    file.touch()
+    for target in (str(file), os.devnull):
+        result = invoke("run", "tiny", "hello", "-n", "3", "--record", target)
+        assert (result.exit_code, result.stderr) == (0, ""), target
+    assert len(json.loads(file.read_text(encoding="utf-8"))["output"]["ids"]) == 3
+    assert not Path(os.devnull).is_file()
 
 
 def test_files_that_are_none(invoke: Invoke, tmp_path: Path) -> None:
