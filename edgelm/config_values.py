@@ -56,6 +56,7 @@ def as_logit_bias(name: str, value: object) -> tuple[tuple[int, float], ...]:
     """Token id → bias; ids may be strings of digits, as JSON objects have them."""
     biases: dict[int, float] = {}
     for token, bias in _pairs(name, value):
+        # Python reads numbers of some thousand digits, and raises beyond; no token has 20.
         token = int(token) if isinstance(token, str) and len(token) < 20 and token.isdecimal() else token
         check_token(name, token)
         check_bias(name, bias)
